@@ -1,0 +1,16 @@
+"""Turn any ``nn.Module`` into a feature extractor."""
+
+from fxfeat.api import create_feature_extractor, get_graph_node_names
+from fxfeat.emit.extractor import FeatureExtractor
+from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, RequestError, TraceError
+
+__all__ = [
+    "FeatureExtractor",
+    "FxfeatError",
+    "GuardError",
+    "NodeNotFoundError",
+    "RequestError",
+    "TraceError",
+    "create_feature_extractor",
+    "get_graph_node_names",
+]

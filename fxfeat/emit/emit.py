@@ -1,0 +1,52 @@
+"""Turn a rewritten draft into an emission."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxfeat.emit.containers import Kept, reacher
+from fxfeat.emit.extractor import Emission, Row
+from fxfeat.emit.source import write_source
+from fxfeat.record.guards import check
+from fxfeat.record.recording import TensorFacts, facts
+from fxfeat.record.written import map_nodes
+from fxfeat.rewrite.draft import Draft
+
+
+def emit(draft: Draft) -> Emission:
+    """Write the source of an extractor and list what it keeps of the model."""
+    recording = draft.recording
+    kept = _kept(draft)
+    source = write_source(draft, reacher(recording.root, kept))
+    graph = draft.graph
+    with graph.inserting_after(list(graph.nodes)[-1]):
+        graph.output({key: feature.value for feature in draft.features for key in feature.keys})
+    places = {node.args[2] for node in graph.nodes if node.target is check}
+    guards = tuple(guard for guard in recording.guards if f"{guard.where}: `{guard.source}`" in places)
+    rows = tuple(_row(key, feature) for feature in draft.features for key in feature.keys)
+    constants = {name: recording.tensors[name] for name in kept.tensors if name in recording.tensors}
+    return Emission(source, rows, guards, draft.opened, kept, constants, graph, recording.kind)
+
+
+def _kept(draft: Draft) -> Kept:
+    calls = {str(node.target) for node in draft.graph.nodes if node.op == "call_module"}
+    held = {str(node.target) for node in draft.graph.nodes if node.op == "get_attr"}
+    modules = {path for path, _ in draft.recording.root.named_modules(remove_duplicate=False)}
+    return Kept(frozenset(calls | (held & modules)) - {""}, frozenset(held - modules))
+
+
+def _row(key: str, feature: Any) -> Row:
+    measured = map_nodes(feature.value, lambda node: facts(node).value)
+    if isinstance(measured, TensorFacts):
+        return Row(key, feature.name, measured.shape, measured.dtype)
+    return Row(key, feature.name, _shapes(measured), None)
+
+
+def _shapes(measured: Any) -> Any:
+    if isinstance(measured, TensorFacts):
+        return measured.shape
+    if isinstance(measured, (tuple, list)):
+        return type(measured)(_shapes(held) for held in measured)
+    if isinstance(measured, dict):
+        return {key: _shapes(held) for key, held in measured.items()}
+    return measured

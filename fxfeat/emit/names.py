@@ -1,0 +1,134 @@
+"""How objects are spelled in emitted source, and which imports that takes."""
+
+from __future__ import annotations
+
+import builtins
+import enum
+import importlib
+import keyword
+import math
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+_HOMES = (("torch", torch), ("F", F), ("math", math), ("torch.special", torch.special), ("torch.linalg", torch.linalg))
+_IMPORTS = {"torch": "import torch", "F": "import torch.nn.functional as F", "math": "import math"}
+
+
+class Globals:
+    """Names given to objects outside the function, with the import lines they need."""
+
+    def __init__(self) -> None:
+        self.imports: dict[str, str] = {}
+        self.objects: dict[str, Any] = {}
+
+    def spell(self, thing: Any) -> str:
+        """Return the expression that stands for a function, class or constant, importing what it takes."""
+        for home, namespace in _HOMES:
+            name = getattr(thing, "__name__", None)
+            if name and getattr(namespace, name, None) is thing:
+                return f"{self._use(home, namespace)}.{name}"
+        name = getattr(thing, "__name__", "")
+        if getattr(builtins, name, None) is thing:
+            return name
+        if isinstance(thing, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+            return f"{self._use('torch', torch)}.ops.{str(thing).replace('::', '.')}"
+        if getattr(torch.Tensor, name, None) is thing:
+            return f"{self._use('torch', torch)}.Tensor.{name}"
+        return self._imported(thing) or self._held(thing)
+
+    def torch(self) -> str:
+        """Return the name of torch."""
+        return self._use("torch", torch)
+
+    def _use(self, home: str, namespace: Any) -> str:
+        root = home.split(".")[0]
+        self.imports[root] = _IMPORTS[root]
+        self.objects[root] = torch if root == "torch" else namespace
+        return home
+
+    def _imported(self, thing: Any) -> str | None:
+        owner = getattr(thing, "__self__", None)
+        if isinstance(owner, type):
+            spelled = self._imported(owner)
+            return f"{spelled}.{thing.__name__}" if spelled else None
+        module, qualified = _home_of(thing)
+        if not module or not qualified or "<" in qualified:
+            return None
+        found: Any = importlib.import_module(module) if module in _loaded() else None
+        for part in qualified.split("."):
+            found = getattr(found, part, None)
+        if found is not thing:
+            return None
+        first = qualified.split(".")[0]
+        name = self._claim(first, getattr(importlib.import_module(module), first))
+        renamed = "" if name == first else f" as {name}"
+        self.imports[name] = f"from {module} import {first}{renamed}"
+        return ".".join([name, *qualified.split(".")[1:]])
+
+    def _held(self, thing: Any) -> str:
+        """Give a name to an object that no import reaches; the extractor carries the object itself."""
+        kind = re.sub(r"\W", "_", getattr(thing, "__name__", type(thing).__name__)).strip("_").lower() or "held"
+        return self._claim(f"_{kind}", thing)
+
+    def _claim(self, name: str, thing: Any) -> str:
+        tried, count = name, 0
+        while (tried in self.objects and self.objects[tried] is not thing) or keyword.iskeyword(tried):
+            count += 1
+            tried = f"{name}_{count}"
+        self.objects[tried] = thing
+        return tried
+
+    def literal(self, value: Any) -> str:
+        """Spell a constant."""
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"float('{value}')"
+        if isinstance(value, enum.Enum):
+            return f"{self.spell(type(value))}.{value.name}"
+        if isinstance(value, (type(None), bool, int, float, complex, str, bytes, range)):
+            return repr(value)
+        if value is Ellipsis:
+            return "..."
+        if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
+            return f"{self.torch()}.{str(value).removeprefix('torch.')}"
+        if isinstance(value, torch.device):
+            return f"{self.torch()}.device({str(value)!r})"
+        if isinstance(value, (set, frozenset)) and value:
+            return "{" + ", ".join(sorted(self.literal(held) for held in value)) + "}"
+        return self.spell(value)
+
+
+def _home_of(thing: Any) -> tuple[str | None, str | None]:
+    if isinstance(thing, torch._C.ScriptFunction):
+        qualified = thing.qualified_name.removeprefix("__torch__.")
+        module, _, name = qualified.rpartition(".")
+        return module, name
+    return getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+
+
+def _loaded() -> Any:
+    import sys
+
+    return sys.modules
+
+
+def is_identifier(text: str) -> bool:
+    """Say whether ``text`` can follow a dot in source.
+
+    >>> is_identifier("layer1"), is_identifier("0"), is_identifier("class")
+    (True, False, False)
+    """
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
+def to_identifier(text: str) -> str:
+    """Make a variable's name out of a dotted one.
+
+    >>> to_identifier("blocks.3"), to_identifier("0.conv")
+    ('blocks_3', '_0_conv')
+    """
+    name = re.sub(r"\W", "_", text)
+    name = f"_{name}" if not name[:1].isalpha() and not name.startswith("_") else name
+    return f"{name}_" if keyword.iskeyword(name) else name

@@ -1,0 +1,277 @@
+"""Write a rewritten graph as the Python that an expert would have written."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from fxfeat.emit.expressions import IN_PLACE, Speller
+from fxfeat.emit.names import Globals, to_identifier
+from fxfeat.name.table import holds_tensor
+from fxfeat.record.guards import check
+from fxfeat.record.interception import MODEL_DEVICE
+from fxfeat.record.recording import Context, TensorFacts, facts
+from fxfeat.record.written import nodes_in
+from fxfeat.rewrite.draft import Draft
+
+_TAB = "    "
+_FOREVER = 1 << 60
+_LETTERS = ("x", "y", "z", "w", "v", "u")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Emitted source and the objects its global names stand for."""
+
+    text: str
+    namespace: dict[str, Any] = field(default_factory=dict)
+
+
+def write_source(draft: Draft, reach: Callable[[str], str], name: str = "forward") -> Source:
+    """Write the ``forward`` method of an extractor.
+
+    Args:
+        draft: the rewritten graph and its features.
+        reach: how to reach a submodule or tensor of the model from ``self``.
+        name: the method's name.
+    """
+    trial = _Writer(draft, reach, frozenset())
+    trial.write(name)
+    return _Writer(draft, reach, frozenset(trial.rebound)).write(name)
+
+
+class _Writer:
+    def __init__(self, draft: Draft, reach: Callable[[str], str], chains: frozenset[fx.Node]) -> None:
+        self.draft = draft
+        self.chains = chains
+        self.rebound: set[fx.Node] = set()
+        self.origins: dict[str, fx.Node] = {}
+        self.nodes = list(draft.graph.nodes)
+        self.order = {node: index for index, node in enumerate(self.nodes)}
+        self.names = Globals()
+        self.speller = Speller(self.names, self.variable, reach)
+        self.variables: dict[fx.Node, str] = {}
+        self.given: set[str] = {"self"}
+        self.rebinds = any(node.target is setattr for node in self.nodes)
+        self.inlined = {node for node in reversed(self.nodes) if self._is_inlined(node)}
+        self.last_use = self._last_uses()
+        self.keys = self._keys()
+        self.lines: list[str] = []
+        self.contexts: tuple[Context, ...] = ()
+        self.device = ""
+
+    # -- what is written where --------------------------------------------------------------------------------------
+
+    def _is_inlined(self, node: fx.Node) -> bool:
+        """Write an attribute, a size or a pick where it is used, if it is used once and at once."""
+        if node.op == "get_attr":
+            return not self.rebinds
+        if node.op != "call_function" and node.target not in ("size", "dim"):
+            return False
+        if isinstance(facts(node).value, TensorFacts) or facts(node).writes or node.target is check:
+            return False
+        if holds_tensor(facts(node).value) or not self._is_plain(node):
+            return False
+        users = list(node.users)
+        if len(users) != 1 or any(node in nodes_in(feature.value) for feature in self.draft.features):
+            return False
+        between = self.nodes[self.order[node] + 1 : self.order[users[0]]]
+        return all(user_of(held) is users[0] or held.op == "get_attr" for held in between)
+
+    def _is_plain(self, node: fx.Node) -> bool:
+        home = getattr(node.target, "__module__", None)
+        return home in ("_operator", "math") or node.target in (getattr, "size", "dim", round)
+
+    def _last_uses(self) -> dict[fx.Node, int]:
+        last: dict[fx.Node, int] = {}
+        for node in self.nodes:
+            if node not in self.inlined or node.op == "get_attr":
+                for source in self._held_by(node):
+                    last[source] = self.order[node]
+        for feature in self.draft.features:
+            for node in nodes_in(feature.value):
+                for source in {node, *self._held_by(node)} if node in self.inlined else {node}:
+                    last[source] = _FOREVER
+        return last
+
+    def _held_by(self, node: fx.Node) -> list[fx.Node]:
+        """List the variables that the statement of a node reads, through what is inlined in it."""
+        found: list[fx.Node] = []
+        for source in node.all_input_nodes:
+            found += self._held_by(source) if source in self.inlined else [source]
+        return found
+
+    def _keys(self) -> dict[fx.Node, str]:
+        keys: dict[fx.Node, str] = {}
+        for feature in self.draft.features:
+            if isinstance(feature.value, fx.Node):
+                keys.setdefault(feature.value, feature.keys[0])
+        return keys
+
+    # -- variables --------------------------------------------------------------------------------------------------
+
+    def variable(self, node: fx.Node) -> str:
+        """Spell a node that another one uses."""
+        return self.speller.node(node) if node in self.inlined else self.variables[node]
+
+    def _fresh(self, wanted: str) -> str:
+        name, count = wanted, 0
+        while name in self.given or name in self.names.objects:
+            count += 1
+            name = f"{wanted}_{count}"
+        self.given.add(name)
+        return name
+
+    def _name(self, node: fx.Node) -> str:
+        if node in self.keys and not self._is_input(self.keys[node]):
+            return self._fresh(to_identifier(self.keys[node]))
+        if not holds_tensor(facts(node).value):
+            return self._fresh(_short_name(node))
+        dying = self._dying(node)
+        if dying is not None:
+            self.rebound.add(self.origins.get(self.variables[dying], dying))
+            return self.variables[dying]
+        name = self._chain_name(node) if node in self.chains else self._fresh(_short_name(node))
+        self.origins[name] = node
+        return name
+
+    def _chain_name(self, node: fx.Node) -> str:
+        """Name a variable that is bound again and again: a free one of those there are, else a new letter."""
+        taken = {name for held, name in self.variables.items() if self.last_use.get(held, -1) >= self.order[node]}
+        inputs = [self.variables[held] for held in self.nodes if held.op == "placeholder"]
+        for name in (*inputs[:1], *_LETTERS):
+            if name not in taken and name not in self.names.objects:
+                self.given.add(name)
+                return name
+        return self._fresh("value")
+
+    def _is_input(self, key: str) -> bool:
+        return any(node.op == "placeholder" and node.name == key for node in self.nodes)
+
+    def _dying(self, node: fx.Node) -> fx.Node | None:
+        """Return the first tensor whose last use this is; its variable is free to be bound again."""
+        here = self.order[node]
+        for source in self._held_by(node):
+            alone = [held for held, name in self.variables.items() if name == self.variables.get(source)]
+            ends = all(self.last_use.get(held, -1) <= here for held in alone)
+            if ends and isinstance(facts(source).value, TensorFacts) and source not in self.keys:
+                return source
+        return None
+
+    # -- statements -------------------------------------------------------------------------------------------------
+
+    def write(self, name: str) -> Source:
+        head = self._signature(name)
+        if any(("device_type", MODEL_DEVICE) in context.arguments for node in self.nodes for context in facts(node).contexts):
+            self._write_device()
+        for node in self.nodes:
+            if node.op != "placeholder" and node not in self.inlined:
+                self._statement(node)
+        self.contexts = ()
+        pairs = [f"{key!r}: {self.speller.value(f.value)}" for f in self.draft.features for key in f.keys]
+        result = "return {" + ", ".join(pairs) + "}"
+        if len(result) > 100:
+            result = "return {\n" + "".join(f"{_TAB * 2}{pair},\n" for pair in pairs) + _TAB + "}"
+        body = "\n".join([*self.lines, _TAB + result])
+        imports = "".join(f"{line}\n" for line in sorted(self.names.imports.values()))
+        text = f"{imports}\n\n{head}\n{body}\n" if imports else f"{head}\n{body}\n"
+        return Source(text, dict(self.names.objects))
+
+    def _signature(self, name: str) -> str:
+        parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        for parameter in self.draft.recording.signature.parameters.values():
+            self.given.add(parameter.name)
+            default = parameter.default
+            if default is not parameter.empty:
+                default = _Spelled(self.speller.value(default))
+            parameters.append(parameter.replace(annotation=parameter.empty, default=default))
+        if parameters[1:] and parameters[1].kind is inspect.Parameter.POSITIONAL_ONLY:
+            parameters[0] = parameters[0].replace(kind=inspect.Parameter.POSITIONAL_ONLY)
+        for node in self.nodes:
+            if node.op == "placeholder":
+                self.variables[node] = str(node.target).lstrip("*")
+        return f"def {name}{inspect.Signature(parameters)}:"
+
+    def _write_device(self) -> None:
+        first = next(node for node in self.nodes if isinstance(facts(node).value, TensorFacts))
+        self.device = self._fresh("device_type")
+        self.lines.append(f"{_TAB}{self.device} = {self.variable(first)}.device.type")
+
+    def _statement(self, node: fx.Node) -> None:
+        self._enter(facts(node).contexts)
+        target: Any = node.target
+        if target is check:
+            self._check(node)
+        elif target in IN_PLACE and isinstance(node.args[0], fx.Node) and node.args[0] not in self.inlined:
+            owner = self.variables[node.args[0]]
+            self._line(f"{owner} {IN_PLACE[target]} {self.speller.value(node.args[1])}")
+            self.variables[node] = owner
+        elif target.__class__ is not str and target.__name__ == "setitem" and target.__module__ == "_operator":
+            owner, key, value = node.args
+            self._line(f"{self.speller.value(owner)}[{self.speller.index(key)}] = {self.speller.value(value)}")
+        elif target is setattr:
+            owner, key, value = node.args
+            self._line(f"{self.speller.value(owner)}.{key} = {self.speller.value(value)}")
+        else:
+            self._assign(node)
+
+    def _assign(self, node: fx.Node) -> None:
+        expression = self.speller.node(node)
+        if not node.users and self.last_use.get(node) != _FOREVER:
+            self._line(expression)
+            return
+        self.variables[node] = self._name(node)
+        self._line(f"{self.variables[node]} = {expression}")
+
+    def _check(self, node: fx.Node) -> None:
+        actual, expected, place = node.args
+        spelled = self.names.spell(check)
+        self._line(f"{spelled}({self.speller.value(actual)}, {self.speller.value(expected)}, {place!r})")
+
+    def _line(self, text: str) -> None:
+        self.lines.append(_TAB * (1 + len(self.contexts)) + text)
+
+    def _enter(self, contexts: tuple[Context, ...]) -> None:
+        shared = 0
+        while shared < min(len(contexts), len(self.contexts)) and contexts[shared] == self.contexts[shared]:
+            shared += 1
+        self.contexts = contexts[:shared]
+        for context in contexts[shared:]:
+            self._line(f"with {self._context(context)}:")
+            self.contexts = (*self.contexts, context)
+
+    def _context(self, context: Context) -> str:
+        shown = [
+            f"{key}={self.device if value == MODEL_DEVICE else self.speller.value(value)}"
+            for key, value in context.arguments
+        ]
+        return f"{self.names.spell(context.factory)}({', '.join(shown)})"
+
+
+class _Spelled:
+    """A default value that prints as its source."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def user_of(node: fx.Node) -> fx.Node | None:
+    """Return the only user of a node."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _short_name(node: fx.Node) -> str:
+    if node.op != "call_module":
+        return to_identifier(node.name)
+    *rest, last = str(node.target).split(".")
+    short = [last]
+    while rest and not short[0][:1].isalpha():
+        short.insert(0, rest.pop())
+    return to_identifier("_".join(short))

@@ -1,0 +1,94 @@
+"""Record a model in one mode, with an example that suits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from fxfeat.errors import RequestError, TraceError
+from fxfeat.record.examples import Example, guess_examples, read_example
+from fxfeat.record.leaves import choose_leaves
+from fxfeat.record.recording import Kind, Recording
+from fxfeat.record.run import describe_example, record
+
+
+@dataclass
+class Setup:
+    """What to record, and how; remembers the example that worked and the recordings made with it."""
+
+    model: nn.Module
+    tracer_kwargs: dict[str, Any]
+    examples: tuple[Example, ...]
+    guessed: bool
+    _recordings: dict[Any, Recording] = field(default_factory=dict)
+
+
+def read_setup(
+    model: nn.Module, tracer_kwargs: dict[str, Any] | None, concrete_args: dict[str, Any] | None, example_inputs: Any
+) -> Setup:
+    """Check the arguments that the public functions share.
+
+    Raises:
+        RequestError: where one has a wrong type.
+        TraceError: where no example can be worked out.
+    """
+    if not isinstance(model, nn.Module):
+        raise RequestError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
+    choose_leaves(tracer_kwargs)
+    if example_inputs is not None:
+        given = read_example(example_inputs)
+        examples: tuple[Example, ...] = (Example(given.args, {**given.kwargs, **(concrete_args or {})}),)
+    else:
+        examples = tuple(guess_examples(model, concrete_args))
+    if not examples:
+        raise TraceError(
+            f"fxfeat found no convolution, embedding, recurrent or linear layer in {type(model).__name__} to work an "
+            "example input out from. Pass example_inputs=, for instance example_inputs=torch.rand(2, 3, 224, 224)."
+        )
+    return Setup(model, dict(tracer_kwargs or {}), examples, example_inputs is None)
+
+
+def record_mode(setup: Setup, training: bool | None, opened: frozenset[str] = frozenset()) -> Recording:
+    """Record the model in one mode.
+
+    Args:
+        setup: the model and what is to be tried.
+        training: True for train mode, False for eval mode, None for the flags as they are.
+        opened: leaves to enter after all.
+
+    Raises:
+        TraceError: where no example works.
+    """
+    key = (training, opened)
+    if key not in setup._recordings:
+        setup._recordings[key] = _try_examples(setup, training, opened)
+    return setup._recordings[key]
+
+
+def _try_examples(setup: Setup, training: bool | None, opened: frozenset[str]) -> Recording:
+    leaves = choose_leaves(setup.tracer_kwargs, opened)
+    tried: list[TraceError] = []
+    # All examples on the cheapest stand-ins first: a wrong size fails on any, and real ones are slow.
+    rounds: tuple[tuple[Kind, ...], ...] = (("meta",), ("fake",), ("real",)) if setup.guessed else (("meta", "fake", "real"),)
+    for kinds in rounds:
+        for example in setup.examples:
+            try:
+                recording = record(setup.model, example, leaves, training, kinds)
+            except TraceError as error:
+                tried.append(error)
+                continue
+            setup.examples, setup.guessed = (example,), False
+            return recording
+    raise _explain(setup, tried)
+
+
+def _explain(setup: Setup, tried: list[TraceError]) -> TraceError:
+    if len(setup.examples) == 1:
+        return tried[-1]
+    shown = ", ".join(describe_example(example) for example in setup.examples[:4])
+    return TraceError(
+        f"No input worked out for {type(setup.model).__name__} runs (tried {shown}). Pass example_inputs=. "
+        f"The first failure: {tried[0]}"
+    )

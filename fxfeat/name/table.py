@@ -1,0 +1,80 @@
+"""Names for nodes: the dotted path to the leaf module or operation, repeats numbered within the parent.
+
+Invariants: names are unique; a module's own path is never given to something else; a number is given only to a repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from fxfeat.name.stems import stem
+from fxfeat.record.recording import Recording, Span, TensorFacts, facts
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """The names of one recording."""
+
+    nodes: dict[str, fx.Node]
+    spans: dict[str, tuple[Span, ...]]
+    paths: frozenset[str]
+
+    @property
+    def listed(self) -> list[str]:
+        """The names of nodes that produce tensors, in the order in which they ran."""
+        return [name for name, node in self.nodes.items() if holds_tensor(facts(node).value)]
+
+
+def holds_tensor(value: Any) -> bool:
+    """Say whether measured facts describe at least one tensor."""
+    if isinstance(value, TensorFacts):
+        return True
+    if isinstance(value, dict):
+        return any(holds_tensor(held) for held in value.values())
+    return isinstance(value, (tuple, list)) and any(holds_tensor(held) for held in value)
+
+
+def name_nodes(recording: Recording) -> NameTable:
+    """Name every node that depends on an input or a parameter.
+
+    Source: torchvision's ``get_graph_node_names``, whose names these are wherever they are right.
+    """
+    paths = frozenset(path for path, _ in recording.root.named_modules(remove_duplicate=False))
+    called = {span.path for span in recording.spans if span.leaf}
+    names: dict[str, fx.Node] = {}
+    counts: dict[str, int] = {}
+    for node in recording.graph.nodes:
+        if facts(node).counted and not facts(node).constant:
+            base = _base(recording, node)
+            free = node.op == "call_module" or base not in called
+            names[_number(base, counts, free, paths, names)] = node
+    return NameTable(names, _spans_by_path(recording.spans), paths)
+
+
+def _base(recording: Recording, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    parent = recording.spans[facts(node).span].path if recording.spans else ""
+    return f"{parent}.{stem(node)}" if parent else stem(node)
+
+
+def _number(base: str, counts: dict[str, int], free: bool, paths: frozenset[str], names: Container[str]) -> str:
+    count = counts.get(base, 0 if free else 1)
+    if count == 0 and base not in names:
+        counts[base] = 1
+        return base
+    while f"{base}_{count}" in paths or f"{base}_{count}" in names:
+        count += 1
+    counts[base] = count + 1
+    return f"{base}_{count}"
+
+
+def _spans_by_path(spans: tuple[Span, ...]) -> dict[str, tuple[Span, ...]]:
+    found: dict[str, list[Span]] = {}
+    for span in spans:
+        found.setdefault(span.path, []).append(span)
+    return {path: tuple(calls) for path, calls in found.items()}

@@ -1,0 +1,29 @@
+"""Check at run time that an input takes the branch that was recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxfeat.errors import GuardError
+
+
+def check(actual: Any, expected: Any, place: str) -> None:
+    """Raise unless ``actual`` is what it was while recording.
+
+    Args:
+        actual: the size, decision or argument as it is now.
+        expected: the same while recording.
+        place: the file, the line and the source of the decision.
+
+    Raises:
+        GuardError: naming the place.
+
+    Example:
+        >>> check(2, 2, "model.py:3: `for row in x:`")
+    """
+    if actual is expected or actual == expected:
+        return
+    raise GuardError(
+        f"This input takes another path than the recorded one: at {place} the recording saw {expected!r}, this input "
+        f"gives {actual!r}. Create the extractor again with example_inputs= like this input."
+    )

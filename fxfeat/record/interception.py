@@ -1,0 +1,313 @@
+"""See the calls that torch functions do not show: modules, compiled and scripted functions, regions, attributes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import fx, nn
+from torch.utils.checkpoint import CheckpointFunction
+
+from fxfeat.record import numbers
+from fxfeat.record.leaves import Leaves
+from fxfeat.record.recorder import Recorder
+from fxfeat.record.recording import Context, Opaque, Span
+from fxfeat.record.structure import tensors, walk
+
+
+class Interceptor:
+    """Hands module calls, opaque functions and attribute writes to a recorder."""
+
+    def __init__(self, model: nn.Module, recorder: Recorder, leaves: Leaves) -> None:
+        self.recorder = recorder
+        self.leaves = leaves
+        self._thread = threading.get_ident()
+        self._paths: dict[int, list[str]] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            self._paths.setdefault(id(module), []).append(path)
+        recorder.modules.update({key: paths[0] for key, paths in self._paths.items()})
+        self._calls: dict[str, int] = {}
+        self._reached: dict[int, str] = {}
+        self._wrapped: set[int] = set()
+        self._undo = ExitStack()
+        self._plain = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__", "__setattr__")}
+        self._apply = torch.autograd.Function.__dict__["apply"]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Patch torch while the model runs."""
+        with self._undo as undo:
+            for name, replacement in (("__call__", self._call), ("__getattr__", self._get), ("__setattr__", self._set)):
+                undo.enter_context(patch.object(nn.Module, name, _as_method(replacement)))
+            undo.enter_context(patch.object(torch.autograd.Function, "apply", self._function_apply()))
+            undo.enter_context(patch.object(torch._C.ScriptFunction, "__call__", self._scripted()))
+            self._watch_autocast(undo)
+            self._wrap_registered()
+            for module in self.leaves.searched:
+                self._wrap_globals(vars(module))
+            yield
+
+    def _mine(self) -> bool:
+        return self.recorder.live and threading.get_ident() == self._thread
+
+    # -- modules ----------------------------------------------------------------------------------------------------
+
+    def _call(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        plain = functools.partial(self._plain["__call__"], module)
+        if not self._mine() or id(module) not in self._paths:
+            return plain(*args, **kwargs)
+        path = self._path_of(module)
+        if path and self.leaves.has_module(module, path):
+            return self._leaf(path, plain, args, kwargs)
+        self._wrap_globals(getattr(type(module).forward, "__globals__", {}))
+        return self._span(path, plain, args, kwargs)
+
+    def _path_of(self, module: nn.Module) -> str:
+        """Return the path by which the caller reached the module, where it has several."""
+        paths = self._paths[id(module)]
+        reached = self._reached.pop(id(module), None)
+        if len(paths) == 1 or not self.recorder.stack:
+            return paths[0]
+        if reached in paths:
+            return str(reached)
+        caller = self.recorder.spans[self.recorder.owner].path
+        return max(paths, key=lambda path: _shared_parts(path, caller))
+
+    def _leaf(self, path: str, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        written = self._written(args, kwargs)
+        if any(isinstance(held, Opaque) for _, held in walk(written)):
+            return self._span(path, plain, args, kwargs)
+        with self._open(path, *written, leaf=True) as close:
+            with self.recorder.inside_leaf() as effects:
+                result = plain(*args, **kwargs)
+            with _quietly():
+                result = self.recorder.write_result("call_module", path, *written, result, effects)
+            close(result)
+        return result
+
+    def _span(self, path: str, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with self._open(path, *self._written(args, kwargs), leaf=False) as close:
+            result = plain(*args, **kwargs)
+            with _quietly():
+                result = self._hand_back(result)
+            close(result)
+        return result
+
+    def _written(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        with _quietly():
+            return self.recorder.to_write(tuple(args)), self.recorder.to_write(dict(kwargs))
+
+    @contextmanager
+    def _open(self, path: str, args: Any, kwargs: Any, leaf: bool) -> Iterator[Callable[[Any], None]]:
+        recorder = self.recorder
+        index = len(recorder.spans)
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
+        parent = recorder.stack[-1] if recorder.stack else None
+        start = recorder.next_position()
+        span = Span(index, path, call, parent, start, args, kwargs, leaf=leaf, contexts=recorder.context())
+        recorder.spans.append(span)
+        recorder.stack.append(index)
+
+        def close(result: Any) -> None:
+            with _quietly():
+                described = recorder.to_write(result)
+                leaves = tuple((steps, recorder.node_of(held)) for steps, held in tensors(result))
+                leaves += tuple((s, held.node) for s, held in walk(result) if isinstance(held, numbers.RECORDED))
+            stop = recorder.next_position()
+            recorder.spans[index] = dataclasses.replace(span, stop=stop, result=described, leaves=leaves)
+            self._remember_objects(result, index, leaf)
+
+        try:
+            yield close
+        finally:
+            recorder.stack.pop()
+
+    def _remember_objects(self, result: Any, index: int, leaf: bool) -> None:
+        if leaf or isinstance(result, torch.Tensor):
+            return
+        for steps, held in walk(result):
+            if not isinstance(held, (torch.Tensor, tuple, list, dict, int, float, str, type(None), nn.Module)):
+                self.recorder.remember(held, index, steps)
+
+    def _hand_back(self, result: Any) -> Any:
+        """Give a tensor that a module returned as it came an identity of its own.
+
+        What is downstream of the module must go through it: on another input it may not return what it was given.
+        """
+        start = self.recorder.spans[self.recorder.owner].start
+        if isinstance(result, torch.Tensor):
+            return self.recorder.passed(result, start)
+        if type(result) in (tuple, list):
+            return type(result)(self._hand_back(held) for held in result)
+        return result
+
+    # -- attributes -------------------------------------------------------------------------------------------------
+
+    def _get(self, module: nn.Module, name: str) -> Any:
+        value = self._plain["__getattr__"](module, name)
+        if not self._mine():
+            return value
+        if isinstance(value, nn.Module):
+            parents = self._paths.get(id(module), [])
+            caller = self.recorder.spans[self.recorder.owner].path if self.recorder.stack else ""
+            parent = caller if caller in parents else (parents[0] if parents else "")
+            self._reached[id(value)] = f"{parent}.{name}" if parent else name
+        elif isinstance(value, nn.Parameter) and self.recorder.stack:
+            with _quietly():
+                self.recorder.node_of(value)
+        return value
+
+    def _set(self, module: nn.Module, name: str, value: Any) -> None:
+        known = name in module._buffers or isinstance(vars(module).get(name), torch.Tensor)
+        if known and self._mine() and isinstance(value, torch.Tensor) and id(module) in self._paths:
+            with _quietly():
+                self.recorder.write_attribute(self._paths[id(module)][0], module, name, value)
+        self._plain["__setattr__"](module, name, value)
+
+    # -- functions --------------------------------------------------------------------------------------------------
+
+    def _opaque(self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function whole, unless nothing recorded goes in or something that cannot be written does."""
+        if not self._mine() or not any(_is_recorded(held) for _, held in walk((args, kwargs))):
+            return target(*args, **kwargs)
+        written = self._written(args, kwargs)
+        if any(isinstance(held, Opaque) for _, held in walk(written)):
+            return target(*args, **kwargs)
+        numeric = not any(isinstance(held, torch.Tensor) for _, held in walk((args, kwargs)))
+        with self.recorder.inside_leaf() as effects:
+            result = target(*_plain(args), **_plain(kwargs)) if numeric else target(*args, **kwargs)
+        with _quietly():
+            if isinstance(result, bool) and numeric:
+                return self.recorder.decide(target, args, result)
+            return self.recorder.write_result("call_function", target, *written, result, effects)
+
+    def _function_apply(self) -> Any:
+        plain = self._apply
+
+        def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+            bound = plain.__get__(None, cls)
+            if cls is CheckpointFunction and self._mine():
+                return args[0](*args[2:])
+            return self._opaque(bound, args, kwargs)
+
+        return classmethod(apply)
+
+    def _scripted(self) -> Any:
+        plain = torch._C.ScriptFunction.__call__
+
+        def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._mine():
+                return plain(function, *self.recorder.to_run(args), **self.recorder.to_run(kwargs))
+            return self._opaque(_Scripted(function, plain, self.recorder), args, kwargs)
+
+        return call
+
+    def _wrap_registered(self) -> None:
+        """Honour ``torch.fx.wrap``."""
+        for (_, name), namespace in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
+            if name in namespace and callable(namespace[name]):
+                self._wrap(namespace, name)
+
+    def _wrap_globals(self, namespace: dict[str, Any]) -> None:
+        if id(namespace) in self._wrapped:
+            return
+        self._wrapped.add(id(namespace))
+        for name, value in list(namespace.items()):
+            if not name.startswith("_") and id(value) in self.leaves.functions:
+                self._wrap(namespace, name)
+
+    def _wrap(self, namespace: dict[str, Any], name: str) -> None:
+        function = namespace[name]
+        if getattr(function, "fxfeat_wraps", None) is not None:
+            return
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return self._opaque(function, args, kwargs)
+
+        wrapper.fxfeat_wraps = function  # type: ignore[attr-defined]
+        namespace[name] = wrapper
+        self._undo.callback(namespace.__setitem__, name, function)
+
+    # -- regions ----------------------------------------------------------------------------------------------------
+
+    def _watch_autocast(self, undo: ExitStack) -> None:
+        region = torch.amp.autocast_mode.autocast
+        enter, leave = region.__enter__, region.__exit__
+        recorder, mine = self.recorder, self._mine
+
+        def watched_enter(self: Any) -> Any:
+            if mine():
+                recorder.contexts.append(_autocast_context(self, recorder.device.type))
+                recorder.refuse_on_meta(self._enabled)
+            return enter(self)
+
+        def watched_exit(self: Any, *details: Any) -> Any:
+            if mine() and recorder.contexts:
+                recorder.contexts.pop()
+            return leave(self, *details)
+
+        undo.enter_context(patch.object(region, "__enter__", watched_enter))
+        undo.enter_context(patch.object(region, "__exit__", watched_exit))
+
+
+class _Scripted:
+    """A scripted function, called with stand-ins while recording and as itself afterwards."""
+
+    def __init__(self, function: Any, plain: Any, recorder: Recorder) -> None:
+        self.function, self._plain, self._recorder = function, plain, recorder
+        self.__name__ = function.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._plain(self.function, *self._recorder.to_run(args), **self._recorder.to_run(kwargs))
+
+
+def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def method(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return function(module, *args, **kwargs)
+
+    return method
+
+
+def _quietly() -> Any:
+    return torch._C.DisableTorchFunction()
+
+
+def _shared_parts(path: str, caller: str) -> int:
+    parts, reference = path.split("."), caller.split(".") if caller else []
+    shared = 0
+    while shared < min(len(parts), len(reference)) and parts[shared] == reference[shared]:
+        shared += 1
+    return shared
+
+
+def _is_recorded(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, *numbers.RECORDED))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(held) for held in tuple.__iter__(value))
+    if isinstance(value, list):
+        return [_plain(held) for held in value]
+    if isinstance(value, dict):
+        return {key: _plain(held) for key, held in value.items()}
+    return numbers.plain(value)
+
+
+def _autocast_context(region: Any, device_type: str) -> Context:
+    device = MODEL_DEVICE if region.device == device_type else region.device
+    arguments = (("device_type", device), ("dtype", region.fast_dtype), ("enabled", region._enabled))
+    return Context(torch.autocast, arguments)
+
+
+MODEL_DEVICE = "the model's device"
+"""Stands for the device type that the first input is on when the extractor runs."""

@@ -1,0 +1,80 @@
+"""Which modules and functions are called whole while recording: the same as in torchvision's extractor."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from fxfeat.errors import RequestError
+
+_UNDERSTOOD = ("leaf_modules", "autowrap_functions", "autowrap_modules", "param_shapes_constant")
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """What is called rather than entered."""
+
+    modules: tuple[type[nn.Module], ...]
+    functions: frozenset[int]
+    searched: tuple[types.ModuleType, ...]
+    opened: frozenset[str] = frozenset()
+
+    def has_module(self, module: nn.Module, path: str) -> bool:
+        """Say whether the module at ``path`` is a leaf."""
+        if any(name == path or name.startswith(f"{path}.") for name in self.opened):
+            return False
+        if isinstance(module, (self.modules, torch.jit.ScriptModule)):
+            return True
+        home = type(module).__module__
+        return home.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, nn.Sequential)
+
+
+def choose_leaves(tracer_kwargs: dict[str, Any] | None, opened: Iterable[str] = ()) -> Leaves:
+    """Read torchvision's ``tracer_kwargs``, which is not modified.
+
+    Args:
+        tracer_kwargs: ``leaf_modules``, ``autowrap_functions`` and ``autowrap_modules`` are understood.
+        opened: paths of leaves to enter after all.
+
+    Raises:
+        RequestError: for any other key.
+
+    Source: torchvision's ``create_feature_extractor`` and ``torch.fx.Tracer``.
+    """
+    given = dict(tracer_kwargs or {})
+    unknown = sorted(set(given) - set(_UNDERSTOOD))
+    if unknown:
+        raise RequestError(
+            f"tracer_kwargs has {unknown}, which fxfeat does not know. It knows {', '.join(_UNDERSTOOD[:3])}."
+        )
+    searched = (math, torchvision.ops, *_einops(), *given.get("autowrap_modules", ()))
+    functions = [*_functions_in(searched), *given.get("autowrap_functions", ())]
+    modules = (*_modules_in(torchvision.ops), *given.get("leaf_modules", ()))
+    return Leaves(modules, frozenset(map(id, functions)), searched, frozenset(opened))
+
+
+def _einops() -> tuple[types.ModuleType, ...]:
+    """Einops keeps what it worked out for a shape in caches that would outlive the recording."""
+    return (sys.modules["einops"],) if "einops" in sys.modules else ()
+
+
+def _functions_in(modules: Iterable[types.ModuleType]) -> list[Callable[..., Any]]:
+    return [
+        value
+        for module in modules
+        for name, value in vars(module).items()
+        if not name.startswith("_") and callable(value) and not inspect.isclass(value)
+    ]
+
+
+def _modules_in(module: types.ModuleType) -> list[type[nn.Module]]:
+    return [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, nn.Module)]

@@ -1,0 +1,172 @@
+"""Numbers that are plain ``int`` and ``float`` to the model and remember the node they came from.
+
+A subclass of ``int`` passes ``isinstance``, ``range`` and the argument parsers in C++, which a proxy does not.
+Arithmetic is written to the graph. Where Python must have a definite answer (a comparison, ``int()``, a dictionary
+key) the answer becomes a guard.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+
+class Ledger(Protocol):
+    """What a recorded number needs of the recorder."""
+
+    active: bool
+
+    def compute(self, function: Callable[..., Any], operands: tuple[Any, ...], result: Any) -> Any:
+        """Write ``function(*operands)`` down and return ``result`` tied to it."""
+
+    def decide(self, function: Callable[..., Any], operands: tuple[Any, ...], result: Any) -> Any:
+        """Write a guard that ``function(*operands)`` is ``result`` and return ``result``."""
+
+    def pin(self, number: Any, plain: Any) -> None:
+        """Write a guard that ``number`` is ``plain``."""
+
+
+class RecordedInt(int):
+    """An ``int`` that remembers the node it came from."""
+
+    node: fx.Node
+    ledger: Ledger
+
+    def __new__(cls, value: int, node: fx.Node, ledger: Ledger) -> RecordedInt:
+        number = super().__new__(cls, value)
+        number.node, number.ledger = node, ledger
+        return number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (plain(self),)
+
+    def __copy__(self) -> RecordedInt:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecordedInt:
+        return self
+
+
+class RecordedFloat(float):
+    """A ``float`` that remembers the node it came from."""
+
+    node: fx.Node
+    ledger: Ledger
+
+    def __new__(cls, value: float, node: fx.Node, ledger: Ledger) -> RecordedFloat:
+        number = super().__new__(cls, value)
+        number.node, number.ledger = node, ledger
+        return number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return float, (plain(self),)
+
+    def __copy__(self) -> RecordedFloat:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecordedFloat:
+        return self
+
+
+RECORDED = (RecordedInt, RecordedFloat)
+_ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")
+_UNARY = ("neg", "pos", "abs")
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+
+
+def plain(number: Any) -> Any:
+    """Strip the memory off a recorded number.
+
+    >>> plain(3)
+    3
+    """
+    if isinstance(number, RecordedInt):
+        return int.__int__(number)
+    if isinstance(number, RecordedFloat):
+        return float.__float__(number)
+    return number
+
+
+def wrap(value: Any, node: fx.Node, ledger: Ledger) -> Any:
+    """Tie a plain number to the node that computes it; anything else comes back as it is."""
+    if type(value) is int:
+        return RecordedInt(value, node, ledger)
+    if type(value) is float:
+        return RecordedFloat(value, node, ledger)
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, torch.SymInt)
+
+
+def _arithmetic(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
+    function = getattr(operator, name)
+
+    def method(self: Any, other: Any) -> Any:
+        left, right = (other, self) if swapped else (self, other)
+        if _is_number(other):
+            return self.ledger.compute(function, (left, right), function(plain(left), plain(right)))
+        if isinstance(other, (list, tuple, str, bytes)):
+            self.ledger.pin(self, plain(self))
+            return function(plain(left), plain(right))
+        return NotImplemented
+
+    return method
+
+
+def _unary(name: str) -> Callable[[Any], Any]:
+    function = getattr(operator, name)
+    return lambda self: self.ledger.compute(function, (self,), function(plain(self)))
+
+
+def _comparison(name: str) -> Callable[[Any, Any], Any]:
+    function = getattr(operator, name)
+
+    def method(self: Any, other: Any) -> Any:
+        if _is_number(other):
+            return self.ledger.decide(function, (self, other), function(plain(self), plain(other)))
+        return NotImplemented
+
+    return method
+
+
+def _rounding(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *digits: self.ledger.compute(function, (self, *digits), function(plain(self), *digits))
+
+
+def _exact(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Give Python the exact number it insists on, and pin it."""
+
+    def method(self: Any) -> Any:
+        self.ledger.pin(self, plain(self))
+        return convert(plain(self))
+
+    return method
+
+
+def _teach(kind: type) -> None:
+    for name in _ARITHMETIC:
+        setattr(kind, f"__{name}__", _arithmetic(name, swapped=False))
+        setattr(kind, f"__r{name}__", _arithmetic(name, swapped=True))
+    for name in _UNARY:
+        setattr(kind, f"__{name}__", _unary(name))
+    for name in _COMPARISONS:
+        setattr(kind, f"__{name}__", _comparison(name))
+    for name, function in (("floor", math.floor), ("ceil", math.ceil), ("trunc", math.trunc), ("round", round)):
+        setattr(kind, f"__{name}__", _rounding(function))
+    for name, convert in (("int", int), ("float", float), ("bool", bool), ("hash", hash)):
+        setattr(kind, f"__{name}__", _exact(convert))
+    # Printing decides nothing, and a logged size must not tie the recording to it.
+    for name, show in (("repr", repr), ("str", str)):
+        setattr(kind, f"__{name}__", lambda self, show=show: show(plain(self)))
+    setattr(kind, "__format__", lambda self, spec: format(plain(self), spec))
+
+
+_teach(RecordedInt)
+_teach(RecordedFloat)

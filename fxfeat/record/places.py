@@ -1,0 +1,26 @@
+"""Find the line of the model's own code that is running."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import types
+from pathlib import Path
+
+import torch
+
+_OURS = str(Path(__file__).parent.parent)
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def model_line() -> tuple[str, str]:
+    """Return ``("file.py:12", "if x.shape[0] > 1:")`` for the innermost frame outside fxfeat and torch."""
+    frame = _first(sys._getframe(1), (_OURS, _TORCH)) or _first(sys._getframe(1), (_OURS,)) or sys._getframe(1)
+    filename, line = frame.f_code.co_filename, frame.f_lineno
+    return f"{filename}:{line}", linecache.getline(filename, line).strip()
+
+
+def _first(frame: types.FrameType | None, skipped: tuple[str, ...]) -> types.FrameType | None:
+    while frame is not None and frame.f_code.co_filename.startswith(skipped):
+        frame = frame.f_back
+    return frame

@@ -1,0 +1,164 @@
+"""What one run of a model leaves behind: a graph of every call, and a span for every module call.
+
+Invariants (``fxfeat.record.lint`` checks them):
+
+- a node's ``facts(node).position`` is its index in ``graph.nodes``;
+- spans nest: a span's nodes lie inside its parent's, and span 0 is the root's;
+- a node is owned by the innermost span around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import fx
+
+from fxfeat.record.structure import Steps
+
+Kind = Literal["meta", "fake", "real"]
+Storage = object
+"""Identity of a piece of memory. Two tensors that share memory share it; ``RNG`` stands for the random state."""
+
+RNG: Storage = "rng"
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """Shape, dtype and strides that a tensor had when it was produced."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """A region of code that changes how calls inside it run, such as ``torch.autocast("cpu")``."""
+
+    factory: Any
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one node besides its fx fields."""
+
+    position: int
+    span: int
+    value: Any = None
+    reads: frozenset[Storage] = frozenset()
+    writes: frozenset[Storage] = frozenset()
+    storages: frozenset[Storage] = frozenset()
+    draws: bool = False
+    contexts: tuple[Context, ...] = ()
+    same_as: fx.Node | None = None
+    constant: bool = False
+    passed: bool = False
+    counted: bool = True
+    unwritable: str | None = None
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """An argument that cannot be written down, and where it came from if a span returned it."""
+
+    type_name: str
+    span: int | None = None
+    steps: Steps = ()
+
+
+@dataclass(frozen=True)
+class Build:
+    """A dataclass instance to be built again from its written-down fields."""
+
+    factory: type
+    fields: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class ModuleAt:
+    """A module of the model, passed as an argument."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """One call of one module: what went in, what ran inside, what came out."""
+
+    index: int
+    path: str
+    call: int
+    parent: int | None
+    start: int
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    stop: int = -1
+    result: Any = None
+    leaves: tuple[tuple[Steps, fx.Node], ...] = ()
+    leaf: bool = False
+    contexts: tuple[Context, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A decision that the model's Python took on a size or a value."""
+
+    node: fx.Node
+    expected: Any
+    where: str
+    source: str
+    span: int = 0
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Everything one run of a model left behind."""
+
+    graph: fx.Graph
+    spans: tuple[Span, ...]
+    guards: tuple[Guard, ...]
+    result: Any
+    kind: Kind
+    training: bool
+    root: torch.nn.Module
+    tensors: dict[str, Any]
+    persistent: frozenset[Storage]
+    opened: frozenset[str]
+    signature: Any
+    dtype_reads: tuple[tuple[fx.Node, torch.dtype], ...] = ()
+
+
+def same(value: Any) -> Any:
+    """Stand for a value that a module returned as it was given; never left in an emitted graph."""
+    return value
+
+
+def facts(node: fx.Node) -> Facts:
+    """Return what the recorder knows of ``node``."""
+    return node.meta["facts"]
+
+
+def amend(node: fx.Node, **changes: Any) -> None:
+    """Replace some of a node's facts."""
+    node.meta["facts"] = dataclasses.replace(facts(node), **changes)
+
+
+def measure(tensor: torch.Tensor) -> TensorFacts:
+    """Note the shape, dtype and strides of ``tensor``; an unstrided one has no strides."""
+    strided = tensor.layout == torch.strided and not tensor.is_nested
+    return TensorFacts(tuple(tensor.shape), tensor.dtype, tuple(tensor.stride()) if strided else ())
+
+
+def ancestors(spans: tuple[Span, ...], index: int) -> list[int]:
+    """List the spans around span ``index``, innermost first, itself left out."""
+    found: list[int] = []
+    parent = spans[index].parent
+    while parent is not None:
+        found.append(parent)
+        parent = spans[parent].parent
+    return found

@@ -1,0 +1,134 @@
+"""Run a model once on stand-ins and return what it did."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.errors import FxfeatError, TraceError
+from fxfeat.record.examples import Example, bind
+from fxfeat.record.interception import Interceptor
+from fxfeat.record.leaves import Leaves
+from fxfeat.record.recorder import Recorder
+from fxfeat.record.recording import Kind, Recording
+from fxfeat.record.stand_ins import stand_ins
+from fxfeat.record.structure import tensors
+from fxfeat.record.untouched import untouched
+
+KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
+
+
+def record(model: nn.Module, example: Example, leaves: Leaves, training: bool | None = None, kinds: tuple[Kind, ...] = KINDS) -> Recording:
+    """Record one run of ``model``, on the cheapest stand-ins that its code can work with.
+
+    Args:
+        model: the model; it comes back as it was.
+        example: the arguments to run it with.
+        leaves: what to call rather than to enter.
+        training: the mode to put the whole model in first; None leaves every flag as it is.
+        kinds: which stand-ins to try, in this order.
+
+    Raises:
+        TraceError: where the model fails on all of them.
+    """
+    error: BaseException | None = None
+    for kind in kinds:
+        try:
+            return _record_once(model, example, leaves, training, kind)
+        except FxfeatError:
+            raise
+        except Exception as failure:
+            error = failure
+    mode = {True: " in train mode", False: " in eval mode", None: ""}[training]
+    raise TraceError(
+        f"{type(model).__name__} could not be recorded{mode} with inputs {describe_example(example)}: "
+        f"{type(error).__name__}: {_first_line(error)}. If it needs other inputs, pass example_inputs=."
+    ) from error
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".")
+
+
+def describe_example(example: Example) -> str:
+    """Spell an example's shapes.
+
+    >>> describe_example(Example((torch.zeros(1, 2),), {"flag": True}))
+    '((1, 2) float32, flag=True)'
+    """
+    shown = [_describe(value) for value in example.args]
+    shown += [f"{name}={_describe(value)}" for name, value in example.kwargs.items()]
+    return f"({', '.join(shown)})"
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_describe(held) for held in value)}]"
+    return repr(value) if isinstance(value, (int, float, bool, str, type(None))) else type(value).__name__
+
+
+def _record_once(model: nn.Module, example: Example, leaves: Leaves, training: bool | None, kind: Kind) -> Recording:
+    recorder = Recorder(stand_ins(kind), _state_of(model), _device_of(model, example))
+    with untouched(model), torch.compiler.set_stance("force_eager"), torch.enable_grad():
+        if training is not None:
+            model.train(training)
+        mode = model.training
+        interceptor = Interceptor(model, recorder, leaves)
+        bound = bind(model, example)
+        _write_inputs(recorder, bound)
+        with interceptor.installed():
+            try:
+                with recorder:
+                    model(*bound.args, **bound.kwargs)
+            finally:
+                recorder.active = False
+    if recorder.failure is not None and kind != "real":
+        # The model's own code caught it and went another way than it would on real tensors.
+        raise recorder.failure
+    return Recording(
+        graph=recorder.graph,
+        spans=tuple(recorder.spans),
+        guards=tuple(recorder.guards),
+        result=recorder.spans[0].result,
+        kind=kind,
+        training=mode,
+        root=model,
+        tensors=dict(recorder.constants),
+        persistent=frozenset(recorder.persistent),
+        opened=leaves.opened,
+        signature=bound.signature,
+        dtype_reads=tuple(recorder.dtype_reads),
+    )
+
+
+def _state_of(model: nn.Module) -> dict[int, tuple[str, bool]]:
+    """Map each tensor the model holds to its first path and whether it is a parameter."""
+    found: dict[int, tuple[str, bool]] = {}
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for name, tensor in (*module._parameters.items(), *module._buffers.items(), *vars(module).items()):
+            if isinstance(tensor, torch.Tensor):
+                found.setdefault(id(tensor), (prefix + name, isinstance(tensor, nn.Parameter)))
+    return found
+
+
+def _device_of(model: nn.Module, example: Example) -> torch.device:
+    first = next(iter(model.parameters()), None)
+    if first is not None:
+        return first.device
+    return next((held.device for _, held in tensors((example.args, example.kwargs))), torch.device("cpu"))
+
+
+def _write_inputs(recorder: Recorder, bound: inspect.BoundArguments) -> None:
+    """Write a placeholder for each parameter of ``forward`` and put stand-ins in place of its tensors."""
+    for name, value in bound.arguments.items():
+        parameter = bound.signature.parameters[name]
+        default = () if parameter.default is parameter.empty else (parameter.default,)
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        node = recorder.add("placeholder", stars + name, default, name=name)
+        bound.arguments[name] = recorder.write_input(node, value)

@@ -1,0 +1,108 @@
+"""Tensors to run a model on: meta tensors that hold no data, fake ones that know their device, or real copies.
+
+Meta is the fastest and enough for nearly every model. Fake helps where code asks about devices. Real is for models
+whose Python reads values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fxfeat.record.recording import Kind
+
+
+def _meta_copy(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return tensor.detach().to("meta")
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+class MetaStandIns:
+    """Stand-ins without data; devices are looked up on the originals instead."""
+
+    kind: Kind = "meta"
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Make a stand-in for a real tensor."""
+        return _meta_copy(tensor)
+
+    def alias(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Make another tensor object over the same memory."""
+        return tensor.detach()
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function with every device in its arguments replaced by ``meta``."""
+        name = getattr(function, "__name__", "")
+        if name in ("cpu", "cuda") and isinstance(args[0], torch.Tensor):
+            return self.alias(args[0])
+        if name == "to":
+            args = tuple("meta" if isinstance(value, str) else value for value in args)
+        args = tuple(_without_device(value) for value in args)
+        kwargs = {key: "meta" if _names_device(key, value) else _without_device(value) for key, value in kwargs.items()}
+        if any(isinstance(value, torch.Tensor) for value in args):
+            return function(*args, **kwargs)
+        with torch.device("meta"):
+            return function(*args, **kwargs)
+
+
+def _without_device(value: Any) -> Any:
+    return torch.device("meta") if isinstance(value, torch.device) else value
+
+
+def _names_device(key: str, value: Any) -> bool:
+    return key == "device" and value is not None
+
+
+class FakeStandIns:
+    """Stand-ins without data that know which device they would be on."""
+
+    kind: Kind = "fake"
+
+    def __init__(self) -> None:
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Make a stand-in for a real tensor."""
+        with self._mode:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+
+    def alias(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Make another tensor object over the same memory."""
+        return tensor.detach()
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function."""
+        with self._mode:
+            return function(*args, **kwargs)
+
+
+class RealStandIns:
+    """Copies of the real tensors, for models whose Python reads values."""
+
+    kind: Kind = "real"
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Make a stand-in for a real tensor."""
+        return tensor.detach().clone()
+
+    def alias(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Make another tensor object over the same memory."""
+        return tensor.detach()
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function."""
+        with torch.no_grad() if torch.is_grad_enabled() else contextlib.nullcontext():
+            return function(*args, **kwargs)
+
+
+StandIns = MetaStandIns | FakeStandIns | RealStandIns
+
+
+def stand_ins(kind: Kind) -> StandIns:
+    """Return the maker of stand-ins of one kind."""
+    return {"meta": MetaStandIns, "fake": FakeStandIns, "real": RealStandIns}[kind]()

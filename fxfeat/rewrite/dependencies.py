@@ -1,0 +1,87 @@
+"""What a node depends on: the nodes it reads, and the nodes that last wrote the memory it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import networkx as nx
+import torch
+from torch import fx, nn
+
+from fxfeat.record.recording import Recording, Storage, facts
+from fxfeat.record.written import nodes_in
+from fxfeat.rewrite.draft import last_moment
+from fxfeat.select.features import Feature
+
+
+def draw_dependencies(nodes: Iterable[fx.Node]) -> nx.DiGraph:
+    """Draw an edge from each node to the nodes that depend on it."""
+    drawn = nx.DiGraph()
+    writers: dict[Storage, fx.Node] = {}
+    for node in nodes:
+        drawn.add_node(node)
+        drawn.add_edges_from((source, node) for source in node.all_input_nodes)
+        drawn.add_edges_from((writers[memory], node) for memory in memory_of(node) if memory in writers)
+        writers.update(dict.fromkeys(facts(node).writes, node))
+    return drawn
+
+
+def memory_of(node: fx.Node) -> set[Storage]:
+    """Return the memory that a node may read or write."""
+    known = facts(node)
+    return {*known.reads, *known.writes, *(memory for source in node.all_input_nodes for memory in facts(source).storages)}
+
+
+def writers_before(nodes: Iterable[fx.Node], memory: frozenset[Storage], moment: int) -> list[fx.Node]:
+    """List the nodes that wrote some memory before a moment."""
+    return [node for node in nodes if facts(node).position < moment and facts(node).writes & memory]
+
+
+def find_needed(
+    recording: Recording, nodes: list[fx.Node], features: tuple[Feature, ...], also: Iterable[fx.Node] = ()
+) -> set[fx.Node]:
+    """Find the nodes that features need, and the updates of state that eager code makes before the last of them.
+
+    An update stays unless it alone needs parameters: a branch with parameters of its own that feeds no feature is a
+    head, and goes with its state.
+    """
+    drawn = draw_dependencies(nodes)
+    roots = set(also)
+    for feature in features:
+        for node in nodes_in(feature.value):
+            roots.add(node)
+            roots.update(writers_before(nodes, facts(node).storages, feature.moment))
+    needed = _with_ancestors(drawn, roots)
+    for node in nodes:
+        if node in needed or not facts(node).writes & recording.persistent:
+            continue
+        extra = _with_ancestors(drawn, {node}) - needed
+        if facts(node).position < last_moment(features) and not any(_has_parameters(recording, held) for held in extra):
+            needed |= extra
+    return needed
+
+
+def _with_ancestors(drawn: nx.DiGraph, roots: set[fx.Node]) -> set[fx.Node]:
+    # One search from all roots at once: nx.ancestors from each would walk the shared part again every time.
+    reached = set(roots)
+    waiting = list(roots)
+    while waiting:
+        for source in drawn.predecessors(waiting.pop()):
+            if source not in reached:
+                reached.add(source)
+                waiting.append(source)
+    return reached
+
+
+def _has_parameters(recording: Recording, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return next(recording.root.get_submodule(str(node.target)).parameters(), None) is not None
+    if node.op != "get_attr" or str(node.target) in recording.tensors:
+        return False
+    held = _attribute(recording.root, str(node.target))
+    return isinstance(held, nn.Parameter)
+
+
+def _attribute(root: nn.Module, path: str) -> torch.Tensor | nn.Module | None:
+    owner, _, name = path.rpartition(".")
+    return getattr(root.get_submodule(owner), name, None)

@@ -1,0 +1,31 @@
+"""What a pass takes and returns: a graph, the features wanted of it, and the recording it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from fxfeat.record.recording import Recording, facts
+from fxfeat.select.features import Feature
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A graph on its way from recording to emitted code."""
+
+    recording: Recording
+    graph: fx.Graph
+    features: tuple[Feature, ...]
+    opened: tuple[str, ...] = ()
+    flatten: bool = False
+
+
+def last_moment(features: tuple[Feature, ...]) -> int:
+    """Return the position by which the last feature was produced."""
+    return max((feature.moment for feature in features), default=0)
+
+
+def position(node: fx.Node) -> int:
+    """Return when a node ran."""
+    return facts(node).position

@@ -1,0 +1,136 @@
+"""Turn a request into features of a recording, or say what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from fxfeat.errors import NodeNotFoundError, RequestError
+from fxfeat.name.query import Found
+from fxfeat.record.recording import Build, Recording, Span, facts
+from fxfeat.record.structure import Steps, spell
+from fxfeat.record.written import opaque_in
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One wanted value.
+
+    ``value`` holds nodes where the value holds tensors, and ``steps`` lead on from there. ``moment`` is the position
+    of the first node that ran after the value was produced: what overwrites it from there on must not be seen.
+    ``span`` is the module call that returned it, if the name means one.
+    """
+
+    keys: tuple[str, ...]
+    name: str
+    value: Any
+    steps: Steps
+    moment: int
+    span: int | None = None
+
+
+def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str, str]:
+    """Read ``return_nodes`` as a mapping from key to name, in the order asked.
+
+    >>> read_request(["layer1", "layer2"])
+    {'layer1': 'layer1', 'layer2': 'layer2'}
+    >>> read_request({"layer1": "low"})
+    {'low': 'layer1'}
+
+    Raises:
+        RequestError: where it is no sequence or mapping of names, is empty, or gives one key to two names.
+    """
+    if isinstance(return_nodes, Mapping):
+        pairs = list(return_nodes.items())
+    elif isinstance(return_nodes, Sequence) and not isinstance(return_nodes, (str, bytes)):
+        pairs = [(name, name) for name in return_nodes]
+    else:
+        raise RequestError(
+            f"{argument} is {return_nodes!r}; it must be a list of names, as in {argument}=['layer1', 'layer2'], or a "
+            "mapping from name to key, as in {'layer1': 'low'}."
+        )
+    if not pairs:
+        raise RequestError(f"{argument} is empty; name at least one node, as in {argument}=['layer1'].")
+    request: dict[str, str] = {}
+    for name, key in pairs:
+        if not isinstance(name, str):
+            raise RequestError(f"{argument} holds {name!r}, a {type(name).__name__}; names are strings.")
+        if request.setdefault(str(key), name) != name:
+            raise RequestError(
+                f"{argument} gives the key {str(key)!r} to two nodes, {request[str(key)]!r} and {name!r}. "
+                "Give each a key of its own."
+            )
+    return request
+
+
+def select_feature(recording: Recording, found: Found, key: str) -> Feature:
+    """Say which values of the recording a found name stands for.
+
+    Raises:
+        NodeNotFoundError: where the steps lead nowhere.
+    """
+    if found.node is not None:
+        return _of_node(recording, found, found.node, key)
+    assert found.span is not None
+    span = found.span
+    value, steps = _pick(span.result, found.steps)
+    if steps and not isinstance(value, fx.Node):
+        value, steps = _leaf_at(span, found), ()
+    if opaque_in(value) and span.index == 0:
+        raise RequestError(_explain_opaque(found.query, span))
+    return Feature((key,), found.query, value, steps, span.stop, span.index)
+
+
+def _of_node(recording: Recording, found: Found, node: fx.Node, key: str) -> Feature:
+    owner = recording.spans[facts(node).span]
+    moment = owner.stop if owner.leaf and node.op == "call_module" else facts(node).position + 1
+    leaves = dict(owner.leaves) if owner.leaf and node.op == "call_module" else {}
+    if found.steps in leaves:
+        return Feature((key,), found.query, leaves[found.steps], (), moment)
+    _check_steps(found, facts(node).value)
+    return Feature((key,), found.query, node, found.steps, moment)
+
+
+def _check_steps(found: Found, measured: Any) -> None:
+    value = measured
+    for index, (_, step) in enumerate(found.steps):
+        try:
+            value = value[step]
+        except (IndexError, KeyError, TypeError):
+            base = found.query[: len(found.query) - len(spell(found.steps[index:]))]
+            held = f"{len(value)} elements" if isinstance(value, (tuple, list, dict)) else "no elements"
+            raise NodeNotFoundError(f"{found.query!r}: {base!r} has {held}, so no {step!r}.") from None
+
+
+def _pick(value: Any, steps: Steps) -> tuple[Any, Steps]:
+    """Follow steps through a written-down structure as far as it goes."""
+    for index, (kind, step) in enumerate(steps):
+        if isinstance(value, Build):
+            fields = dict(value.fields)
+            value = list(fields.values())[step] if isinstance(step, int) else fields.get(step, value)
+        elif kind == "item" and isinstance(value, (tuple, list, dict)):
+            try:
+                value = value[step]
+            except (IndexError, KeyError):
+                return value, steps[index:]
+        else:
+            return value, steps[index:]
+    return value, ()
+
+
+def _leaf_at(span: Span, found: Found) -> fx.Node:
+    known = {spell(steps): node for steps, node in span.leaves}
+    if spell(found.steps) in known:
+        return known[spell(found.steps)]
+    base = found.query[: len(found.query) - len(spell(found.steps))]
+    near = " or ".join(repr(base + steps) for steps in list(known)[:4])
+    raise NodeNotFoundError(f"{found.query!r}: {base!r} holds no tensor there. Ask for {near or 'something else'}.")
+
+
+def _explain_opaque(query: str, span: Span) -> str:
+    name = opaque_in(span.result)[0].type_name
+    near = " or ".join(repr(f"output{spell(steps)}") for steps, _ in span.leaves[:4])
+    return f"{query!r} holds a {name}, which cannot be written down as code. Ask for its tensors: {near}."
