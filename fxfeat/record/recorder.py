@@ -431,13 +431,13 @@ class Recorder(TorchFunctionMode):
         self._effects.reads |= effects.reads
         self._effects.writes |= effects.writes
         self._effects.draws |= effects.draws
-        if self._leaf_depth:
-            for _, tensor in tensors(result):
-                self._own(tensor)
+        for _, tensor in tensors(result):
+            self._own(tensor)
         return result, effects
 
     def _own(self, tensor: torch.Tensor) -> None:
-        if id(tensor) not in self._nodes and id(tensor) not in self._pending:
+        """Note that a tensor came out of a call on stand-ins, and so is one."""
+        if id(tensor) not in self._nodes and id(tensor) not in self._pending and id(tensor) not in self._copies:
             self._originals.setdefault(id(tensor), tensor)
             self._alive.append(tensor)
 
@@ -527,7 +527,7 @@ class Recorder(TorchFunctionMode):
         if not isinstance(value, torch.Tensor):
             return value
         made = self.stand_in(value)
-        known = id(made) in self._nodes or id(made) in self._pending or id(value) in self._copies
+        known = id(made) in self._nodes or id(made) in self._pending or made is not value
         if known and storage_of(made) not in effects.writes:
             return self.stand_ins.alias(made)
         return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -80,11 +81,11 @@ def _record_once(model: nn.Module, example: Example, leaves: Leaves, training: b
         mode = model.training
         interceptor = Interceptor(model, recorder, leaves)
         bound = bind(model, example)
-        _write_inputs(recorder, bound)
+        args, kwargs = _write_inputs(recorder, bound, example)
         with interceptor.installed():
             try:
                 with recorder:
-                    model(*bound.args, **bound.kwargs)
+                    model(*args, **kwargs)
             finally:
                 recorder.active = False
     if recorder.failure is not None and kind != "real":
@@ -124,11 +125,20 @@ def _device_of(model: nn.Module, example: Example) -> torch.device:
     return next((held.device for _, held in tensors((example.args, example.kwargs))), torch.device("cpu"))
 
 
-def _write_inputs(recorder: Recorder, bound: inspect.BoundArguments) -> None:
-    """Write a placeholder for each parameter of ``forward`` and put stand-ins in place of its tensors."""
-    for name, value in bound.arguments.items():
-        parameter = bound.signature.parameters[name]
+def _write_inputs(recorder: Recorder, bound: inspect.BoundArguments, example: Example) -> tuple[list[Any], dict[str, Any]]:
+    """Write a placeholder for each parameter of ``forward``; return the example with stand-ins for its tensors.
+
+    The model is called the way the user would call it, because decorators around ``forward`` tell positional
+    arguments from named ones.
+    """
+    given: dict[str, Any] = {}
+    for name, parameter in bound.signature.parameters.items():
+        value = bound.arguments.get(name)
         default = () if parameter.default is parameter.empty else (parameter.default,)
         stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
         node = recorder.add("placeholder", stars + name, default, name=name)
-        bound.arguments[name] = recorder.write_input(node, value)
+        given[name] = recorder.write_input(node, value)
+    positional = inspect.BoundArguments(bound.signature, OrderedDict(given)).args
+    rest = next((given[p.name] for p in bound.signature.parameters.values() if p.kind is p.VAR_KEYWORD), {})
+    named = {name: rest[name] if name in rest else given[name] for name in example.kwargs}
+    return list(positional[: len(example.args)]), named
