@@ -94,6 +94,9 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
     found = _find_span(recording, table, parsed.name, parsed.call, parsed.steps)
     if found is not None:
         return Found(query, found.node, found.span, found.steps)
+    for other in _other_paths(recording, parsed.name):
+        if other in table.nodes or other in table.spans:
+            return find(recording, table, other + query[len(parsed.name) :])
     leaf = _leaf_around(recording, parsed.name)
     if leaf is not None and parsed.name in table.paths:
         return InsideLeaf(leaf)
@@ -133,6 +136,12 @@ def _last_under(recording: Recording, table: NameTable, name: str, steps: Steps)
     return None if last_node is None else Found(name, last_node, None, steps)
 
 
+def _other_paths(recording: Recording, name: str) -> list[str]:
+    """List the other paths of a module that can be reached by several."""
+    modules = dict(recording.root.named_modules(remove_duplicate=False))
+    return [path for path, module in modules.items() if path not in ("", name) and module is modules.get(name)]
+
+
 def _leaf_around(recording: Recording, name: str) -> str | None:
     return next((span.path for span in recording.spans if span.leaf and name.startswith(f"{span.path}.")), None)
 
@@ -141,7 +150,7 @@ def explain_missing(recording: Recording, table: NameTable, query: str, name: st
     """Say why a name was not found, and what comes nearest."""
     model = type(recording.root).__name__
     mode = "train" if recording.training else "eval"
-    known = [*table.listed, *(path for path in table.spans if path), OUTPUT]
+    known = list(dict.fromkeys([*table.listed, *(path for path in table.spans if path), OUTPUT]))
     near = difflib.get_close_matches(name, known, 3, 0.5) or [key for key in known if name and name in key][:3]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     if name in table.paths:

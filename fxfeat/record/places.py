@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-_OURS = str(Path(__file__).parent.parent)
-_TORCH = str(Path(torch.__file__).parent)
+_OURS = f"{Path(__file__).parent.parent}/"
+_TORCH = f"{Path(torch.__file__).parent}/"
 
 
 def model_line() -> tuple[str, str]:

@@ -541,7 +541,7 @@ class Recorder(TorchFunctionMode):
 
     def _register(self, result: Any, node: fx.Node) -> None:
         for steps, held in walk(result):
-            if not steps and not isinstance(held, torch.Tensor):
+            if not steps and not isinstance(held, (torch.Tensor, *_LITERALS)):
                 self._objects[id(held)] = (node, steps)
                 self.keep(held)
             elif isinstance(held, torch.Tensor):
