@@ -39,7 +39,8 @@ class Kept:
 
 def plant(extractor: nn.Module, model: nn.Module, kept: Kept, constants: dict[str, torch.Tensor]) -> None:
     """Hang what is kept of ``model`` on ``extractor``, under the same paths."""
-    for path in sorted(kept.modules, key=lambda path: path.count(".")):
+    order = [path for path, _ in model.named_modules(remove_duplicate=False) if path in kept.modules]
+    for path in order:
         if not _within(path, kept.modules - {path}):
             owner, _, name = path.rpartition(".")
             _container(extractor, model, owner).add_module(name, model.get_submodule(path))

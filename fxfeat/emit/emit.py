@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fxfeat.emit.containers import Kept, reacher
-from fxfeat.emit.extractor import Emission, Row
+from fxfeat.emit.extractor import Check, Emission, Row
 from fxfeat.emit.source import write_source
 from fxfeat.record.guards import check
 from fxfeat.record.recording import TensorFacts, facts
@@ -21,8 +21,7 @@ def emit(draft: Draft) -> Emission:
     graph = draft.graph
     with graph.inserting_after(list(graph.nodes)[-1]):
         graph.output({key: feature.value for feature in draft.features for key in feature.keys})
-    places = {node.args[2] for node in graph.nodes if node.target is check}
-    guards = tuple(guard for guard in recording.guards if f"{guard.where}: `{guard.source}`" in places)
+    guards = tuple(Check(str(node.args[2]), node.args[1]) for node in graph.nodes if node.target is check)
     rows = tuple(_row(key, feature) for feature in draft.features for key in feature.keys)
     constants = {name: recording.tensors[name] for name in kept.tensors if name in recording.tensors}
     return Emission(source, rows, guards, draft.opened, kept, constants, graph, recording.kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ class Speller:
             return f"{self._operand(node.args[0])}[{self.index(node.args[1])}]"
         if target is getattr and isinstance(node.args[1], str) and is_identifier(node.args[1]):
             return f"{self._operand(node.args[0])}.{node.args[1]}"
-        return f"{self._names.spell(target)}({self._arguments(node.args, node.kwargs)})"
+        return f"{self._names.spell(target)}({self._arguments(node.args, _said(target, node.kwargs))})"
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         positional = [self.value(held) for held in args]
@@ -102,3 +103,18 @@ def _is_simple(text: str) -> bool:
         if depth == 0 and letter in " -+~":
             return False
     return True
+
+
+def _said(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is the default anyway; torch's own wrappers pass every argument on."""
+    if not isinstance(function, types.FunctionType):
+        return kwargs
+    defaults = function.__kwdefaults__ or {}
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    values = function.__defaults__ or ()
+    defaults = {**dict(zip(names[len(names) - len(values) :], values, strict=True)), **defaults}
+    return {name: held for name, held in kwargs.items() if name not in defaults or not _is_same(held, defaults[name])}
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and isinstance(value, (int, float, str, bool, type(None))) and value == default

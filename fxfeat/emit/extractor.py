@@ -14,7 +14,6 @@ from torch import fx, nn
 from fxfeat.emit.containers import Kept, plant
 from fxfeat.emit.source import Source
 from fxfeat.errors import TraceError
-from fxfeat.record.recording import Guard
 
 _serial = itertools.count()
 
@@ -30,12 +29,23 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A decision that is checked at run time: where the model took it, and what it was."""
+
+    place: str
+    expected: Any
+
+    def __str__(self) -> str:
+        return f"{self.place} is {self.expected!r}"
+
+
+@dataclass(frozen=True)
 class Emission:
     """Everything emitted for one mode."""
 
     source: Source
     rows: tuple[Row, ...]
-    guards: tuple[Guard, ...]
+    guards: tuple[Check, ...]
     opened: tuple[str, ...]
     kept: Kept
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -114,7 +124,7 @@ class FeatureExtractor(nn.Module):
         return graph if graph is not None else _trace_again(self)
 
     @property
-    def guards(self) -> tuple[Guard, ...]:
+    def guards(self) -> tuple[Check, ...]:
         """The decisions that are checked at run time."""
         return self.emission.guards
 
@@ -162,9 +172,10 @@ def _class_of(forms: Forms) -> type[FeatureExtractor]:
 def _dispatch(forms: Forms) -> Source:
     """Write the ``forward`` that picks the mode's own."""
     known = next(form for form in (forms.mixed, forms.train, forms.eval) if isinstance(form, Emission))
-    head = next(line for line in known.source.text.splitlines() if line.startswith("def "))
+    above, define, below = known.source.text.partition("def ")
+    head = define + below.splitlines()[0]
     call = _call_of(head)
-    lines = [head]
+    lines = [above + head]
     if forms.mixed is not None:
         lines += ["    if self.is_mixed:", f"        return self._forward_mixed({call})"]
     for test, name, form in (("self.training", "train", forms.train), ("not self.training", "eval", forms.eval)):

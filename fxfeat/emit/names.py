@@ -18,11 +18,15 @@ _IMPORTS = {"torch": "import torch", "F": "import torch.nn.functional as F", "ma
 
 
 class Globals:
-    """Names given to objects outside the function, with the import lines they need."""
+    """Names given to objects outside the function, with the import lines they need.
+
+    ``held`` are the objects that no import reaches: an extractor has to carry those itself.
+    """
 
     def __init__(self) -> None:
         self.imports: dict[str, str] = {}
         self.objects: dict[str, Any] = {}
+        self.held: dict[str, Any] = {}
 
     def spell(self, thing: Any) -> str:
         """Return the expression that stands for a function, class or constant, importing what it takes."""
@@ -71,7 +75,9 @@ class Globals:
     def _held(self, thing: Any) -> str:
         """Give a name to an object that no import reaches; the extractor carries the object itself."""
         kind = re.sub(r"\W", "_", getattr(thing, "__name__", type(thing).__name__)).strip("_").lower() or "held"
-        return self._claim(f"_{kind}", thing)
+        name = self._claim(f"_{kind}", thing)
+        self.held[name] = thing
+        return name
 
     def _claim(self, name: str, thing: Any) -> str:
         tried, count = name, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from fxfeat.emit.expressions import IN_PLACE, Speller
-from fxfeat.emit.names import Globals, to_identifier
+from fxfeat.emit.names import Globals, is_identifier, to_identifier
 from fxfeat.name.table import holds_tensor
 from fxfeat.record.guards import check
 from fxfeat.record.interception import MODEL_DEVICE
@@ -84,7 +85,7 @@ class _Writer:
 
     def _is_plain(self, node: fx.Node) -> bool:
         home = getattr(node.target, "__module__", None)
-        return home in ("_operator", "math") or node.target in (getattr, "size", "dim", round)
+        return home in ("_operator", "math") or node.target in (getattr, len, "size", "dim", round)
 
     def _last_uses(self) -> dict[fx.Node, int]:
         last: dict[fx.Node, int] = {}
@@ -179,7 +180,7 @@ class _Writer:
         body = "\n".join([*self.lines, _TAB + result])
         imports = "".join(f"{line}\n" for line in sorted(self.names.imports.values()))
         text = f"{imports}\n\n{head}\n{body}\n" if imports else f"{head}\n{body}\n"
-        return Source(text, dict(self.names.objects))
+        return Source(text, dict(self.names.held))
 
     def _signature(self, name: str) -> str:
         parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
@@ -268,6 +269,10 @@ def user_of(node: fx.Node) -> fx.Node | None:
 
 
 def _short_name(node: fx.Node) -> str:
+    if node.target is getattr and is_identifier(str(node.args[1])):
+        return str(node.args[1])
+    if node.target is operator.getitem and not holds_tensor(facts(node).value):
+        return "size"
     if node.op != "call_module":
         return to_identifier(node.name)
     *rest, last = str(node.target).split(".")

@@ -94,9 +94,9 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
     found = _find_span(recording, table, parsed.name, parsed.call, parsed.steps)
     if found is not None:
         return Found(query, found.node, found.span, found.steps)
-    for other in _other_paths(recording, parsed.name):
-        if other in table.nodes or other in table.spans:
-            return find(recording, table, other + query[len(parsed.name) :])
+    calls = _calls_by_other_paths(recording, table, parsed.name)
+    if calls:
+        return Found(query, None, _pick(calls, parsed.call, parsed.name), parsed.steps)
     leaf = _leaf_around(recording, parsed.name)
     if leaf is not None and parsed.name in table.paths:
         return InsideLeaf(leaf)
@@ -136,10 +136,12 @@ def _last_under(recording: Recording, table: NameTable, name: str, steps: Steps)
     return None if last_node is None else Found(name, last_node, None, steps)
 
 
-def _other_paths(recording: Recording, name: str) -> list[str]:
-    """List the other paths of a module that can be reached by several."""
+def _calls_by_other_paths(recording: Recording, table: NameTable, name: str) -> tuple[Span, ...]:
+    """List the calls of a module that its callers reached by another path than the one asked for."""
     modules = dict(recording.root.named_modules(remove_duplicate=False))
-    return [path for path, module in modules.items() if path not in ("", name) and module is modules.get(name)]
+    paths = [path for path, module in modules.items() if path and module is modules.get(name)]
+    calls = [span for path in paths for span in table.spans.get(path, ())]
+    return tuple(sorted(calls, key=lambda span: span.index))
 
 
 def _leaf_around(recording: Recording, name: str) -> str | None:
