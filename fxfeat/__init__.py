@@ -3,6 +3,7 @@
 from fxfeat.api import create_feature_extractor, get_graph_node_names
 from fxfeat.emit.extractor import FeatureExtractor
 from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, RequestError, TraceError
+from fxfeat.verify import Verification, verify
 
 __all__ = [
     "FeatureExtractor",
@@ -11,6 +12,8 @@ __all__ = [
     "NodeNotFoundError",
     "RequestError",
     "TraceError",
+    "Verification",
     "create_feature_extractor",
     "get_graph_node_names",
+    "verify",
 ]

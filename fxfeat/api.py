@@ -113,7 +113,7 @@ def create_feature_extractor(
     """
     requests = _read_requests(return_nodes, train_return_nodes, eval_return_nodes)
     setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs)
-    return build_extractor(_emit_modes(setup, requests, flatten), model)
+    return build_extractor(_emit_modes(setup, requests, flatten), model, tracer_kwargs)
 
 
 def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[str, str]]:

@@ -1,17 +1,80 @@
-"""The oracle: eager PyTorch with forward hooks that clone."""
+"""The oracle: eager PyTorch with forward hooks that clone.
+
+A copy of the model runs eagerly, and every value is cloned the moment it is produced: what a module returned by a
+forward hook, what an operation in between gave by ``tap``, which tiny models call in their ``forward`` and which does
+nothing at any other time. The extractor has to give the same, bit for bit, whether a name is asked for alone or
+together with others, call after call.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+import fxfeat
 
-def clone(value: Any) -> Any:
+Seen = dict[str, list[Any]]
+
+_taps: Seen | None = None
+_keep_graph = False
+
+
+# -- copies of values ---------------------------------------------------------------------------------------------------
+
+
+def clone(value: Any, grad: bool = False) -> Any:
     """Copy every tensor in a value."""
-    return copy.copy(value) if not isinstance(value, torch.Tensor) else value.detach().clone()
+    if isinstance(value, torch.Tensor):
+        return value.clone() if grad else value.detach().clone()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(clone(held, grad) for held in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(clone(held, grad) for held in value)
+    if isinstance(value, dict):
+        return {key: clone(held, grad) for key, held in value.items()}
+    copied = copy.copy(value)
+    if hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
+        for name, held in vars(value).items():
+            object.__setattr__(copied, name, clone(held, grad))
+    return copied
+
+
+def same(left: Any, right: Any) -> bool:
+    """Compare two tensors bit for bit, NaN equal to NaN."""
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return torch.equal(left, right) or torch.allclose(left, right, rtol=0, atol=0, equal_nan=True)
+
+
+def same_value(left: Any, right: Any) -> bool:
+    """Compare two values of any structure bit for bit."""
+    if isinstance(right, torch.Tensor):
+        return isinstance(left, torch.Tensor) and same(left, right)
+    if type(left) is not type(right):
+        return False
+    if isinstance(right, (tuple, list)):
+        return len(left) == len(right) and all(map(same_value, left, right))
+    if isinstance(right, dict):
+        return left.keys() == right.keys() and all(same_value(left[key], right[key]) for key in right)
+    if dataclasses.is_dataclass(right) or type(right).__eq__ is object.__eq__:
+        return same_value(dict(vars(left)), dict(vars(right)))
+    return bool(left == right)
+
+
+# -- eager runs ---------------------------------------------------------------------------------------------------------
+
+
+def tap(name: str, value: Any) -> None:
+    """Keep a value of a running eager model under the name that its node has; do nothing at any other time."""
+    if _taps is not None:
+        _taps.setdefault(name, []).append(clone(value, _keep_graph))
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -22,29 +85,37 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
-def hooked(model: nn.Module, inputs: Any) -> dict[str, list[torch.Tensor]]:
-    """Run a model and collect what each of its modules returned at each call, where that is a tensor."""
-    seen: dict[str, list[torch.Tensor]] = {}
-    handles = []
-    for path, module in model.named_modules():
-        if path:
-            keep = _keeper(seen, path)
-            handles.append(module.register_forward_hook(keep))
+def eager(model: nn.Module, inputs: Any, grad: bool = False) -> Seen:
+    """Run a model and collect what each of its modules returned at each call, what was tapped, and ``output``."""
+    global _taps, _keep_graph
+    seen: Seen = {}
+    handles = [module.register_forward_hook(_keeper(seen, path, grad)) for path, module in model.named_modules() if path]
+    _taps, _keep_graph = {}, grad
+    torch.manual_seed(0)
     try:
-        with kept_buffers(model):
-            call(model, inputs)
+        seen["output"] = [call(model, inputs)]
+        seen.update(_taps)
     finally:
+        _taps, _keep_graph = None, False
         for handle in handles:
             handle.remove()
     return seen
 
 
-def _keeper(seen: dict[str, list[torch.Tensor]], path: str) -> Any:
+def _keeper(seen: Seen, path: str, grad: bool) -> Any:
     def keep(module: nn.Module, args: Any, result: Any) -> None:
-        if isinstance(result, torch.Tensor):
-            seen.setdefault(path, []).append(result.detach().clone())
+        seen.setdefault(path, []).append(clone(result, grad))
 
     return keep
+
+
+def hooked(model: nn.Module, inputs: Any) -> dict[str, list[torch.Tensor]]:
+    """Run a model, leave its buffers as they were, and collect the tensors that its modules returned."""
+    with kept_buffers(model):
+        seen = eager(model, inputs)
+    del seen["output"]
+    calls = {path: [held for held in values if isinstance(held, torch.Tensor)] for path, values in seen.items()}
+    return {path: held for path, held in calls.items() if held}
 
 
 class kept_buffers:
@@ -63,8 +134,106 @@ class kept_buffers:
                     buffer.copy_(value)
 
 
-def same(left: Any, right: Any) -> bool:
-    """Compare bit for bit, NaN equal to NaN."""
-    if left.shape != right.shape or left.dtype != right.dtype:
-        return False
-    return torch.equal(left, right) or torch.allclose(left, right, rtol=0, atol=0, equal_nan=True)
+# -- what a name means --------------------------------------------------------------------------------------------------
+
+
+def pick(model: nn.Module, seen: Seen, query: str) -> Any:
+    """Say which of the values seen a query means.
+
+    A leaf's name is its first call, any other module's its last; ``name@k`` is call k; brackets pick an element.
+    """
+    if query in seen:
+        head, call, steps = query, "", ""
+    else:
+        head, bracket, tail = query.partition("[")
+        steps = bracket + tail
+        head, _, call = head.partition("@")
+    calls = seen[head]
+    index = int(call) if call else 0 if _is_leaf(model, head) else -1
+    return eval(f"value{steps}", {"value": calls[index]})
+
+
+def _is_leaf(model: nn.Module, path: str) -> bool:
+    module = dict(model.named_modules()).get(path)
+    home = type(module).__module__
+    return module is not None and home.startswith("torch.nn") and not isinstance(module, (nn.Sequential, nn.ModuleList))
+
+
+# -- the comparison -----------------------------------------------------------------------------------------------------
+
+
+def run(extractor: nn.Module, inputs: Any) -> dict[str, Any]:
+    """Run an extractor under the same random state as ``eager``."""
+    torch.manual_seed(0)
+    return call(extractor, inputs)
+
+
+def assert_equals_eager(
+    model: nn.Module,
+    names: Sequence[str],
+    example: Any,
+    *others: Any,
+    modes: Sequence[bool] = (False, True),
+    **options: Any,
+) -> None:
+    """Compare each name alone, and all of them in both orders, with eager PyTorch on the example and on other inputs."""
+    requests = [[name] for name in names] + [list(order) for order in {tuple(names), tuple(reversed(names))}]
+    for training, request in itertools.product(modes, requests):
+        reference, mine = (copy.deepcopy(model).train(training) for _ in range(2))
+        extractor = fxfeat.create_feature_extractor(mine, request, example_inputs=example, **options)
+        for inputs in (example, *others):
+            seen, found = eager(reference, inputs), run(extractor, inputs)
+            assert list(found) == request
+            for name in request:
+                expected = pick(reference, seen, name)
+                assert same_value(found[name], expected), f"{name} in {request}, training={training}:\n{extractor.code}"
+
+
+def assert_gradients_equal(model: nn.Module, names: Sequence[str], example: Any) -> None:
+    """Compare the gradients that flow back from each feature with eager's."""
+    reference, mine = copy.deepcopy(model), copy.deepcopy(model)
+    extractor = fxfeat.create_feature_extractor(mine, list(names), example_inputs=example)
+    for name in names:
+        expected = _gradients(reference, pick(reference, eager(reference, example, grad=True), name))
+        found = _gradients(mine, run(extractor, example)[name])
+        assert expected, f"no parameter is behind {name}"
+        assert found.keys() == expected.keys(), name
+        for path, gradient in expected.items():
+            assert same(found[path], gradient), f"{name}: {path}"
+
+
+def _gradients(model: nn.Module, feature: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad(set_to_none=True)
+    weights = torch.linspace(-1, 1, feature.numel()).reshape(feature.shape)
+    (feature * weights).sum().backward()
+    return {path: held.grad.clone() for path, held in model.named_parameters() if held.grad is not None}
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Assert that a block of code leaves a model, and the random state, exactly as they were."""
+    before = _photograph(model)
+    yield
+    after = _photograph(model)
+    assert before.keys() == after.keys()
+    for key in before:
+        assert same_value(after[key], before[key]), key
+
+
+def _photograph(model: nn.Module) -> dict[str, Any]:
+    taken: dict[str, Any] = {"rng": torch.get_rng_state()}
+    for path, module in model.named_modules():
+        for name, held in vars(module).items():
+            taken[f"{path}:{name}"] = _frozen(held)
+    return taken
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        # Tensors are told apart by identity as well: one put in place of another is a change.
+        return id(value), value.detach().clone(), value.requires_grad, value._version, value.grad is None
+    if isinstance(value, dict):
+        return {key: _frozen(held) for key, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_frozen(held) for held in value)
+    return value if isinstance(value, (bool, int, float, str, type(None))) else id(value)

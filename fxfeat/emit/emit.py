@@ -24,7 +24,7 @@ def emit(draft: Draft) -> Emission:
     guards = tuple(Check(str(node.args[2]), node.args[1]) for node in graph.nodes if node.target is check)
     rows = tuple(_row(key, feature) for feature in draft.features for key in feature.keys)
     constants = {name: recording.tensors[name] for name in kept.tensors if name in recording.tensors}
-    return Emission(source, rows, guards, draft.opened, kept, constants, graph, recording.kind)
+    return Emission(source, rows, guards, draft.opened, kept, constants, graph, recording.kind, recording.opened)
 
 
 def _kept(draft: Draft) -> Kept:
@@ -37,8 +37,8 @@ def _kept(draft: Draft) -> Kept:
 def _row(key: str, feature: Any) -> Row:
     measured = map_nodes(feature.value, lambda node: facts(node).value)
     if isinstance(measured, TensorFacts):
-        return Row(key, feature.name, measured.shape, measured.dtype)
-    return Row(key, feature.name, _shapes(measured), None)
+        return Row(key, feature.name, measured.shape, measured.dtype, feature.origin)
+    return Row(key, feature.name, _shapes(measured), None, feature.origin)
 
 
 def _shapes(measured: Any) -> Any:

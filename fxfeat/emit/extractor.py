@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxfeat.emit.containers import Kept, plant
 from fxfeat.emit.source import Source
 from fxfeat.errors import TraceError
+from fxfeat.select.features import Origin
 
 _serial = itertools.count()
 
@@ -26,6 +27,7 @@ class Row:
     name: str
     shape: Any
     dtype: Any
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Emission:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     graph: fx.Graph | None = None
     kind: str = "meta"
+    leaves_opened: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class FeatureExtractor(nn.Module):
     is_mixed: bool
     parameters_before: int
 
-    def __init__(self, forms: Forms, model: nn.Module) -> None:
+    def __init__(self, forms: Forms, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__()
+        self.tracer_kwargs = dict(tracer_kwargs or {})
         self.forms = forms
         self.is_mixed = forms.mixed is not None
         self.parameters_before = sum(parameter.numel() for parameter in model.parameters())
@@ -147,10 +151,10 @@ class FeatureExtractor(nn.Module):
         return "\n".join(f"{row.key!r}: {row.name} {row.shape}" for row in self.rows)
 
 
-def build_extractor(forms: Forms, model: nn.Module) -> FeatureExtractor:
+def build_extractor(forms: Forms, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> FeatureExtractor:
     """Make the module: a class of its own, so that ``forward`` has the signature of the original."""
     cls = _class_of(forms)
-    extractor: FeatureExtractor = cls(forms, model)
+    extractor: FeatureExtractor = cls(forms, model, tracer_kwargs)
     return extractor
 
 

@@ -37,7 +37,7 @@ from fxfeat.record.recording import (
 )
 from fxfeat.record.sequences import RecordedShape, RecordedTuple
 from fxfeat.record.stand_ins import StandIns
-from fxfeat.record.structure import Steps, is_named_tuple, tensors, walk
+from fxfeat.record.structure import Steps, copy_tensors, is_named_tuple, tensors, walk
 
 ESCAPED = "escaped"
 """What a guard expects of a value that left torch (``.numpy()``), where nothing can be checked."""
@@ -118,6 +118,8 @@ class Recorder(TorchFunctionMode):
         self.failure: BaseException | None = None
         self.escapes: list[str] = []
         self.modules: dict[int, str] = {}
+        self.watched: frozenset[int] = frozenset()
+        self.seen: dict[int, Any] = {}
         self._state = state
         self._leaf_depth = 0
         self._effects = _Effects()
@@ -246,7 +248,13 @@ class Recorder(TorchFunctionMode):
         self._nodes[id(tensor)] = node
         self._pending.pop(id(tensor), None)
         self._alive.append(tensor)
+        self._look(node, tensor)
         return node
+
+    def _look(self, node: fx.Node, value: Any) -> None:
+        """Copy a value that somebody wants to see as it was when it was produced."""
+        if facts(node).position in self.watched:
+            self.seen.setdefault(facts(node).position, copy_tensors(value))
 
     def follow(self, node: fx.Node, steps: Steps, value: Any) -> fx.Node:
         """Write down the steps from ``node`` to something its result holds."""
@@ -540,6 +548,7 @@ class Recorder(TorchFunctionMode):
         return made
 
     def _register(self, result: Any, node: fx.Node) -> None:
+        self._look(node, result)
         for steps, held in walk(result):
             if not steps and not isinstance(held, (torch.Tensor, *_LITERALS)):
                 self._objects[id(held)] = (node, steps)

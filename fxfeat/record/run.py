@@ -15,7 +15,7 @@ from fxfeat.record.interception import Interceptor
 from fxfeat.record.leaves import Leaves
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Kind, Recording
-from fxfeat.record.stand_ins import stand_ins
+from fxfeat.record.stand_ins import Originals, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.untouched import untouched
 
@@ -50,6 +50,24 @@ def record(model: nn.Module, example: Example, leaves: Leaves, training: bool | 
     ) from error
 
 
+def watch(model: nn.Module, example: Example, leaves: Leaves, positions: frozenset[int]) -> dict[int, Any]:
+    """Run ``model`` eagerly and copy the values of some nodes of its recording at the moment they are produced.
+
+    Args:
+        model: the model, in the mode to run it in; it comes back as it was.
+        example: the arguments to run it with.
+        leaves: what was called rather than entered when the positions were recorded.
+        positions: positions of nodes in that recording.
+
+    Returns:
+        The values by position. A position that this run does not reach is missing.
+    """
+    recorder = Recorder(Originals(), _state_of(model), _device_of(model, example))
+    recorder.watched = positions
+    _run(recorder, model, example, leaves, None)
+    return recorder.seen
+
+
 def _first_line(error: BaseException | None) -> str:
     return (str(error).strip().splitlines() or [""])[0].rstrip(".")
 
@@ -75,19 +93,7 @@ def _describe(value: Any) -> str:
 
 def _record_once(model: nn.Module, example: Example, leaves: Leaves, training: bool | None, kind: Kind) -> Recording:
     recorder = Recorder(stand_ins(kind), _state_of(model), _device_of(model, example))
-    with untouched(model), torch.compiler.set_stance("force_eager"), torch.enable_grad():
-        if training is not None:
-            model.train(training)
-        mode = model.training
-        interceptor = Interceptor(model, recorder, leaves)
-        bound = bind(model, example)
-        args, kwargs = _write_inputs(recorder, bound, example)
-        with interceptor.installed():
-            try:
-                with recorder:
-                    model(*args, **kwargs)
-            finally:
-                recorder.active = False
+    mode = _run(recorder, model, example, leaves, training)
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure
@@ -102,9 +108,27 @@ def _record_once(model: nn.Module, example: Example, leaves: Leaves, training: b
         tensors=dict(recorder.constants),
         persistent=frozenset(recorder.persistent),
         opened=leaves.opened,
-        signature=bound.signature,
+        signature=inspect.signature(model.forward),
         dtype_reads=tuple(recorder.dtype_reads),
     )
+
+
+def _run(recorder: Recorder, model: nn.Module, example: Example, leaves: Leaves, training: bool | None) -> bool:
+    """Run the model under the recorder; return the mode it ran in."""
+    watching = isinstance(recorder.stand_ins, Originals)
+    grad = torch.set_grad_enabled(torch.is_grad_enabled() if watching else True)
+    with untouched(model), torch.compiler.set_stance("force_eager"), grad:
+        if training is not None:
+            model.train(training)
+        mode = model.training
+        args, kwargs = _write_inputs(recorder, bind(model, example), example)
+        with Interceptor(model, recorder, leaves).installed():
+            try:
+                with recorder:
+                    model(*args, **kwargs)
+            finally:
+                recorder.active = False
+    return mode
 
 
 def _state_of(model: nn.Module) -> dict[int, tuple[str, bool]]:

@@ -6,7 +6,6 @@ whose Python reads values.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -96,11 +95,28 @@ class RealStandIns:
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function."""
-        with torch.no_grad() if torch.is_grad_enabled() else contextlib.nullcontext():
-            return function(*args, **kwargs)
+        return function(*args, **kwargs)
 
 
-StandIns = MetaStandIns | FakeStandIns | RealStandIns
+class Originals:
+    """The tensors themselves, for watching an eager run."""
+
+    kind: Kind = "real"
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensor itself."""
+        return tensor
+
+    def alias(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Make another tensor object over the same memory, with the same gradient history."""
+        return tensor.view(tensor.shape)
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function."""
+        return function(*args, **kwargs)
+
+
+StandIns = MetaStandIns | FakeStandIns | RealStandIns | Originals
 
 
 def stand_ins(kind: Kind) -> StandIns:

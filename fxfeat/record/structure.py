@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
 from collections.abc import Iterator, Mapping
@@ -77,6 +78,40 @@ def tensors(value: object) -> Iterator[tuple[Steps, torch.Tensor]]:
     [(('item', 'k'),)]
     """
     return ((steps, held) for steps, held in walk(value) if isinstance(held, torch.Tensor))
+
+
+def copy_tensors(value: Any) -> Any:
+    """Clone the tensors of a value, leaving containers of other kinds than tuple, list and dict as they are.
+
+    >>> copy_tensors((torch.zeros(1), 2))
+    (tensor([0.]), 2)
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if is_named_tuple(value):
+        return type(value)(*(copy_tensors(held) for held in value))  # type: ignore[arg-type]
+    if isinstance(value, tuple):
+        return tuple(copy_tensors(held) for held in tuple.__iter__(value))
+    if type(value) is list:
+        return [copy_tensors(held) for held in value]
+    if type(value) is dict:
+        return {key: copy_tensors(held) for key, held in value.items()}
+    shallow = copy.copy(value)
+    for (kind, key), held in children(shallow):
+        if isinstance(held, torch.Tensor) and kind == "attr":
+            object.__setattr__(shallow, key, copy_tensors(held))
+    return shallow
+
+
+def follow(value: Any, steps: Steps) -> Any:
+    """Take steps into a value.
+
+    >>> follow({"a": (1, 2)}, (("item", "a"), ("item", 1)))
+    2
+    """
+    for kind, key in steps:
+        value = value[key] if kind == "item" else getattr(value, key)
+    return value
 
 
 def spell(steps: Steps) -> str:

@@ -16,6 +16,16 @@ from fxfeat.record.written import opaque_in
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where eager code shows a feature: call ``call`` of the module at ``path``, or node ``position`` of a recording."""
+
+    path: str | None
+    call: int
+    position: int
+    steps: Steps = ()
+
+
+@dataclass(frozen=True)
 class Feature:
     """One wanted value.
 
@@ -30,6 +40,7 @@ class Feature:
     steps: Steps
     moment: int
     span: int | None = None
+    origin: Origin | None = None
 
 
 def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str, str]:
@@ -81,17 +92,29 @@ def select_feature(recording: Recording, found: Found, key: str) -> Feature:
         value, steps = _leaf_at(span, found), ()
     if opaque_in(value) and span.index == 0:
         raise RequestError(_explain_opaque(found.query, span))
-    return Feature((key,), found.query, value, steps, span.stop, span.index)
+    origin = _origin_of_span(recording, span, found.steps)
+    return Feature((key,), found.query, value, steps, span.stop, span.index, origin)
+
+
+def _origin_of_span(recording: Recording, span: Span, steps: Steps) -> Origin:
+    """Count calls of the module itself, by whatever path: that is what a hook sees."""
+    module = recording.root.get_submodule(span.path)
+    earlier = recording.spans[: span.index]
+    call = sum(recording.root.get_submodule(held.path) is module for held in earlier)
+    return Origin(span.path, call, span.start, steps)
 
 
 def _of_node(recording: Recording, found: Found, node: fx.Node, key: str) -> Feature:
     owner = recording.spans[facts(node).span]
     moment = owner.stop if owner.leaf and node.op == "call_module" else facts(node).position + 1
     leaves = dict(owner.leaves) if owner.leaf and node.op == "call_module" else {}
+    origin = Origin(None, 0, facts(node).position, found.steps)
+    if owner.leaf and node.op == "call_module":
+        origin = _origin_of_span(recording, owner, found.steps)
     if found.steps in leaves:
-        return Feature((key,), found.query, leaves[found.steps], (), moment)
+        return Feature((key,), found.query, leaves[found.steps], (), moment, origin=origin)
     _check_steps(found, facts(node).value)
-    return Feature((key,), found.query, node, found.steps, moment)
+    return Feature((key,), found.query, node, found.steps, moment, origin=origin)
 
 
 def _check_steps(found: Found, measured: Any) -> None:

@@ -1,0 +1,200 @@
+"""Compare an extractor with eager PyTorch: forward hooks that clone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.emit.extractor import FeatureExtractor, Row
+from fxfeat.errors import RequestError
+from fxfeat.record.examples import Example
+from fxfeat.record.leaves import choose_leaves
+from fxfeat.record.run import watch
+from fxfeat.record.structure import copy_tensors, follow, tensors
+from fxfeat.record.untouched import untouched
+
+
+@dataclass(frozen=True)
+class VerifiedRow:
+    """How one feature compares: bit for bit, and by the largest absolute difference."""
+
+    key: str
+    name: str
+    shape: Any
+    dtype: Any
+    equal: bool
+    max_abs_diff: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The comparison of an extractor with hooks on the original model; prints as a table."""
+
+    rows: tuple[VerifiedRow, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every feature is equal bit for bit."""
+        return all(row.equal for row in self.rows)
+
+    @property
+    def max_abs_diff(self) -> dict[str, float | None]:
+        """The largest absolute difference of each key; None where shapes or kinds differ."""
+        return {row.key: row.max_abs_diff for row in self.rows}
+
+    def __rich__(self) -> Any:
+        from fxfeat.report.verification import render_verification
+
+        return render_verification(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=120)
+        with console.capture() as captured:
+            console.print(self.__rich__())
+        return captured.get().rstrip()
+
+
+def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: Any) -> Verification:
+    """Run a model with cloning hooks and its extractor on the same input, and compare every feature bit for bit.
+
+    The model runs in the extractor's mode, with the same random state, and comes back as it was: so do buffers that
+    either run updates.
+
+    Example:
+        >>> import fxfeat
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True))
+        >>> extractor = fxfeat.create_feature_extractor(model, ["0"])
+        >>> verify(model, extractor, torch.randn(2, 4)).ok
+        True
+
+    Args:
+        model: the model that the extractor was made from.
+        extractor: what ``create_feature_extractor`` returned.
+        *args: positional arguments for both.
+        **kwargs: keyword arguments for both.
+
+    Returns:
+        A ``Verification`` with ``.ok``, ``.max_abs_diff`` by key and one row per feature.
+
+    Raises:
+        RequestError: where ``extractor`` is no ``FeatureExtractor``.
+        GuardError: where the input takes another path than the recorded one.
+    """
+    if not isinstance(extractor, FeatureExtractor):
+        raise RequestError(f"extractor is a {type(extractor).__name__}; pass what create_feature_extractor returned.")
+    random = torch.get_rng_state()
+    with untouched(model), _same_buffers(model):
+        if not extractor.is_mixed:
+            _set_mode(model, extractor.training)
+        expected = _run_with_hooks(model, extractor, args, kwargs)
+    torch.set_rng_state(random)
+    with untouched(model), _same_buffers(extractor):
+        given, named = copy_tensors(args), copy_tensors(kwargs)
+        actual = extractor(*given, **named)
+    return Verification(tuple(_compare(row, expected.get(row.key, _MISSING), actual[row.key]) for row in extractor.rows))
+
+
+_MISSING = object()
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    if any(module.training != training for module in model.modules()):
+        model.train(training)
+
+
+@contextmanager
+def _same_buffers(module: nn.Module) -> Iterator[None]:
+    held = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in held:
+                if buffer.shape == value.shape and not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _run_with_hooks(model: nn.Module, extractor: FeatureExtractor, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return what eager PyTorch computes for each key."""
+    modules = [row for row in extractor.rows if row.origin is not None and row.origin.path is not None]
+    operations = [row for row in extractor.rows if row.origin is not None and row.origin.path is None]
+    expected: dict[str, Any] = {}
+    random = torch.get_rng_state()
+    if modules:
+        expected.update(_hooked(model, modules, copy_tensors(args), copy_tensors(kwargs)))
+    if operations:
+        torch.set_rng_state(random)
+        expected.update(_watched(model, extractor, operations, args, kwargs))
+    return expected
+
+
+def _hooked(model: nn.Module, rows: list[Row], args: Any, kwargs: Any) -> dict[str, Any]:
+    expected: dict[str, Any] = {}
+    wanted: dict[nn.Module, list[Row]] = {}
+    for row in rows:
+        assert row.origin is not None
+        wanted.setdefault(model.get_submodule(row.origin.path or ""), []).append(row)
+    handles = [module.register_forward_hook(_keeper(held, expected)) for module, held in wanted.items()]
+    try:
+        model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return expected
+
+
+def _keeper(rows: list[Row], expected: dict[str, Any]) -> Any:
+    calls = [0]
+
+    def keep(module: nn.Module, inputs: Any, result: Any) -> None:
+        for row in rows:
+            if row.origin is not None and row.origin.call == calls[0]:
+                expected[row.key] = copy_tensors(follow(result, row.origin.steps))
+        calls[0] += 1
+
+    return keep
+
+
+def _watched(model: nn.Module, extractor: FeatureExtractor, rows: list[Row], args: Any, kwargs: Any) -> dict[str, Any]:
+    """See operations that no hook can see, by listening to an eager run."""
+    leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
+    origins = {row.key: row.origin for row in rows if row.origin is not None}
+    positions = frozenset(origin.position for origin in origins.values())
+    seen = watch(model, Example(args, kwargs), leaves, positions)
+    return {key: follow(seen[o.position], o.steps) for key, o in origins.items() if o.position in seen}
+
+
+def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
+    if expected is _MISSING:
+        return VerifiedRow(row.key, row.name, row.shape, row.dtype, False, None, "did not run in the model")
+    left, right = [held for _, held in tensors(expected)], [held for _, held in tensors(actual)]
+    shape, dtype = (tuple(right[0].shape), right[0].dtype) if len(right) == 1 else (row.shape, row.dtype)
+    if [held.shape for held in left] != [held.shape for held in right]:
+        return VerifiedRow(row.key, row.name, shape, dtype, False, None, "shapes differ from the model's")
+    if [held.dtype for held in left] != [held.dtype for held in right]:
+        return VerifiedRow(row.key, row.name, shape, dtype, False, None, "dtypes differ from the model's")
+    equal = all(_is_equal(a, b) for a, b in zip(left, right, strict=True))
+    worst = max((_difference(a, b) for a, b in zip(left, right, strict=True)), default=0.0)
+    return VerifiedRow(row.key, row.name, shape, dtype, equal, worst)
+
+
+def _is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
+    if torch.equal(left, right):
+        return True
+    both_nan = left.isnan() & right.isnan() if left.is_floating_point() else torch.zeros_like(left, dtype=torch.bool)
+    return bool(((left == right) | both_nan).all())
+
+
+def _difference(left: torch.Tensor, right: torch.Tensor) -> float:
+    if left.numel() == 0 or _is_equal(left, right):
+        return 0.0
+    wide = torch.complex128 if left.is_complex() else torch.float64
+    return float((left.detach().to(wide) - right.detach().to(wide)).abs().max())
