@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxfeat.emit.emit import emit
 from fxfeat.emit.extractor import Emission, FeatureExtractor, Forms, build_extractor
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.modes import Setup, read_setup, record_mode
-from fxfeat.name.query import InsideLeaf, find
+from fxfeat.freedom import find_pins
+from fxfeat.modes import Setup, read_setup, record_mode, record_variant
+from fxfeat.name.query import Found, InsideLeaf, find
 from fxfeat.name.table import name_nodes
+from fxfeat.record.examples import Example
 from fxfeat.record.recording import Recording
 from fxfeat.rewrite.draft import Draft
+from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
 from fxfeat.rewrite.passes import rewrite
 from fxfeat.select.features import Feature, read_request, select_feature
 
@@ -146,8 +151,25 @@ def _is_mixed(model: nn.Module) -> bool:
 
 def _emit_mode(setup: Setup, training: bool | None, request: dict[str, str], flatten: bool) -> Emission:
     recording, features = _select(setup, training, request)
-    draft, _ = rewrite(Draft(recording, recording.graph, tuple(features), flatten=flatten))
-    return emit(draft)
+    draft = Draft(recording, recording.graph, tuple(features), flatten=flatten)
+    emission = emit(rewrite(draft)[0])
+
+    def emit_at(example: Example) -> Emission:
+        other = record_variant(setup, recording, training, example)
+        again = _features(other, request)
+        return emit(rewrite(Draft(other, other.graph, tuple(again), flatten=flatten))[0])
+
+    pins = find_pins(setup.model, setup.examples[0], emission, emit_at)
+    tied = emission.graph is not None and has_dtypes(list(emission.graph.nodes))
+    if tied:
+        _tie_dtypes(setup, recording, training)
+    return emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
+
+
+def _tie_dtypes(setup: Setup, recording: Recording, training: bool | None) -> None:
+    for recast in ({torch.float32: torch.float64}, {torch.bfloat16: torch.float64, torch.float16: torch.float64}):
+        with contextlib.suppress(TraceError):
+            tie_dtypes(recording, record_variant(setup, recording, training, recast=recast))
 
 
 def _select(setup: Setup, training: bool | None, request: dict[str, str]) -> tuple[Recording, list[Feature]]:
@@ -156,9 +178,14 @@ def _select(setup: Setup, training: bool | None, request: dict[str, str]) -> tup
     while True:
         recording = record_mode(setup, training, frozenset(opened))
         table = name_nodes(recording)
-        found = {key: find(recording, table, query) for key, query in request.items()}
-        closed = {held.leaf for held in found.values() if isinstance(held, InsideLeaf)}
+        found = [find(recording, table, query) for query in request.values()]
+        closed = {held.leaf for held in found if isinstance(held, InsideLeaf)}
         if not closed:
-            features = [select_feature(recording, held, key) for key, held in found.items() if not isinstance(held, InsideLeaf)]
-            return recording, [dataclasses.replace(feature) for feature in features]
+            return recording, _features(recording, request)
         opened |= closed
+
+
+def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
+    table = name_nodes(recording)
+    found = {key: find(recording, table, query) for key, query in request.items()}
+    return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]

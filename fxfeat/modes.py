@@ -12,6 +12,7 @@ from fxfeat.record.examples import Example, guess_examples, read_example
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.recording import Kind, Recording
 from fxfeat.record.run import describe_example, record
+from fxfeat.record.stand_ins import Recast
 
 
 @dataclass
@@ -92,3 +93,15 @@ def _explain(setup: Setup, tried: list[TraceError]) -> TraceError:
         f"No input worked out for {type(setup.model).__name__} runs (tried {shown}). Pass example_inputs=. "
         f"The first failure: {tried[0]}"
     )
+
+
+def record_variant(
+    setup: Setup, recording: Recording, training: bool | None, example: Example | None = None, recast: Recast | None = None
+) -> Recording:
+    """Record again as a recording was made, but with another example or in another dtype.
+
+    Raises:
+        TraceError: where the model does not run that way.
+    """
+    leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
+    return record(setup.model, example or setup.examples[0], leaves, training, (recording.kind,), recast)

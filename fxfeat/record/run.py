@@ -15,14 +15,21 @@ from fxfeat.record.interception import Interceptor
 from fxfeat.record.leaves import Leaves
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Kind, Recording
-from fxfeat.record.stand_ins import Originals, stand_ins
+from fxfeat.record.stand_ins import Originals, Recast, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.untouched import untouched
 
 KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
 
 
-def record(model: nn.Module, example: Example, leaves: Leaves, training: bool | None = None, kinds: tuple[Kind, ...] = KINDS) -> Recording:
+def record(
+    model: nn.Module,
+    example: Example,
+    leaves: Leaves,
+    training: bool | None = None,
+    kinds: tuple[Kind, ...] = KINDS,
+    recast: Recast | None = None,
+) -> Recording:
     """Record one run of ``model``, on the cheapest stand-ins that its code can work with.
 
     Args:
@@ -31,6 +38,7 @@ def record(model: nn.Module, example: Example, leaves: Leaves, training: bool | 
         leaves: what to call rather than to enter.
         training: the mode to put the whole model in first; None leaves every flag as it is.
         kinds: which stand-ins to try, in this order.
+        recast: dtypes to give stand-ins in place of their originals'.
 
     Raises:
         TraceError: where the model fails on all of them.
@@ -38,7 +46,7 @@ def record(model: nn.Module, example: Example, leaves: Leaves, training: bool | 
     error: BaseException | None = None
     for kind in kinds:
         try:
-            return _record_once(model, example, leaves, training, kind)
+            return _record_once(model, example, leaves, training, kind, recast)
         except FxfeatError:
             raise
         except Exception as failure:
@@ -91,8 +99,10 @@ def _describe(value: Any) -> str:
     return repr(value) if isinstance(value, (int, float, bool, str, type(None))) else type(value).__name__
 
 
-def _record_once(model: nn.Module, example: Example, leaves: Leaves, training: bool | None, kind: Kind) -> Recording:
-    recorder = Recorder(stand_ins(kind), _state_of(model), _device_of(model, example))
+def _record_once(
+    model: nn.Module, example: Example, leaves: Leaves, training: bool | None, kind: Kind, recast: Recast | None
+) -> Recording:
+    recorder = Recorder(stand_ins(kind, recast), _state_of(model), _device_of(model, example))
     mode = _run(recorder, model, example, leaves, training)
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.

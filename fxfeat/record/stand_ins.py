@@ -15,10 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fxfeat.record.recording import Kind
 
 
-def _meta_copy(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_nested or tensor.layout != torch.strided:
-        return tensor.detach().to("meta")
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+Recast = dict[torch.dtype, torch.dtype]
+"""Dtypes to give stand-ins in place of their originals'."""
 
 
 class MetaStandIns:
@@ -26,9 +24,15 @@ class MetaStandIns:
 
     kind: Kind = "meta"
 
+    def __init__(self, recast: Recast | None = None) -> None:
+        self._recast = recast or {}
+
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Make a stand-in for a real tensor."""
-        return _meta_copy(tensor)
+        dtype = self._recast.get(tensor.dtype, tensor.dtype)
+        if tensor.is_nested or tensor.layout != torch.strided:
+            return tensor.detach().to("meta", dtype)
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device="meta")
 
     def alias(self, tensor: torch.Tensor) -> torch.Tensor:
         """Make another tensor object over the same memory."""
@@ -62,13 +66,15 @@ class FakeStandIns:
 
     kind: Kind = "fake"
 
-    def __init__(self) -> None:
+    def __init__(self, recast: Recast | None = None) -> None:
+        self._recast = recast or {}
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Make a stand-in for a real tensor."""
         with self._mode:
-            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+            dtype = self._recast.get(tensor.dtype, tensor.dtype)
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=tensor.device)
 
     def alias(self, tensor: torch.Tensor) -> torch.Tensor:
         """Make another tensor object over the same memory."""
@@ -85,9 +91,12 @@ class RealStandIns:
 
     kind: Kind = "real"
 
+    def __init__(self, recast: Recast | None = None) -> None:
+        self._recast = recast or {}
+
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Make a stand-in for a real tensor."""
-        return tensor.detach().clone()
+        return tensor.detach().clone().to(self._recast.get(tensor.dtype, tensor.dtype))
 
     def alias(self, tensor: torch.Tensor) -> torch.Tensor:
         """Make another tensor object over the same memory."""
@@ -119,6 +128,6 @@ class Originals:
 StandIns = MetaStandIns | FakeStandIns | RealStandIns | Originals
 
 
-def stand_ins(kind: Kind) -> StandIns:
+def stand_ins(kind: Kind, recast: Recast | None = None) -> StandIns:
     """Return the maker of stand-ins of one kind."""
-    return {"meta": MetaStandIns, "fake": FakeStandIns, "real": RealStandIns}[kind]()
+    return {"meta": MetaStandIns, "fake": FakeStandIns, "real": RealStandIns}[kind](recast)

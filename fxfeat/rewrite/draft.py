@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -19,6 +20,7 @@ class Draft:
     features: tuple[Feature, ...]
     opened: tuple[str, ...] = ()
     flatten: bool = False
+    pins: tuple[Any, ...] = ()
 
 
 def last_moment(features: tuple[Feature, ...]) -> int:

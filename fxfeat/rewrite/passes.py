@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.outline import outline
+from fxfeat.rewrite.pin import pin
 from fxfeat.rewrite.prune import prune
 from fxfeat.rewrite.snapshot import snapshot
 
 Pass = Callable[[Draft], Draft]
 
-PASSES: tuple[Pass, ...] = (outline, prune, snapshot)
+PASSES: tuple[Pass, ...] = (outline, prune, snapshot, pin)
 
 
 @dataclass(frozen=True)

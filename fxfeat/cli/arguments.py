@@ -1,0 +1,123 @@
+"""Read the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from fxfeat.cli.usage import UsageError, suggest
+
+COMMANDS = ("nodes", "code", "verify")
+_MODEL = "torchvision:NAME, timm:NAME, package.module:CALLABLE or path/to/file.py:CALLABLE"
+_MODES = ("train", "eval")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage, so that one line says what is wrong."""
+        raise UsageError(f"{message}. Type: {self.prog} --help")
+
+
+def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the arguments of one of the commands.
+
+    >>> read_arguments(["code", "timm:vit_base_patch16_224", "--nodes", "norm"]).mode
+    'eval'
+
+    Raises:
+        UsageError: where they cannot be read.
+    """
+    _check_command(argv)
+    options, rest = _make_parser().parse_known_args(argv)
+    if rest:
+        raise UsageError(_explain_rest(options, rest[0]))
+    return options
+
+
+def _check_command(argv: Sequence[str]) -> None:
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    if asked is None or asked in COMMANDS:
+        return
+    raise UsageError(
+        f"there is no command {asked!r}; the commands are {', '.join(COMMANDS)}.{suggest(asked, COMMANDS)} "
+        "Type: fxfeat --help"
+    )
+
+
+def _explain_rest(options: argparse.Namespace, word: str) -> str:
+    command = f"fxfeat {options.command}"
+    if not word.startswith("-"):
+        return f"{command} takes one MODEL, so {word!r} has no place. Type: {command} --help"
+    known = _known_options(options.command)
+    near = suggest(word.partition("=")[0], known)
+    return f"{command} has no option {word!r}; it has {', '.join(known)}.{near}"
+
+
+def _known_options(command: str) -> list[str]:
+    shared = ["--arg", "--input-shape", "--mode", "--debug"]
+    own = {"nodes": ["--flat", "--depth", "--grep", "--json"]}
+    return own.get(command, ["--nodes", "--flatten"]) + shared
+
+
+def _make_parser() -> _Parser:
+    parser = _Parser(prog="fxfeat", description="Look inside PyTorch models, and cut feature extractors out of them.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_nodes(_add_command(commands, "nodes", "print the names of a model's nodes"))
+    _add_request(_add_command(commands, "code", "print the source of an extractor"))
+    _add_request(_add_command(commands, "verify", "compare an extractor with forward hooks, bit for bit"))
+    return parser
+
+
+def _add_command(commands: argparse._SubParsersAction[_Parser], name: str, summary: str) -> _Parser:
+    parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help=_MODEL)
+    parser.add_argument("--arg", action="append", default=[], metavar="KEY=VALUE", help="argument for the callable")
+    parser.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="SHAPE",
+        help="shape of one input, such as 2,3,224,224 or 2,16:int64; repeat it for more inputs",
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and warnings")
+    return parser
+
+
+def _add_nodes(parser: _Parser) -> None:
+    parser.add_argument("--mode", choices=(*_MODES, "both"), default="eval", help="default: eval")
+    parser.add_argument("--flat", action="store_true", help="whole names under each other instead of a tree")
+    parser.add_argument("--depth", type=_read_depth, metavar="N", help="show names of at most N parts")
+    parser.add_argument("--grep", metavar="PATTERN", help="show names that hold this text or match this expression")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_request(parser: _Parser) -> None:
+    parser.add_argument("--mode", choices=_MODES, default="eval", help="default: eval")
+    parser.add_argument("--nodes", required=True, type=split_names, metavar="NAMES", help="names, commas between them")
+    parser.add_argument("--flatten", action="store_true", help="write every module out down to the leaves")
+
+
+def _read_depth(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no depth; write a number from 1, as in --depth 2")
+    return int(text)
+
+
+def split_names(text: str) -> list[str]:
+    """Split at commas, but not inside brackets.
+
+    >>> split_names("layer1, lstm[1][0],out['a,b']")
+    ['layer1', 'lstm[1][0]', "out['a,b']"]
+    """
+    names, level = [""], 0
+    for letter in text:
+        level += (letter == "[") - (letter == "]")
+        if letter == "," and level <= 0:
+            names.append("")
+        else:
+            names[-1] += letter
+    found = [name.strip() for name in names if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} holds no name; write names as in --nodes layer1,layer2")
+    return found

@@ -1,0 +1,115 @@
+"""Run a command and print what it hands back."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from rich.console import Console
+
+from fxfeat.cli.arguments import read_arguments
+from fxfeat.cli.code import show_code
+from fxfeat.cli.inputs import make_inputs
+from fxfeat.cli.models import load_model
+from fxfeat.cli.nodes import show_nodes
+from fxfeat.cli.usage import BAD_USAGE, FAILED, GOOD, INTERRUPTED, Outcome
+from fxfeat.cli.verify import check_extractor
+from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, TraceError
+
+_COMMANDS: dict[str, Callable[..., Outcome]] = {"nodes": show_nodes, "code": show_code, "verify": check_extractor}
+_SEED = 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the ``fxfeat`` command.
+
+    Example:
+        >>> main(["code", "torch.nn:Linear", "--arg", "in_features=4", "--arg", "out_features=3", "--nodes", "output"])
+        def forward(self, input):
+            ...
+        0
+
+    Args:
+        argv: the arguments; those of the process if not given.
+
+    Returns:
+        0 where all is well, 1 where a check failed, 2 for a wrong usage, 130 where the user interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except SystemExit as stop:
+        # argparse printed its help.
+        return GOOD if stop.code is None else int(stop.code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"fxfeat: {_explain(error, arguments)}", file=sys.stderr)
+        return FAILED if isinstance(error, GuardError) else BAD_USAGE
+
+
+def _run(arguments: list[str]) -> int:
+    options = read_arguments(arguments)
+    console = Console()
+    with _quiet(options.debug):
+        outcome = _obey(options, console.width if console.is_terminal else None)
+    _write(console, outcome)
+    return outcome.code
+
+
+def _obey(options: argparse.Namespace, width: int | None) -> Outcome:
+    torch.manual_seed(_SEED)
+    model = load_model(options.model, options.arg)
+    inputs = make_inputs(model, options.input_shape)
+    return _COMMANDS[options.command](model, inputs, options, width)
+
+
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Keep what models and libraries print off stdout, and their warnings off the terminal."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        if not debug:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _write(console: Console, outcome: Outcome) -> None:
+    text = outcome.body if isinstance(outcome.body, str) else _render(console, outcome)
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.rstrip("\n").encode(encoding, "replace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        # The reader has seen enough. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _render(console: Console, outcome: Outcome) -> str:
+    if not console.is_terminal:
+        console.width = max(console.width, console.measure(outcome.body).maximum)
+    with console.capture() as captured:
+        console.print(outcome.body)
+    return captured.get()
+
+
+def _explain(error: Exception, arguments: Sequence[str]) -> str:
+    """Put an error on one line, with what to type here where it speaks of Python."""
+    said = " ".join(str(error).split())
+    if isinstance(error, NodeNotFoundError):
+        return f"{said} Type: fxfeat nodes {_model_of(arguments)}"
+    if isinstance(error, TraceError) and "example_inputs=" in said:
+        return f"{said} Here that is --input-shape, as in --input-shape 2,3,224,224."
+    if isinstance(error, FxfeatError):
+        return said
+    return f"{type(error).__name__}: {said} Type the same with --debug to see where."
+
+
+def _model_of(arguments: Sequence[str]) -> str:
+    return read_arguments(arguments).model  # type: ignore[no-any-return]

@@ -1,0 +1,35 @@
+"""What a command hands back: something to print and an exit code, or a wrong usage."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import RenderableType
+
+from fxfeat.errors import FxfeatError
+
+GOOD, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class UsageError(FxfeatError):
+    """A command line that asks for something that is not there or cannot be read."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What to print, and the exit code."""
+
+    body: RenderableType
+    code: int = GOOD
+
+
+def suggest(asked: str, known: Iterable[str]) -> str:
+    """Name what comes nearest, or nothing.
+
+    >>> suggest("resnet81", ["resnet18", "vgg11"])
+    " Did you mean 'resnet18'?"
+    """
+    near = difflib.get_close_matches(asked, list(known), 3, 0.6)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -1,0 +1,61 @@
+"""Tie dtypes that the model read from a tensor to that tensor.
+
+``x.to(y.dtype)`` and ``x.to(torch.float32)`` look alike in a recording, since a dtype is one object wherever it came
+from. A second recording of the same model in another dtype tells them apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxfeat.record.recording import Recording, facts
+
+
+def has_dtypes(nodes: list[fx.Node]) -> bool:
+    """Say whether any node has a floating dtype among its arguments."""
+    return any(_dtypes_in((node.args, node.kwargs)) for node in nodes)
+
+
+def _dtypes_in(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(_dtypes_in(held) for held in value)
+    if isinstance(value, dict):
+        return any(_dtypes_in(held) for held in value.values())
+    return isinstance(value, torch.dtype) and value.is_floating_point
+
+
+def tie_dtypes(recording: Recording, other: Recording) -> bool:
+    """Replace dtypes that follow the model's by the node they were read from.
+
+    Args:
+        recording: the recording to change.
+        other: the same model on the same example in another dtype.
+
+    Returns:
+        Whether the two could be told apart: they ran the same code.
+    """
+    left, right = list(recording.graph.nodes), list(other.graph.nodes)
+    if [node.target for node in left] != [node.target for node in right]:
+        return False
+    reads = list(zip(recording.dtype_reads, other.dtype_reads, strict=False))
+    for node, twin in zip(left, right, strict=True):
+        before = [pair for pair in reads if facts(pair[0][0]).position < facts(node).position]
+        known = {(a[1], b[1]): a[0] for a, b in before}
+        node.args = _tied(node.args, twin.args, known)
+        node.kwargs = _tied(node.kwargs, twin.kwargs, known)
+    return True
+
+
+def _tied(value: Any, twin: Any, known: dict[tuple[torch.dtype, torch.dtype], fx.Node]) -> Any:
+    if isinstance(value, torch.dtype) and isinstance(twin, torch.dtype):
+        return known.get((value, twin), value) if value != twin else value
+    if isinstance(value, tuple) and isinstance(twin, tuple) and len(value) == len(twin):
+        return tuple(_tied(a, b, known) for a, b in zip(value, twin, strict=True))
+    if isinstance(value, list) and isinstance(twin, list) and len(value) == len(twin):
+        return [_tied(a, b, known) for a, b in zip(value, twin, strict=True)]
+    if isinstance(value, dict) and isinstance(twin, dict):
+        return {key: _tied(held, twin.get(key), known) for key, held in value.items()}
+    return value

@@ -1,0 +1,56 @@
+"""Check sizes that the recorded code depends on in ways that left no trace in the graph."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+from torch import fx
+
+from fxfeat.record.guards import check
+from fxfeat.record.recording import Facts, facts
+from fxfeat.record.structure import Steps, spell
+from fxfeat.rewrite.draft import Draft
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A size that an input must have: of the tensor at ``steps`` from the argument ``parameter``."""
+
+    parameter: str
+    steps: Steps
+    dimension: int
+    size: int
+
+
+def pin(draft: Draft) -> Draft:
+    """Write a check for each pinned size right behind the inputs."""
+    inputs = {node.name: node for node in draft.graph.nodes if node.op == "placeholder"}
+    last = list(inputs.values())[-1] if inputs else None
+    for held in reversed(draft.pins):
+        if held.parameter in inputs and last is not None:
+            _write(draft.graph, inputs[held.parameter], last, held)
+    return draft
+
+
+def _write(graph: fx.Graph, source: fx.Node, last: fx.Node, pinned: Pin) -> None:
+    known = Facts(facts(last).position, 0)
+    place = f"{pinned.parameter}{spell(pinned.steps)}.shape[{pinned.dimension}]"
+    made: list[fx.Node] = []
+    with graph.inserting_after(last):
+        node = source
+        for kind, key in pinned.steps:
+            node = _after(graph, made, operator.getitem if kind == "item" else getattr, (node, key), last)
+        node = _after(graph, made, getattr, (node, "shape"), last)
+        node = _after(graph, made, operator.getitem, (node, pinned.dimension), last)
+        reason = f"{place}: `other sizes of {place} were found to run other code`"
+        _after(graph, made, check, (node, pinned.size, reason), last)
+    for node in made:
+        node.meta["facts"] = known
+
+
+def _after(graph: fx.Graph, made: list[fx.Node], target: object, args: tuple[object, ...], last: fx.Node) -> fx.Node:
+    with graph.inserting_after(made[-1] if made else last):
+        node = graph.call_function(target, args)  # type: ignore[arg-type]
+    made.append(node)
+    return node
