@@ -24,6 +24,7 @@ from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, TraceError
 
 _COMMANDS: dict[str, Callable[..., Outcome]] = {"nodes": show_nodes, "code": show_code, "verify": check_extractor}
 _SEED = 0
+_UNLIMITED = 10_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +94,8 @@ def _write(console: Console, outcome: Outcome) -> None:
 
 def _render(console: Console, outcome: Outcome) -> str:
     if not console.is_terminal:
-        console.width = max(console.width, console.measure(outcome.body).maximum)
+        unlimited = console.options.update(width=_UNLIMITED)
+        console.width = max(console.width, console.measure(outcome.body, options=unlimited).maximum)
     with console.capture() as captured:
         console.print(outcome.body)
     return captured.get()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -39,7 +38,7 @@ def show_nodes(model: nn.Module, inputs: Any, options: argparse.Namespace, width
         raise UsageError(_explain_nothing(found, options))
     if options.json:
         return Outcome(_write_json(model, picked))
-    return Outcome(Group(*_render_modes(model, picked, options, width), _summarize(setup, found)))
+    return Outcome(Group(*_render_modes(model, picked, options, width), _summarize(setup, found, picked)))
 
 
 def _pick(rows: Rows, options: argparse.Namespace) -> Rows:
@@ -70,8 +69,13 @@ def _explain_nothing(found: dict[str, Rows], options: argparse.Namespace) -> str
 
 
 def _write_json(model: nn.Module, picked: dict[str, Rows]) -> str:
-    modes = {mode: to_json(rows) for mode, rows in picked.items()}
-    return json.dumps({"model": type(model).__name__, "parameters": _count(model), "modes": modes}, indent=1, default=str)
+    modes = ",\n".join(f"{json.dumps(mode)}: [\n{_write_rows(rows)}\n]" for mode, rows in picked.items())
+    return f'{{"model": {json.dumps(type(model).__name__)}, "parameters": {_count(model)}, "modes": {{\n{modes}\n}}}}'
+
+
+def _write_rows(rows: Rows) -> str:
+    """Write one name a line, so that line-by-line tools can read it too."""
+    return ",\n".join(f"  {json.dumps(row, default=str)}" for row in to_json(rows))
 
 
 def _render_modes(
@@ -87,14 +91,15 @@ def _render_modes(
     return [part for head, (_, rows) in zip(heads, titled, strict=True) for part in (*head, render_flat(rows, width))]
 
 
-def _summarize(setup: Setup, found: dict[str, Rows]) -> Text:
-    names = " and ".join(_count_names(mode, rows, len(found) > 1) for mode, rows in found.items())
+def _summarize(setup: Setup, found: dict[str, Rows], picked: dict[str, Rows]) -> Text:
+    counts = [_count_names(rows, picked[mode]) + (f" in {mode} mode" if len(found) > 1 else "") for mode, rows in found.items()]
     inputs = describe_example(setup.examples[0])
-    return Text(f"{names}, {_count(setup.model):,} parameters, recorded with {inputs}", style="dim")
+    return Text(f"{', '.join(counts)}; {_count(setup.model):,} parameters; recorded with {inputs}", style="dim")
 
 
-def _count_names(mode: str, rows: Sequence[NodeRow], several: bool) -> str:
-    return f"{sum(row.listed for row in rows)} names" + (f" in {mode} mode" if several else "")
+def _count_names(found: Rows, picked: Rows) -> str:
+    total, shown = (sum(row.listed for row in rows) for rows in (found, picked))
+    return f"{total} names" if shown == total else f"{shown} of {total} names"
 
 
 def _count(model: nn.Module) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ def plant(extractor: nn.Module, model: nn.Module, kept: Kept, constants: dict[st
     """Hang what is kept of ``model`` on ``extractor``, under the same paths."""
     order = [path for path, _ in model.named_modules(remove_duplicate=False) if path in kept.modules]
     for path in order:
-        if not _within(path, kept.modules - {path}):
+        if not _within(path, kept.modules):
             owner, _, name = path.rpartition(".")
             _container(extractor, model, owner).add_module(name, model.get_submodule(path))
     for path in sorted(kept.tensors):
@@ -52,8 +53,13 @@ def plant(extractor: nn.Module, model: nn.Module, kept: Kept, constants: dict[st
             _share(model.get_submodule(owner), _container(extractor, model, owner), name)
 
 
-def _within(path: str, modules: Iterable[str]) -> bool:
-    return any(path.startswith(f"{whole}.") for whole in modules)
+def _within(path: str, modules: Container[str]) -> bool:
+    """Say whether a path lies strictly inside one of some modules."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        if path in modules:
+            return True
+    return False
 
 
 def _container(extractor: nn.Module, model: nn.Module, path: str) -> nn.Module:
@@ -81,6 +87,7 @@ def _share(source: nn.Module, target: nn.Module, name: str) -> None:
 def reacher(model: nn.Module, kept: Kept) -> Callable[[str], str]:
     """Return how emitted code spells the path to a submodule or tensor."""
 
+    @functools.cache
     def reach(path: str) -> str:
         spelled, walked = "self", ""
         for part in path.split("."):

@@ -64,9 +64,9 @@ class Interceptor:
             return plain(*args, **kwargs)
         path = self._path_of(module)
         if path and self.leaves.has_module(module, path):
-            return self._leaf(path, plain, args, kwargs)
+            return self._leaf(path, module, plain, args, kwargs)
         self._wrap_globals(getattr(type(module).forward, "__globals__", {}))
-        return self._span(path, plain, args, kwargs)
+        return self._span(path, module, plain, args, kwargs)
 
     def _path_of(self, module: nn.Module) -> str:
         """Return the path by which the caller reached the module, where it has several."""
@@ -79,11 +79,11 @@ class Interceptor:
         caller = self.recorder.spans[self.recorder.owner].path
         return max(paths, key=lambda path: _shared_parts(path, caller))
 
-    def _leaf(self, path: str, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _leaf(self, path: str, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         written = self._written(args, kwargs)
         if any(isinstance(held, Opaque) for _, held in walk(written)):
-            return self._span(path, plain, args, kwargs)
-        with self._open(path, *written, leaf=True) as close:
+            return self._span(path, module, plain, args, kwargs)
+        with self._open(path, module, *written, leaf=True) as close:
             with self.recorder.inside_leaf() as effects:
                 result = plain(*args, **kwargs)
             with _quietly():
@@ -91,8 +91,8 @@ class Interceptor:
             close(result)
         return result
 
-    def _span(self, path: str, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with self._open(path, *self._written(args, kwargs), leaf=False) as close:
+    def _span(self, path: str, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        with self._open(path, module, *self._written(args, kwargs), leaf=False) as close:
             result = plain(*args, **kwargs)
             with _quietly():
                 result = self._hand_back(result)
@@ -104,14 +104,16 @@ class Interceptor:
             return self.recorder.to_write(tuple(args)), self.recorder.to_write(dict(kwargs))
 
     @contextmanager
-    def _open(self, path: str, args: Any, kwargs: Any, leaf: bool) -> Iterator[Callable[[Any], None]]:
+    def _open(
+        self, path: str, module: nn.Module, args: Any, kwargs: Any, leaf: bool
+    ) -> Iterator[Callable[[Any], None]]:
         recorder = self.recorder
         index = len(recorder.spans)
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
         parent = recorder.stack[-1] if recorder.stack else None
         start = recorder.next_position()
-        span = Span(index, path, call, parent, start, args, kwargs, leaf=leaf, contexts=recorder.context())
+        span = Span(index, path, call, parent, start, id(module), args, kwargs, leaf=leaf, contexts=recorder.context())
         recorder.spans.append(span)
         recorder.stack.append(index)
 

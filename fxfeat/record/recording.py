@@ -87,13 +87,14 @@ class ModuleAt:
 
 @dataclass(frozen=True)
 class Span:
-    """One call of one module: what went in, what ran inside, what came out."""
+    """One call of one module: what went in, what ran inside, what came out. ``module`` is the module's identity."""
 
     index: int
     path: str
     call: int
     parent: int | None
     start: int
+    module: int
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     stop: int = -1

@@ -11,6 +11,7 @@ from rich.text import Text
 _STYLES = ("cyan", "green", "", "magenta")
 _GAP = "  "
 _WIDEST = 40
+_WIDEST_IN_FILES = 80
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Line:
 def measure_lines(lines: Sequence[Line], width: int | None) -> tuple[int, ...] | None:
     """Say how wide each column must be, or None where that is more than ``width``."""
     label = max((line.indent + cell_len(line.label) for line in lines), default=0)
+    widest = _WIDEST_IN_FILES if width is None else _WIDEST
     columns = zip(*(line.cells for line in lines), strict=True)
-    widths = (label, *(min(_WIDEST, max(map(cell_len, column))) for column in columns))
+    widths = (label, *(min(widest, max(map(cell_len, column))) for column in columns))
     total = sum(widths) + len(_GAP) * (len(widths) - 1)
     return widths if width is None or total <= width else None
 

@@ -75,8 +75,20 @@ def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -
     recording = draft.recording
     plan = Plan(opened, frozenset(), features, ())
     kept = [guard for guard in recording.guards if _is_kept(recording, plan, guard)]
-    needed = find_needed(recording, list(recording.graph.nodes), features, [guard.node for guard in kept])
-    return Plan(opened, frozenset(needed), features, tuple(kept))
+    nodes = list(recording.graph.nodes)
+    also = {guard.node for guard in kept}
+    while True:
+        needed = find_needed(recording, nodes, features, also)
+        plan = Plan(opened, frozenset(needed), features, tuple(kept))
+        # A call passes on arguments that nothing inside may use; those have to be computed all the same.
+        passed = {node for region in _regions(recording, plan) for node in _arguments(recording.spans[region])}
+        if passed <= needed:
+            return plan
+        also |= passed
+
+
+def _arguments(span: Span) -> list[fx.Node]:
+    return nodes_in((span.args, span.kwargs))
 
 
 def _is_kept(recording: Recording, plan: Plan, guard: Guard) -> bool:
@@ -143,8 +155,7 @@ def _uses(recording: Recording, plan: Plan) -> list[tuple[fx.Node, int | None]]:
     uses += [(guard.node, None) for guard in plan.guards]
     uses += [(node, None) for feature in plan.features for node in nodes_in(feature.value)]
     for region in _regions(recording, plan):
-        span = recording.spans[region]
-        uses += [(node, None) for node in nodes_in((span.args, span.kwargs))]
+        uses += [(node, None) for node in _arguments(recording.spans[region])]
     return uses
 
 

@@ -98,9 +98,7 @@ def select_feature(recording: Recording, found: Found, key: str) -> Feature:
 
 def _origin_of_span(recording: Recording, span: Span, steps: Steps) -> Origin:
     """Count calls of the module itself, by whatever path: that is what a hook sees."""
-    module = recording.root.get_submodule(span.path)
-    earlier = recording.spans[: span.index]
-    call = sum(recording.root.get_submodule(held.path) is module for held in earlier)
+    call = sum(held.module == span.module for held in recording.spans[: span.index])
     return Origin(span.path, call, span.start, steps)
 
 
