@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -63,7 +62,7 @@ def same_value(left: Any, right: Any) -> bool:
         return len(left) == len(right) and all(map(same_value, left, right))
     if isinstance(right, dict):
         return left.keys() == right.keys() and all(same_value(left[key], right[key]) for key in right)
-    if dataclasses.is_dataclass(right) or type(right).__eq__ is object.__eq__:
+    if hasattr(right, "__dict__") and not isinstance(right, type):
         return same_value(dict(vars(left)), dict(vars(right)))
     return bool(left == right)
 
@@ -89,7 +88,10 @@ def eager(model: nn.Module, inputs: Any, grad: bool = False) -> Seen:
     """Run a model and collect what each of its modules returned at each call, what was tapped, and ``output``."""
     global _taps, _keep_graph
     seen: Seen = {}
-    handles = [module.register_forward_hook(_keeper(seen, path, grad)) for path, module in model.named_modules() if path]
+    modules = [(path, module) for path, module in model.named_modules() if path]
+    # A scripted module takes no hooks; what it returns can be tapped.
+    hookable = [(path, module) for path, module in modules if not isinstance(module, torch.jit.ScriptModule)]
+    handles = [module.register_forward_hook(_keeper(seen, path, grad)) for path, module in hookable]
     _taps, _keep_graph = {}, grad
     torch.manual_seed(0)
     try:

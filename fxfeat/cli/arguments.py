@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fxfeat.cli.usage import UsageError, suggest
+from fxfeat.cli.usage import MODEL_FORMS, UsageError, suggest
 
 COMMANDS = ("nodes", "code", "verify")
-_MODEL = "torchvision:NAME, timm:NAME, package.module:CALLABLE or path/to/file.py:CALLABLE"
 _MODES = ("train", "eval")
 
 
@@ -36,6 +35,8 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _check_command(argv: Sequence[str]) -> None:
+    if not argv:
+        raise UsageError(f"which command? There are {', '.join(COMMANDS)}. Type: fxfeat --help")
     asked = next((word for word in argv if not word.startswith("-")), None)
     if asked is None or asked in COMMANDS:
         return
@@ -70,8 +71,9 @@ def _make_parser() -> _Parser:
 
 
 def _add_command(commands: argparse._SubParsersAction[_Parser], name: str, summary: str) -> _Parser:
-    parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", help=_MODEL)
+    description = f"{summary[0].upper()}{summary[1:]}."
+    parser = commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     parser.add_argument("--arg", action="append", default=[], metavar="KEY=VALUE", help="argument for the callable")
     parser.add_argument(
         "--input-shape",

@@ -23,6 +23,8 @@ def show_code(model: nn.Module, inputs: Any, options: argparse.Namespace, width:
         return Outcome(code)
     highlighted = Syntax("", "python", theme="ansi_dark", background_color="default").highlight(code)
     highlighted.rstrip()
+    # The terminal wraps long lines itself; a line break of ours would be copied along.
+    highlighted.no_wrap, highlighted.overflow = True, "ignore"
     return Outcome(highlighted)
 
 
@@ -32,25 +34,38 @@ def make_extractor(model: nn.Module, inputs: Any, options: argparse.Namespace) -
     Raises:
         NodeNotFoundError: where the mode asked for has no such name.
     """
-    names, training = options.nodes, options.mode == "train"
-    model.train(training)
+    model.train(options.mode == "train")
     try:
-        return create_feature_extractor(model, names, example_inputs=inputs, flatten=options.flatten)
+        return create_feature_extractor(model, options.nodes, example_inputs=inputs, flatten=options.flatten)
     except NodeNotFoundError:
-        other = _name_any(model, inputs, not training) or names
-    train, evaluation = (names, other) if training else (other, names)
-    return create_feature_extractor(
-        model,
-        train_return_nodes=train,
-        eval_return_nodes=evaluation,
-        example_inputs=inputs,
-        flatten=options.flatten,
-    )
+        return _make_for_one_mode(model, inputs, options)
 
 
-def _name_any(model: nn.Module, inputs: Any, training: bool) -> list[str]:
-    """Name something that the mode not asked for has, as the names asked for may be in one mode alone."""
+def _make_for_one_mode(model: nn.Module, inputs: Any, options: argparse.Namespace) -> FeatureExtractor:
+    """Ask the other mode for something that it has, as the names asked for may be in one mode alone."""
+    training = options.mode == "train"
+    there = _list_names(model, inputs, not training)
+    requests = {training: options.nodes, not training: there[:1] or options.nodes}
     try:
-        return name_nodes(record_mode(read_setup(model, None, None, inputs), training)).listed[:1]
+        return create_feature_extractor(
+            model,
+            train_return_nodes=requests[True],
+            eval_return_nodes=requests[False],
+            example_inputs=inputs,
+            flatten=options.flatten,
+        )
+    except NodeNotFoundError as error:
+        raise NodeNotFoundError(f"{error}{_point_to_mode(error, options, there)}") from error
+
+
+def _list_names(model: nn.Module, inputs: Any, training: bool) -> list[str]:
+    try:
+        return name_nodes(record_mode(read_setup(model, None, None, inputs), training)).listed
     except TraceError:
         return []
+
+
+def _point_to_mode(error: NodeNotFoundError, options: argparse.Namespace, there: list[str]) -> str:
+    other = "eval" if options.mode == "train" else "train"
+    found = [name for name in options.nodes if name in there and repr(name) in str(error)]
+    return f" In {other} mode there is one: --mode {other}." if found else ""

@@ -59,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     options = read_arguments(arguments)
-    console = Console()
+    # Asked before stdout is led elsewhere, which rich would follow.
+    console = Console(file=sys.stdout)
+    width = console.width if console.is_terminal else None
     with _quiet(options.debug):
-        outcome = _obey(options, console.width if console.is_terminal else None)
+        outcome = _obey(options, width)
     _write(console, outcome)
     return outcome.code
 
@@ -97,7 +99,7 @@ def _render(console: Console, outcome: Outcome) -> str:
         unlimited = console.options.update(width=_UNLIMITED)
         console.width = max(console.width, console.measure(outcome.body, options=unlimited).maximum)
     with console.capture() as captured:
-        console.print(outcome.body)
+        console.print(outcome.body, crop=False)
     return captured.get()
 
 
@@ -114,4 +116,4 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _model_of(arguments: Sequence[str]) -> str:
-    return read_arguments(arguments).model  # type: ignore[no-any-return]
+    return str(read_arguments(arguments).model)

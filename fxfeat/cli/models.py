@@ -14,9 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from fxfeat.cli.usage import UsageError, suggest
-
-_FORMS = "torchvision:NAME, timm:NAME, package.module:CALLABLE or path/to/file.py:CALLABLE"
+from fxfeat.cli.usage import MODEL_FORMS, UsageError, suggest
 
 
 def load_model(spec: str, arguments: Sequence[str] = ()) -> nn.Module:
@@ -38,13 +36,13 @@ def load_model(spec: str, arguments: Sequence[str] = ()) -> nn.Module:
     """
     source, colon, name = spec.rpartition(":")
     if not (colon and source and name):
-        raise UsageError(f"MODEL is {spec!r}; write {_FORMS}.{_guess_source(spec)}")
+        raise UsageError(f"MODEL is {spec!r}; write {MODEL_FORMS}.{_guess_source(spec)}")
     given = dict(map(_read_argument, arguments))
     if source == "torchvision":
         return _build(spec, *_find_in_torchvision(name, given))
     if source == "timm":
         return _build(spec, *_find_in_timm(name, given))
-    return _build(spec, _find_in_module(spec, _import_source(source), name), given)
+    return _build(spec, _find_in_module(spec, _import_own(source), name), given)
 
 
 def _guess_source(spec: str) -> str:
@@ -86,19 +84,25 @@ def _find_in_timm(name: str, given: dict[str, Any]) -> tuple[Callable[..., Any],
     return build, {"pretrained": False, **given}
 
 
-def _import_source(source: str) -> ModuleType:
+def _import_own(source: str) -> ModuleType:
     if source.endswith(".py"):
         return _import_file(Path(source))
+    if "/" in source or source.startswith("."):
+        raise UsageError(_explain_no_module(source, source))
     # A console script does not have the folder it is called in on its path, as ``python -m`` has.
     _put_on_path(Path.cwd())
+    return _import_source(source)
+
+
+def _import_source(source: str) -> ModuleType:
     try:
         return importlib.import_module(source)
     except ModuleNotFoundError as error:
         if error.name and f"{source}.".startswith(f"{error.name}."):
             raise UsageError(_explain_no_module(source, error.name)) from error
-        raise UsageError(f"{source!r} cannot be imported: {_spell(error)}") from error
+        raise UsageError(f"{source!r} cannot be imported: {_spell(error)}.") from error
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{source!r} cannot be imported: {_spell(error)}") from error
+        raise UsageError(f"{source!r} cannot be imported: {_spell(error)}.") from error
 
 
 def _explain_no_module(source: str, missing: str) -> str:
@@ -107,12 +111,12 @@ def _explain_no_module(source: str, missing: str) -> str:
         return f"{top} is not installed. Type: pip install {top}"
     known = () if "." in missing else ("torchvision", "timm", *sys.stdlib_module_names)
     path = f" For a file, write {source}.py:CALLABLE." if "/" in source else ""
-    return f"there is no Python module {missing!r} here.{suggest(missing, known)}{path} MODEL is {_FORMS}."
+    return f"there is no Python module {missing!r} here.{suggest(missing, known)}{path} MODEL is {MODEL_FORMS}."
 
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        near = suggest(path.name, (held.name for held in path.parent.glob("*.py")))
+        near = suggest(str(path), map(str, path.parent.glob("*.py")))
         raise UsageError(f"there is no file {str(path)!r}.{near}")
     _put_on_path(path.resolve().parent)
     # A name of its own, so that a file called like an installed module does not take its place.
@@ -124,12 +128,12 @@ def _import_file(path: Path) -> ModuleType:
     try:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{str(path)!r} cannot be imported: {_spell(error)}") from error
+        raise UsageError(f"{str(path)!r} cannot be imported: {_spell(error)}.") from error
     return module
 
 
 def _put_on_path(folder: Path) -> None:
-    if str(folder) not in sys.path and "" not in sys.path:
+    if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 
@@ -152,11 +156,28 @@ def _build(spec: str, builder: Any, given: dict[str, Any]) -> nn.Module:
     try:
         model = builder(**given)
     except (Exception, SystemExit) as error:
-        shown = "".join(f" --arg {key}={value}" for key, value in given.items() if value is not None)
-        raise UsageError(f"{spec}{shown} cannot be built: {_spell(error)}") from error
+        raise UsageError(_explain_failure(spec, builder, given, error)) from error
     if isinstance(model, nn.Module):
         return model
     raise UsageError(f"{spec} returned {_spell_type(model)}; it must return a torch.nn.Module.")
+
+
+def _explain_failure(spec: str, builder: Any, given: dict[str, Any], error: BaseException) -> str:
+    shown = "".join(f" --arg {key}={value}" for key, value in given.items() if value not in (None, False))
+    known = _list_arguments(builder)
+    near = "".join(suggest(key, known) for key in given if known and key not in known)
+    return f"{spec}{shown} cannot be built: {_spell(error)}.{near}"
+
+
+def _list_arguments(builder: Any) -> list[str]:
+    """List what a function takes, and what the class it gives takes, as many pass the rest on to that."""
+    try:
+        signature = inspect.signature(builder)
+    except (TypeError, ValueError):
+        return []
+    made = signature.return_annotation
+    passed_on = inspect.signature(made).parameters if isinstance(made, type) and issubclass(made, nn.Module) else ()
+    return [*signature.parameters, *passed_on]
 
 
 def _explain_no_callable(spec: str, found: Any) -> str:
@@ -188,6 +209,7 @@ def _check_known(spec: str, given: dict[str, Any], named: list[str], takes_any: 
 
 def _spell(error: BaseException) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
+    first = first.rstrip(".")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 

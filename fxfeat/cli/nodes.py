@@ -87,19 +87,21 @@ def _render_modes(
     titled = [(f"{type(model).__name__}, {mode} mode", rows) for mode, rows in groups]
     if not options.flat:
         return [render_tree(title, rows, width) for title, rows in titled]
-    heads = [[Text(title, style="bold")] if len(titled) > 1 else [] for title, _ in titled]
-    return [part for head, (_, rows) in zip(heads, titled, strict=True) for part in (*head, render_flat(rows, width))]
+    if len(titled) == 1:
+        return [render_flat(titled[0][1], width)]
+    return [Group(Text(title, style="bold"), render_flat(rows, width)) for title, rows in titled]
 
 
 def _summarize(setup: Setup, found: dict[str, Rows], picked: dict[str, Rows]) -> Text:
-    counts = [_count_names(rows, picked[mode]) + (f" in {mode} mode" if len(found) > 1 else "") for mode, rows in found.items()]
+    counts = [_count_names(rows, picked[mode], mode if len(found) > 1 else "") for mode, rows in found.items()]
     inputs = describe_example(setup.examples[0])
     return Text(f"{', '.join(counts)}; {_count(setup.model):,} parameters; recorded with {inputs}", style="dim")
 
 
-def _count_names(found: Rows, picked: Rows) -> str:
+def _count_names(found: Rows, picked: Rows, mode: str) -> str:
     total, shown = (sum(row.listed for row in rows) for rows in (found, picked))
-    return f"{total} names" if shown == total else f"{shown} of {total} names"
+    count = f"{total} names" if shown == total else f"{shown} of {total} names"
+    return f"{count} in {mode} mode" if mode else count
 
 
 def _count(model: nn.Module) -> int:

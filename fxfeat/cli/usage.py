@@ -10,6 +10,7 @@ from rich.console import RenderableType
 
 from fxfeat.errors import FxfeatError
 
+MODEL_FORMS = "torchvision:NAME, timm:NAME, package.module:CALLABLE or path/to/file.py:CALLABLE"
 GOOD, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -147,8 +147,16 @@ class FeatureExtractor(nn.Module):
         return _restore, (_without_graphs(self.forms),), state
 
     def extra_repr(self) -> str:
-        """Say what is returned."""
-        return "\n".join(f"{row.key!r}: {row.name} {row.shape}" for row in self.rows)
+        """Say what is returned, what was opened and how many parameters are left."""
+        from fxfeat.report.extractor import describe_extractor
+
+        return "\n".join(describe_extractor(self))
+
+    def __rich__(self) -> Any:
+        # Reports import extractors, so this one import cannot stand at the top.
+        from fxfeat.report.extractor import render_extractor
+
+        return render_extractor(self)
 
 
 def build_extractor(forms: Forms, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> FeatureExtractor:

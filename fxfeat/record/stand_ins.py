@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxfeat.record.recording import Kind
 
-
 Recast = dict[torch.dtype, torch.dtype]
 """Dtypes to give stand-ins in place of their originals'."""
 

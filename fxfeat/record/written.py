@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import fx
@@ -57,3 +57,29 @@ def opaque_in(value: Any) -> list[Opaque]:
     if isinstance(value, dict):
         return [found for held in value.values() for found in opaque_in(held)]
     return []
+
+
+def flat(value: Any) -> Iterator[Any]:
+    """Yield what a structure holds, containers left out."""
+    if isinstance(value, (tuple, list)):
+        for held in value:
+            yield from flat(held)
+    elif isinstance(value, dict):
+        for held in value.values():
+            yield from flat(held)
+    elif isinstance(value, Build):
+        for _, held in value.fields:
+            yield from flat(held)
+    else:
+        yield value
+
+
+def without_opaque(value: Any) -> Any:
+    """Put None where something cannot be written down."""
+    if isinstance(value, tuple):
+        return tuple(without_opaque(held) for held in value)
+    if isinstance(value, list):
+        return [without_opaque(held) for held in value]
+    if isinstance(value, dict):
+        return {key: without_opaque(held) for key, held in value.items()}
+    return None if isinstance(value, Opaque) else value

@@ -119,9 +119,9 @@ def search_rows(rows: Sequence[NodeRow], pattern: str) -> tuple[NodeRow, ...]:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Say whether a name holds a pattern, as it stands or as a regular expression.
+    r"""Say whether a name holds a pattern, as it stands or as a regular expression.
 
-    >>> matches("conv1", "layer1.0.conv1"), matches(r"conv\\d$", "layer1.0.conv1"), matches("[", "lstm")
+    >>> matches("conv1", "layer1.0.conv1"), matches(r"conv\d$", "layer1.0.conv1"), matches("[", "lstm")
     (True, True, False)
     """
     try:

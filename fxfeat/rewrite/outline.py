@@ -14,7 +14,7 @@ from torch import fx
 
 from fxfeat.errors import TraceError
 from fxfeat.record.guards import check
-from fxfeat.record.recorder import ESCAPED
+from fxfeat.record.graph_writer import ESCAPED
 from fxfeat.record.recording import Build, Facts, Guard, Opaque, Recording, Span, ancestors, facts
 from fxfeat.record.structure import Steps
 from fxfeat.record.written import map_nodes, nodes_in, opaque_in

@@ -110,7 +110,7 @@ class ThroughView(MulStatement):
 
 class ThroughChunk(MulStatement):
     def forward(self, x):
-        y = self.linear(x)
+        y = self.linear(x).detach()
         left, right = y.chunk(2, 1)
         left.sigmoid_()
         right.add_(left)
@@ -259,35 +259,59 @@ def test_one_value_is_one_whatever_else_is_asked():
     assert same(alone, eager(model, X)["linear"][0])
 
 
-def test_linear_alone_drops_the_activation():
-    extractor = fxfeat.create_feature_extractor(LinearThenInPlaceReLU(), ["linear"], example_inputs=X)
-    assert extractor.code == "def forward(self, x):\n    linear = self.linear(x)\n    return {'linear': linear}\n"
+IMAGE = torch.randn(2, 3, 8, 8)
 
 
-def test_linear_with_the_activation_is_cloned_once():
-    extractor = fxfeat.create_feature_extractor(LinearThenInPlaceReLU(), ["linear", "relu"], example_inputs=X)
-    assert extractor.code.count("clone") == 1
+class ConvThenInPlaceReLU(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.relu(self.conv(x)))
+
+
+class ConvThenMul(ConvThenInPlaceReLU):
+    def forward(self, x):
+        y = self.conv(x)
+        y.mul_(2)
+        return self.head(y)
+
+
+def test_conv_alone_drops_the_activation():
+    extractor = fxfeat.create_feature_extractor(ConvThenInPlaceReLU(), ["conv"], example_inputs=IMAGE)
+    assert extractor.code == "def forward(self, x):\n    conv = self.conv(x)\n    return {'conv': conv}\n"
+
+
+def test_conv_with_the_activation_is_cloned_once():
+    extractor = fxfeat.create_feature_extractor(ConvThenInPlaceReLU(), ["conv", "relu"], example_inputs=IMAGE)
     assert extractor.code == (
-        "import torch\n\n\ndef forward(self, x):\n    x = self.linear(x)\n    linear = torch.clone(x)\n"
-        "    relu = self.relu(x)\n    return {'linear': linear, 'relu': relu}\n"
+        "import torch\n\n\ndef forward(self, x):\n    x = self.conv(x)\n    conv = torch.clone(x)\n"
+        "    relu = self.relu(x)\n    return {'conv': conv, 'relu': relu}\n"
     )
 
 
 def test_nothing_is_cloned_without_need():
-    extractor = fxfeat.create_feature_extractor(LinearThenInPlaceReLU(), ["relu", "head"], example_inputs=X)
-    assert "clone" not in extractor.code
+    extractor = fxfeat.create_feature_extractor(ConvThenInPlaceReLU(), ["relu", "head"], example_inputs=IMAGE)
+    assert extractor.code == (
+        "def forward(self, x):\n    x = self.conv(x)\n    relu = self.relu(x)\n    head = self.head(relu)\n"
+        "    return {'relu': relu, 'head': head}\n"
+    )
 
 
 def test_a_statement_before_the_feature_is_kept():
-    extractor = fxfeat.create_feature_extractor(MulStatement(), ["add"], example_inputs=X)
+    extractor = fxfeat.create_feature_extractor(ConvThenMul(), ["head"], example_inputs=IMAGE)
     assert extractor.code == (
-        "def forward(self, x):\n    x = self.linear(x)\n    x.mul_(2)\n    add = x + 1\n    return {'add': add}\n"
+        "def forward(self, x):\n    x = self.conv(x)\n    x = x.mul_(2)\n    head = self.head(x)\n"
+        "    return {'head': head}\n"
     )
 
 
 def test_a_statement_after_the_feature_is_dropped():
-    extractor = fxfeat.create_feature_extractor(MulStatement(), ["linear"], example_inputs=X)
-    assert "mul_" not in extractor.code
+    extractor = fxfeat.create_feature_extractor(ConvThenMul(), ["conv"], example_inputs=IMAGE)
+    assert extractor.code == "def forward(self, x):\n    conv = self.conv(x)\n    return {'conv': conv}\n"
 
 
 @pytest.mark.parametrize(("model", "names"), CASES[:1] + CASES[2:5] + CASES[14:], ids=lambda case: getattr(case, "__name__", ""))

@@ -147,20 +147,25 @@ class Constants(nn.Module):
 
 
 @pytest.mark.parametrize("model", [AverageInPlace, AverageByAssignment, AverageByCopy], ids=lambda m: m.__name__)
-def test_averages_move_as_in_eager(model):
+def test_averages_move_as_in_eager(model):  # FAILS: emits getattr(self, '') for state of the root
     assert_equals_eager(model(), ["linear", "sub"], X, LONGER, X)
 
 
 @pytest.mark.parametrize("child", [Counter, AverageInPlace, AverageByAssignment], ids=lambda m: m.__name__)
 def test_state_of_a_child_called_twice_moves_as_in_eager(child):
-    assert_equals_eager(Inside(child()), ["child@0", "child", "head", "child.linear"], X, LONGER, X)
+    assert_equals_eager(Inside(child()), ["child", "head"], X, LONGER, X)
 
 
-def test_a_counter_counts():
+@pytest.mark.parametrize("child", [Counter, AverageInPlace, AverageByAssignment], ids=lambda m: m.__name__)
+def test_values_inside_a_child_called_twice(child):
+    assert_equals_eager(Inside(child()), ["child@0", "child", "child.linear", "child.linear@1"], X)
+
+
+def test_a_counter_counts():  # FAILS: emits getattr(self, '') for state of the root
     assert_equals_eager(Counter(), ["linear", "mul"], X, X, LONGER)
 
 
-def test_wrapping_does_not_count_and_running_does():
+def test_wrapping_does_not_count_and_running_does():  # FAILS: emits getattr(self, '') for state of the root
     model = Counter()
     extractor = fxfeat.create_feature_extractor(model, ["mul"], example_inputs=X)
     assert model.n == 0

@@ -1,0 +1,148 @@
+"""What goes into a call: as the stand-ins can run on it, and as the graph can hold it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxfeat.record import numbers
+from fxfeat.record.measuring import LITERALS, storage_of
+from fxfeat.record.recording import Build, ModuleAt, Opaque, amend, facts
+from fxfeat.record.sequences import RecordedTuple
+from fxfeat.record.structure import is_named_tuple, tensors
+from fxfeat.record.tied_tensors import TiedTensors
+
+
+class Arguments(TiedTensors):
+    """Translates arguments for running and for writing."""
+
+    def to_run(self, value: Any) -> Any:
+        """Replace what the model passed by what the stand-ins can run on."""
+        if isinstance(value, torch.Tensor):
+            return self.stand_in(value)
+        if isinstance(value, numbers.RECORDED):
+            return numbers.plain(value)
+        if isinstance(value, RecordedTuple):
+            return tuple(self.to_run(held) for held in tuple.__iter__(value))
+        if is_named_tuple(value):
+            return type(value)(*(self.to_run(held) for held in value))
+        if type(value) in (tuple, list):
+            return type(value)(self.to_run(held) for held in value)
+        if type(value) is torch.Size:
+            return torch.Size(numbers.plain(held) for held in value)
+        if type(value) is dict:
+            return {key: self.to_run(held) for key, held in value.items()}
+        if isinstance(value, slice):
+            return slice(self.to_run(value.start), self.to_run(value.stop), self.to_run(value.step))
+        return value
+
+    def to_write(self, value: Any) -> Any:
+        """Replace what the model passed by what the graph can hold: nodes, literals, or ``Opaque``."""
+        if isinstance(value, torch.Tensor):
+            return self.node_of(value)
+        if isinstance(value, (*numbers.RECORDED, RecordedTuple)):
+            return value.node if self._is_mine(value) else self.to_run(value)
+        if id(value) in self._objects:
+            return self._written_object(value)
+        if isinstance(value, numbers.RECORDED):
+            return numbers.plain(value)
+        if is_named_tuple(value):
+            return Build(type(value), tuple((name, self.to_write(getattr(value, name))) for name in value._fields))
+        if type(value) in (tuple, list, torch.Size):
+            return (list if type(value) is list else tuple)(self.to_write(held) for held in value)
+        if type(value) is dict:
+            return {key: self.to_write(held) for key, held in value.items()}
+        if isinstance(value, slice):
+            return slice(self.to_write(value.start), self.to_write(value.stop), self.to_write(value.step))
+        return self._write_rest(value)
+
+    def _write_rest(self, value: Any) -> Any:
+        if isinstance(value, LITERALS):
+            return value
+        if isinstance(value, torch.nn.Module) and id(value) in self.modules:
+            return ModuleAt(self.modules[id(value)])
+        if dataclasses.is_dataclass(value) and not isinstance(value, type) and _rebuilds(value):
+            names = [field.name for field in dataclasses.fields(value) if field.init]
+            held = tuple((name, self.to_write(getattr(value, name))) for name in names)
+            return Build(type(value), tuple(pair for pair in held if pair[1] is not None))
+        return Opaque(type(value).__name__)
+
+    def _is_mine(self, value: Any) -> bool:
+        return value.node.graph is self.graph
+
+    def _written_object(self, value: Any) -> Any:
+        source, steps = self._objects[id(value)]
+        if isinstance(source, fx.Node):
+            return self.follow(source, steps, value)
+        return Opaque(type(value).__name__, source, steps)
+
+    def _written_modules(self, value: Any) -> Any:
+        if isinstance(value, ModuleAt):
+            return self.add("get_attr", value.path, constant=True, counted=False)
+        if isinstance(value, Build):
+            fields = {name: self._written_modules(held) for name, held in value.fields}
+            return self.add("call_function", value.factory, (), fields, counted=False)
+        if isinstance(value, tuple):
+            return tuple(self._written_modules(held) for held in value)
+        if isinstance(value, list):
+            return [self._written_modules(held) for held in value]
+        if isinstance(value, dict):
+            return {key: self._written_modules(held) for key, held in value.items()}
+        return value
+
+    def write_input(self, node: fx.Node, value: Any) -> Any:
+        """Return ``value`` with stand-ins for its tensors, tied to a placeholder; what is not a tensor is guarded."""
+        held = list(tensors(value))
+        if not held:
+            amend(node, value=value)
+            if isinstance(value, (type(None), bool, int, float, str)) or value in ((), {}):
+                self.guard(node, value, "the call", f"{node.name} = {value!r}")
+            return value
+        made = self._copied(value)
+        amend(node, **self._measured(made))
+        self.persistent |= facts(node).storages
+        self._inputs += [tensor for _, tensor in tensors(made)]
+        if isinstance(made, torch.Tensor):
+            self.tie(made, node)
+            return made
+        self._register(made, node)
+        self._guard_length(node, made)
+        return made
+
+    def _copied(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            made = self.stand_ins.copy(value)
+            self._originals[id(made)] = value
+            self.keep((value, made))
+            return made
+        if is_named_tuple(value):
+            return type(value)(*(self._copied(held) for held in value))
+        if type(value) in (tuple, list):
+            return type(value)(self._copied(held) for held in value)
+        if type(value) is dict:
+            return {key: self._copied(held) for key, held in value.items()}
+        return value
+
+    def _guard_length(self, node: fx.Node, made: Any) -> None:
+        if isinstance(made, (tuple, list)):
+            length = self.add("call_function", len, (node,), value=len(made), counted=False)
+            self.guard(length, len(made), "the call", f"len({node.name}) == {len(made)}")
+        elif isinstance(made, dict):
+            keys = self.add("call_function", set, (node,), value=set(made), counted=False)
+            self.guard(keys, set(made), "the call", f"set({node.name}) == {set(made)}")
+
+    def write_attribute(self, path: str, module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
+        """Write down that the model's code put a new tensor where a buffer was."""
+        place = storage_of(self.stand_in(getattr(module, name)))
+        self.persistent.add(place)
+        written = self.node_of(value)
+        owner = self.add("get_attr", path, constant=True, counted=False)
+        self.add("call_function", setattr, (owner, name, written), writes=frozenset({place}), counted=False)
+
+
+def _rebuilds(value: Any) -> bool:
+    names = {field.name for field in dataclasses.fields(value) if field.init}
+    return set(getattr(value, "__dict__", names)) <= names

@@ -1,0 +1,109 @@
+"""Arithmetic on sizes, elements taken from tuples, and the decisions that Python took on either."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxfeat.record import numbers
+from fxfeat.record.arguments import Arguments
+from fxfeat.record.measuring import measure_all
+from fxfeat.record.quiet import quietly
+from fxfeat.record.recording import TensorFacts, amend, facts
+from fxfeat.record.sequences import RecordedTuple
+
+
+class Decisions(Arguments):
+    """Answers recorded numbers and tuples, and keeps a guard for each decision."""
+
+    @quietly
+    def compute(self, function: Callable[..., Any], operands: tuple[Any, ...], result: Any) -> Any:
+        """Write arithmetic on sizes down."""
+        if not self.live:
+            return result
+        node = self.add("call_function", function, self.to_write(operands), value=result)
+        return numbers.wrap(result, node, self)
+
+    @quietly
+    def decide(self, function: Callable[..., Any], operands: tuple[Any, ...], result: Any) -> Any:
+        """Write down that the model's Python took a decision."""
+        if not self.live:
+            return result
+        node = self.add("call_function", function, self.to_write(operands), value=result)
+        return self._decided(node, result)
+
+    def _decided(self, node: fx.Node, result: Any) -> Any:
+        if self._is_rank(node):
+            self._guard_ranks()
+        elif not self._is_fixed(node):
+            self.guard(node, result)
+        return result
+
+    def _is_rank(self, node: fx.Node) -> bool:
+        """Say whether a number comes from nothing but how many dimensions tensors have.
+
+        Those follow from the inputs' as long as every other decision stays the same, unless something squeezes.
+        """
+        if self._squeezes:
+            return False
+        if node.target == "dim" or node.target is getattr and node.args[1] == "ndim":
+            return True
+        inputs = node.all_input_nodes
+        return bool(inputs) and all(self._is_rank(held) for held in inputs)
+
+    def _guard_ranks(self) -> None:
+        """Check how many dimensions the inputs have, once."""
+        for tensor in self._inputs:
+            rank = tensor.dim()
+            node = self.add("call_method", "dim", (self.node_of(tensor),), value=rank, counted=False)
+            self.guard(node, rank)
+        self._inputs.clear()
+
+    def _is_fixed(self, node: fx.Node) -> bool:
+        """Say whether a number is the same for every input, as the shape of a parameter is."""
+        inputs = node.all_input_nodes
+        if not inputs:
+            return node.op == "call_function"
+        if node.target is getattr and node.args[1] in ("shape", "ndim") or node.target in ("size", "dim", "numel", "stride"):
+            return inputs[0].op == "get_attr"
+        return all(not isinstance(facts(held).value, TensorFacts) and self._is_fixed(held) for held in inputs)
+
+    @quietly
+    def pin(self, number: Any, plain: Any) -> None:
+        """Write a guard that a number is what it was."""
+        if self.live:
+            self._decided(number.node, plain)
+
+    @quietly
+    def take(self, source: RecordedTuple, key: Any, held: Any) -> Any:
+        """Write down that an element was taken from a tuple."""
+        if not self.live or not self._is_mine(source):
+            return held
+        node = self.add("call_function", operator.getitem, (source.node, self.to_write(key)))
+        if isinstance(held, torch.Tensor):
+            amend(node, **self._measured(held))
+            self.tie(held, node)
+            return held
+        if type(held) is tuple:
+            amend(node, **self._measured(held))
+            return type(source)(held, node, self) if isinstance(key, slice) else self._nested(held, node)
+        amend(node, value=measure_all(held))
+        return numbers.wrap(held, node, self)
+
+    def _nested(self, held: tuple[Any, ...], node: fx.Node) -> RecordedTuple:
+        made = RecordedTuple(held, node, self)
+        self._register(made, node)
+        return made
+
+    @quietly
+    def join(self, left: Any, right: Any, joined: tuple[Any, ...], kind: type) -> Any:
+        """Write down that two tuples were joined."""
+        if not self.live:
+            return joined
+        node = self.add("call_function", operator.add, (self.to_write(left), self.to_write(right)))
+        amend(node, **self._measured(joined))
+        return kind(tuple(numbers.plain(held) for held in joined), node, self)

@@ -1,0 +1,122 @@
+"""The graph being written: nodes, spans, guards and the regions that calls run in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxfeat.record.draws import Draws
+from fxfeat.record.places import model_line
+from fxfeat.record.recording import Context, Facts, Guard, Span, Storage, facts
+from fxfeat.record.stand_ins import StandIns
+from fxfeat.record.structure import Steps
+
+ESCAPED = "escaped"
+"""What a guard expects of a value that left torch (``.numpy()``), where nothing can be checked."""
+
+
+@dataclass
+class Effects:
+    """What the calls inside a leaf read, wrote and drew."""
+
+    reads: set[Storage] = field(default_factory=set)
+    writes: set[Storage] = field(default_factory=set)
+    draws: bool = False
+
+
+class GraphWriter:
+    """Appends nodes to a graph, and knows where in the model they ran."""
+
+    def __init__(self, stand_ins: StandIns, state: dict[int, tuple[str, bool]], device: torch.device) -> None:
+        super().__init__()
+        self.active = True
+        self.graph = fx.Graph()
+        self.stand_ins = stand_ins
+        self.device = device
+        self.spans: list[Span] = []
+        self.stack: list[int] = []
+        self.guards: list[Guard] = []
+        self.contexts: list[Context] = []
+        self.constants: dict[str, torch.Tensor] = {}
+        self.persistent: set[Storage] = set()
+        self.dtype_reads: list[tuple[fx.Node, torch.dtype]] = []
+        self.failure: BaseException | None = None
+        self.escapes: list[str] = []
+        self.modules: dict[int, str] = {}
+        self.watched: frozenset[int] = frozenset()
+        self.seen: dict[int, Any] = {}
+        self._state = state
+        self._leaf_depth = 0
+        self._effects = Effects()
+        self._draws = Draws()
+        self._position = 0
+        self._squeezes = False
+        self._inputs: list[torch.Tensor] = []
+        self._nodes: dict[int, fx.Node] = {}
+        self._pending: dict[int, tuple[fx.Node, Steps]] = {}
+        self._objects: dict[int, tuple[fx.Node | int, Steps]] = {}
+        self._copies: dict[int, torch.Tensor] = {}
+        self._originals: dict[int, torch.Tensor] = {}
+        self._alive: list[Any] = []
+
+    @property
+    def live(self) -> bool:
+        """Whether calls are being written down, which they are not inside a leaf."""
+        return self.active and self._leaf_depth == 0
+
+    @property
+    def owner(self) -> int:
+        """The innermost open span."""
+        return self.stack[-1] if self.stack else 0
+
+    @contextmanager
+    def inside_leaf(self) -> Iterator[Effects]:
+        """Run calls on stand-ins without writing them down."""
+        outer, self._effects = self._effects, Effects()
+        self._leaf_depth += 1
+        try:
+            yield self._effects
+        finally:
+            self._leaf_depth -= 1
+            inner, self._effects = self._effects, outer
+            if self._leaf_depth:
+                self._effects.reads |= inner.reads
+                self._effects.writes |= inner.writes
+                self._effects.draws |= inner.draws
+
+    def add(self, op: str, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **known: Any):
+        """Append a node and note its facts."""
+        name = known.pop("name", None)
+        node = self.graph.create_node(op, target, args, kwargs or {}, name=name)
+        runs_model = op in ("placeholder", "call_module")
+        known.setdefault("constant", not runs_model and all(facts(n).constant for n in node.all_input_nodes))
+        node.meta["facts"] = Facts(self._position, self.owner, contexts=self.context(), **known)
+        self._position += 1
+        return node
+
+    def context(self) -> tuple[Context, ...]:
+        """Return the regions that calls run in right now."""
+        regions = list(self.contexts)
+        if torch.is_inference_mode_enabled():
+            regions.append(Context(torch.inference_mode))
+        elif not torch.is_grad_enabled():
+            regions.append(Context(torch.no_grad))
+        return tuple(regions)
+
+    def next_position(self) -> int:
+        """Return the position that the next node will have."""
+        return self._position
+
+    def keep(self, value: Any) -> None:
+        """Hold on to an object so that its identity is not given to another."""
+        self._alive.append(value)
+
+    def guard(self, node: fx.Node, expected: Any, *place: str) -> None:
+        """Keep a decision, with the line of the model that took it."""
+        where, source = place or model_line()
+        self.guards.append(Guard(node, expected, where, source, self.owner, self._position))

@@ -1,0 +1,157 @@
+"""Which node produced which tensor, by the identity of the stand-in that holds the value."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxfeat.record.graph_writer import Effects, GraphWriter
+from fxfeat.record.measuring import LITERALS, measure_all, storage_of
+from fxfeat.record.recording import amend, facts, measure, same
+from fxfeat.record.structure import Steps, copy_tensors, tensors, walk
+
+
+class TiedTensors(GraphWriter):
+    """Ties tensors to nodes.
+
+    A real tensor (a parameter, a buffer, a constant) is replaced by its stand-in whenever it enters a call, so nothing
+    the model owns is ever computed on.
+    """
+
+    def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the stand-in for ``tensor``, which is itself if it is one."""
+        if id(tensor) in self._nodes or id(tensor) in self._pending or id(tensor) in self._originals:
+            return tensor
+        if id(tensor) not in self._copies:
+            made = self._adopt(tensor)
+            self._copies[id(tensor)] = made
+            self._originals[id(made)] = tensor
+            self._alive += [tensor, made]
+        return self._copies[id(tensor)]
+
+    def _adopt(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._leaf_depth and self._made_here(tensor):
+            return tensor
+        made = self.stand_ins.copy(tensor)
+        if id(tensor) in self._state:
+            self.persistent.add(storage_of(made))
+        return made
+
+    def _made_here(self, tensor: torch.Tensor) -> bool:
+        """Say whether a tensor was computed from stand-ins by code that torch functions do not show."""
+        if self.stand_ins.kind == "meta":
+            return tensor.is_meta and self.device.type != "meta" and id(tensor) not in self._state
+        return self.stand_ins.kind == "fake" and type(tensor).__name__ == "FakeTensor"
+
+    def node_of(self, tensor: torch.Tensor) -> fx.Node:
+        """Return the node that produced ``tensor``, writing the steps to it down if need be."""
+        made = self.stand_in(tensor)
+        if id(made) in self._nodes:
+            return self._nodes[id(made)]
+        if id(made) in self._pending:
+            node, steps = self._pending.pop(id(made))
+            return self.tie(made, self.follow(node, steps, made))
+        return self.tie(made, self._state_node(self._originals.get(id(made), made), made))
+
+    def _state_node(self, tensor: torch.Tensor, made: torch.Tensor) -> fx.Node:
+        known = self._state.get(id(tensor))
+        measured = {"value": measure(made), "storages": frozenset({storage_of(made)})}
+        if known is not None:
+            path, trained = known
+            return self.add("get_attr", path, constant=not trained, **measured)
+        name = f"_constant_{len(self.constants)}"
+        self.constants[name] = tensor
+        trouble = self._trouble(tensor)
+        return self.add("get_attr", name, constant=True, unwritable=trouble, **measured)
+
+    def _trouble(self, tensor: torch.Tensor) -> str | None:
+        if self._made_here(tensor):
+            return "a tensor made by compiled code that torch functions do not show"
+        if self.escapes:
+            return f"a tensor that may have been computed outside torch, after {self.escapes[-1]}"
+        return None
+
+    def tie(self, tensor: torch.Tensor, node: fx.Node) -> fx.Node:
+        """Say that ``tensor`` is what ``node`` produced."""
+        self._nodes[id(tensor)] = node
+        self._pending.pop(id(tensor), None)
+        self._alive.append(tensor)
+        self._look(node, tensor)
+        return node
+
+    def _look(self, node: fx.Node, value: Any) -> None:
+        """Copy a value that somebody wants to see as it was when it was produced."""
+        if facts(node).position in self.watched:
+            self.seen.setdefault(facts(node).position, copy_tensors(value))
+
+    def follow(self, node: fx.Node, steps: Steps, value: Any) -> fx.Node:
+        """Write down the steps from ``node`` to something its result holds."""
+        for index, (kind, key) in enumerate(steps):
+            function = operator.getitem if kind == "item" else getattr
+            last = index == len(steps) - 1
+            known = self._measured(value) if last else {}
+            node = self.add("call_function", function, (node, key), counted=False, **known)
+        return node
+
+    def _measured(self, value: Any) -> dict[str, Any]:
+        if isinstance(value, torch.Tensor):
+            return {"value": measure(value), "storages": frozenset({storage_of(value)})}
+        held = [tensor for _, tensor in tensors(value)]
+        return {"value": measure_all(value), "storages": frozenset(storage_of(tensor) for tensor in held)}
+
+    def _own(self, tensor: torch.Tensor) -> None:
+        """Note that a tensor came out of a call on stand-ins, and so is one."""
+        if id(tensor) not in self._nodes and id(tensor) not in self._pending and id(tensor) not in self._copies:
+            self._originals.setdefault(id(tensor), tensor)
+            self._alive.append(tensor)
+
+    def _register(self, result: Any, node: fx.Node) -> None:
+        self._look(node, result)
+        for steps, held in walk(result):
+            if not steps and not isinstance(held, (torch.Tensor, *LITERALS)):
+                self._objects[id(held)] = (node, steps)
+                self.keep(held)
+            elif isinstance(held, torch.Tensor):
+                self._nodes.pop(id(held), None)
+                self._pending[id(held)] = (node, steps)
+                self.keep(held)
+
+    def remember(self, held: Any, span: int, steps: Steps) -> None:
+        """Note that an object came out of a span, so that a later call can be given it from there."""
+        self._objects.setdefault(id(held), (span, steps))
+        self.keep(held)
+
+    def passed(self, tensor: torch.Tensor, start: int) -> torch.Tensor:
+        """Give a tensor from before position ``start`` an identity and a node of its own."""
+        node = self.node_of(tensor)
+        made = self.stand_in(tensor)
+        if facts(node).position >= start:
+            return made
+        alias = self.stand_ins.alias(made)
+        passed = self.add("call_function", same, (node,), counted=False, passed=True, **self._measured(alias))
+        self.tie(alias, passed)
+        return alias
+
+    def _separate(self, value: Any, effects: Effects) -> Any:
+        """Give a tensor that a call handed back untouched an identity of its own.
+
+        ``x.to(dtype)`` returns ``x`` itself where nothing has to be done. On another input it returns a new tensor,
+        so what is later done with ``x`` must not be tied to ``x.to(dtype)``.
+        """
+        if not isinstance(value, torch.Tensor):
+            return value
+        made = self.stand_in(value)
+        known = id(made) in self._nodes or id(made) in self._pending or made is not value
+        if known and storage_of(made) not in effects.writes:
+            return self.stand_ins.alias(made)
+        return made
+
+    def _adopt_tensor(self, tensor: torch.Tensor, node: fx.Node, effects: Effects) -> torch.Tensor:
+        made = self._separate(tensor, effects)
+        if id(made) in self._nodes:
+            amend(node, same_as=self._nodes[id(made)])
+        self.tie(made, node)
+        return made
