@@ -72,7 +72,9 @@ def _try_examples(setup: Setup, training: bool | None, opened: frozenset[str]) -
     leaves = choose_leaves(setup.tracer_kwargs, opened)
     tried: list[TraceError] = []
     # All examples on the cheapest stand-ins first: a wrong size fails on any, and real ones are slow.
-    rounds: tuple[tuple[Kind, ...], ...] = (("meta",), ("fake",), ("real",)) if setup.guessed else (("meta", "fake", "real"),)
+    rounds: tuple[tuple[Kind, ...], ...] = (
+        (("meta",), ("fake",), ("real",)) if setup.guessed else (("meta", "fake", "real"),)
+    )
     for kinds in rounds:
         for example in setup.examples:
             try:
@@ -96,7 +98,11 @@ def _explain(setup: Setup, tried: list[TraceError]) -> TraceError:
 
 
 def record_variant(
-    setup: Setup, recording: Recording, training: bool | None, example: Example | None = None, recast: Recast | None = None
+    setup: Setup,
+    recording: Recording,
+    training: bool | None,
+    example: Example | None = None,
+    recast: Recast | None = None,
 ) -> Recording:
     """Record again as a recording was made, but with another example or in another dtype.
 

@@ -99,7 +99,8 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     with untouched(model), _same_buffers(extractor):
         given, named = copy_tensors(args), copy_tensors(kwargs)
         actual = extractor(*given, **named)
-    return Verification(tuple(_compare(row, expected.get(row.key, _MISSING), actual[row.key]) for row in extractor.rows))
+    pairs = ((row, expected.get(row.key, _MISSING), actual[row.key]) for row in extractor.rows)
+    return Verification(tuple(_compare(*pair) for pair in pairs))
 
 
 _MISSING = object()

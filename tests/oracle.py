@@ -178,9 +178,13 @@ def assert_equals_eager(
     modes: Sequence[bool] = (False, True),
     **options: Any,
 ) -> None:
-    """Compare each name alone, and all of them in both orders, with eager PyTorch on the example and on other inputs."""
-    requests = [[name] for name in names] + [list(order) for order in {tuple(names), tuple(reversed(names))}]
-    for training, request in itertools.product(modes, requests):
+    """Compare each name alone, and all of them, with eager PyTorch on the example and on other inputs.
+
+    In the first of the modes they are asked for in the order given, in the others in the reverse order.
+    """
+    alone = [[name] for name in names] if len(names) > 1 else []
+    for training, request in itertools.product(modes, [*alone, list(names)]):
+        request = request if training == modes[0] else request[::-1]
         reference, mine = (copy.deepcopy(model).train(training) for _ in range(2))
         extractor = fxfeat.create_feature_extractor(mine, request, example_inputs=example, **options)
         for inputs in (example, *others):

@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the ``fxfeat`` command.
 
     Example:
-        >>> main(["code", "torch.nn:Linear", "--arg", "in_features=4", "--arg", "out_features=3", "--nodes", "output"])
-        def forward(self, input):
-            ...
+        >>> main(["nodes", "torch.nn:Linear", "--arg", "in_features=4", "--arg", "out_features=3", "--flat"])
+        input ...
+        linear ...
         0
 
     Args:

@@ -234,7 +234,7 @@ def _restore(forms: Forms) -> FeatureExtractor:
 def _trace_again(extractor: FeatureExtractor) -> fx.Graph:
     """Get the graph of an unpickled extractor back from its source, which has no control flow."""
     tracer = fx.Tracer(autowrap_functions=(_check(),))
-    tracer.is_leaf_module = lambda module, path: True  # type: ignore[method-assign]
+    tracer.is_leaf_module = lambda m, module_qualified_name: True  # type: ignore[method-assign]
     return tracer.trace(extractor)
 
 

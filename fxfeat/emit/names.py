@@ -30,11 +30,10 @@ class Globals:
 
     def spell(self, thing: Any) -> str:
         """Return the expression that stands for a function, class or constant, importing what it takes."""
+        name: str = getattr(thing, "__name__", None) or ""
         for home, namespace in _HOMES:
-            name = getattr(thing, "__name__", None)
             if name and getattr(namespace, name, None) is thing:
                 return f"{self._use(home, namespace)}.{name}"
-        name = getattr(thing, "__name__", "")
         if getattr(builtins, name, None) is thing:
             return name
         if isinstance(thing, torch._ops.OpOverload | torch._ops.OpOverloadPacket):

@@ -167,7 +167,11 @@ class _Writer:
 
     def write(self, name: str) -> Source:
         head = self._signature(name)
-        if any(("device_type", MODEL_DEVICE) in context.arguments for node in self.nodes for context in facts(node).contexts):
+        if any(
+            ("device_type", MODEL_DEVICE) in context.arguments
+            for node in self.nodes
+            for context in facts(node).contexts
+        ):
             self._write_device()
         for node in self.nodes:
             if node.op != "placeholder" and node not in self.inlined:
@@ -212,11 +216,11 @@ class _Writer:
             self._line(f"{owner} {IN_PLACE[target]} {self.speller.value(node.args[1])}")
             self.variables[node] = owner
         elif target.__class__ is not str and target.__name__ == "setitem" and target.__module__ == "_operator":
-            owner, key, value = node.args
-            self._line(f"{self.speller.value(owner)}[{self.speller.index(key)}] = {self.speller.value(value)}")
+            holder, key, value = node.args
+            self._line(f"{self.speller.value(holder)}[{self.speller.index(key)}] = {self.speller.value(value)}")
         elif target is setattr:
-            owner, key, value = node.args
-            self._line(f"{self.speller.value(owner)}.{key} = {self.speller.value(value)}")
+            holder, key, value = node.args
+            self._line(f"{self.speller.value(holder)}.{key} = {self.speller.value(value)}")
         else:
             self._assign(node)
 

@@ -66,12 +66,17 @@ def _read_steps(query: str, text: str) -> Steps:
         subscript: Any = ast.parse(f"_{text}", mode="eval").body
         steps: list[tuple[str, Any]] = []
         while isinstance(subscript, (ast.Subscript, ast.Attribute)):
-            item = isinstance(subscript, ast.Subscript)
-            steps.append(("item", ast.literal_eval(subscript.slice)) if item else ("attr", subscript.attr))
+            steps.append(_read_step(subscript))
             subscript = subscript.value
     except (SyntaxError, ValueError) as error:
         raise NodeNotFoundError(f"{query!r}: write elements as name[0] or name['key'].") from error
     return tuple(reversed(steps))
+
+
+def _read_step(subscript: ast.Subscript | ast.Attribute) -> tuple[str, Any]:
+    if isinstance(subscript, ast.Attribute):
+        return "attr", subscript.attr
+    return "item", ast.literal_eval(subscript.slice)
 
 
 def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLeaf:

@@ -74,7 +74,7 @@ def spell_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], cal
     attribute = attribute_of(function)
     if attribute is not None:
         access = getattr if function.__name__ == "__get__" else setattr
-        return "call_function", access, (args[0], attribute, *args[1:2 if access is setattr else 1]), {}
+        return "call_function", access, (args[0], attribute, *args[1 : 2 if access is setattr else 1]), {}
     if not _is_method(function):
         return "call_function", function, args, kwargs
     name = function.__name__

@@ -50,7 +50,7 @@ class Decisions(Arguments):
         """
         if self._squeezes:
             return False
-        if node.target == "dim" or node.target is getattr and node.args[1] == "ndim":
+        if node.target == "dim" or (node.target is getattr and node.args[1] == "ndim"):
             return True
         inputs = node.all_input_nodes
         return bool(inputs) and all(self._is_rank(held) for held in inputs)
@@ -68,7 +68,12 @@ class Decisions(Arguments):
         inputs = node.all_input_nodes
         if not inputs:
             return node.op == "call_function"
-        if node.target is getattr and node.args[1] in ("shape", "ndim") or node.target in ("size", "dim", "numel", "stride"):
+        if (node.target is getattr and node.args[1] in ("shape", "ndim")) or node.target in (
+            "size",
+            "dim",
+            "numel",
+            "stride",
+        ):
             return inputs[0].op == "get_attr"
         return all(not isinstance(facts(held).value, TensorFacts) and self._is_fixed(held) for held in inputs)
 

@@ -123,7 +123,7 @@ def _main_inputs(model: nn.Module, name: str) -> Iterator[torch.Tensor]:
 
 def _likely_layers(model: nn.Module, name: str) -> list[nn.Module]:
     kinds = (nn.Conv2d, nn.Conv3d, nn.Conv1d, nn.Embedding, nn.RNNBase, nn.MultiheadAttention, nn.Linear)
-    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    layers: list[nn.Module] = [module for module in model.modules() if isinstance(module, kinds)]
     text = "ids" in name or "tokens" in name
     signal = name in ("input_values", "input_features", "waveform", "audio")
     image = "image" in name or "pixel" in name or name in ("img", "imgs")

@@ -89,7 +89,9 @@ class GraphWriter:
                 self._effects.writes |= inner.writes
                 self._effects.draws |= inner.draws
 
-    def add(self, op: str, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **known: Any):
+    def add(
+        self, op: str, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **known: Any
+    ) -> fx.Node:
         """Append a node and note its facts."""
         name = known.pop("name", None)
         node = self.graph.create_node(op, target, args, kwargs or {}, name=name)

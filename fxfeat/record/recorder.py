@@ -24,8 +24,26 @@ from fxfeat.record.written import flat, opaque_in, without_opaque
 _SILENT = {
     *("requires_grad", "grad", "grad_fn", "is_leaf", "_version", "layout", "names", "_backward_hooks", "output_nr"),
     *("retains_grad", "_base", "_grad", "is_quantized", "is_sparse", "is_nested", "name", "volatile", "__dict__"),
-    *("is_complex", "is_floating_point", "is_signed", "is_inference", "_is_view", "is_conj", "is_neg", "_is_zerotensor"),
-    *("is_sparse_csr", "is_mkldnn", "untyped_storage", "storage", "_typed_storage", "data_ptr", "is_shared", "is_pinned"),
+    *(
+        "is_complex",
+        "is_floating_point",
+        "is_signed",
+        "is_inference",
+        "_is_view",
+        "is_conj",
+        "is_neg",
+        "_is_zerotensor",
+    ),
+    *(
+        "is_sparse_csr",
+        "is_mkldnn",
+        "untyped_storage",
+        "storage",
+        "_typed_storage",
+        "data_ptr",
+        "is_shared",
+        "is_pinned",
+    ),
     *("__repr__", "__format__", "__hash__", "__dir__", "type", "is_same_size", "element_size", "itemsize", "nbytes"),
     *("requires_grad_", "register_hook", "retain_grad", "register_post_accumulate_grad_hook", "_set_grad_enabled"),
     *("_has_compatible_shallow_copy_type", "_is_all_true", "has_names", "is_distributed", "set_default_tensor_type"),
@@ -69,7 +87,7 @@ class Recorder(Decisions, TorchFunctionMode):
 
     def _device_of(self, tensor: torch.Tensor) -> torch.device:
         original = self._originals.get(id(tensor), tensor)
-        if id(original) in self._nodes or self.stand_ins.kind == "meta" and original.is_meta:
+        if id(original) in self._nodes or (self.stand_ins.kind == "meta" and original.is_meta):
             return self.device
         return original.device
 

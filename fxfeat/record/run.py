@@ -19,6 +19,7 @@ from fxfeat.record.stand_ins import Originals, Recast, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.untouched import untouched
 
+_STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
 
 
@@ -159,7 +160,9 @@ def _device_of(model: nn.Module, example: Example) -> torch.device:
     return next((held.device for _, held in tensors((example.args, example.kwargs))), torch.device("cpu"))
 
 
-def _write_inputs(recorder: Recorder, bound: inspect.BoundArguments, example: Example) -> tuple[list[Any], dict[str, Any]]:
+def _write_inputs(
+    recorder: Recorder, bound: inspect.BoundArguments, example: Example
+) -> tuple[list[Any], dict[str, Any]]:
     """Write a placeholder for each parameter of ``forward``; return the example with stand-ins for its tensors.
 
     The model is called the way the user would call it, because decorators around ``forward`` tell positional
@@ -169,10 +172,12 @@ def _write_inputs(recorder: Recorder, bound: inspect.BoundArguments, example: Ex
     for name, parameter in bound.signature.parameters.items():
         value = bound.arguments.get(name)
         default = () if parameter.default is parameter.empty else (parameter.default,)
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        stars = _STARS.get(parameter.kind, "")
         node = recorder.add("placeholder", stars + name, default, name=name)
         given[name] = recorder.write_input(node, value)
     positional = inspect.BoundArguments(bound.signature, OrderedDict(given)).args
-    rest = next((given[p.name] for p in bound.signature.parameters.values() if p.kind is p.VAR_KEYWORD), {})
+    rest: dict[str, Any] = next(
+        (given[p.name] for p in bound.signature.parameters.values() if p.kind is p.VAR_KEYWORD), {}
+    )
     named = {name: rest[name] if name in rest else given[name] for name in example.kwargs}
     return list(positional[: len(example.args)]), named

@@ -73,7 +73,7 @@ class RecordedShape(RecordedTuple):
     """The shape of a recorded tensor: ``isinstance(shape, torch.Size)`` holds, which cannot be subclassed."""
 
     # Reporting torch.Size here is what makes isinstance agree.
-    __class__ = property(lambda self: torch.Size)  # type: ignore[assignment]
+    __class__ = property(lambda self: torch.Size)
 
     def numel(self) -> int:
         """Multiply the sizes."""

@@ -129,4 +129,6 @@ StandIns = MetaStandIns | FakeStandIns | RealStandIns | Originals
 
 def stand_ins(kind: Kind, recast: Recast | None = None) -> StandIns:
     """Return the maker of stand-ins of one kind."""
-    return {"meta": MetaStandIns, "fake": FakeStandIns, "real": RealStandIns}[kind](recast)
+    makers: dict[Kind, Callable[[Recast | None], StandIns]]
+    makers = {"meta": MetaStandIns, "fake": FakeStandIns, "real": RealStandIns}
+    return makers[kind](recast)

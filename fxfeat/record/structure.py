@@ -89,7 +89,7 @@ def copy_tensors(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if is_named_tuple(value):
-        return type(value)(*(copy_tensors(held) for held in value))  # type: ignore[arg-type]
+        return type(value)(*(copy_tensors(held) for held in value))
     if isinstance(value, tuple):
         return tuple(copy_tensors(held) for held in tuple.__iter__(value))
     if type(value) is list:

@@ -58,7 +58,7 @@ class TiedTensors(GraphWriter):
 
     def _state_node(self, tensor: torch.Tensor, made: torch.Tensor) -> fx.Node:
         known = self._state.get(id(tensor))
-        measured = {"value": measure(made), "storages": frozenset({storage_of(made)})}
+        measured: dict[str, Any] = {"value": measure(made), "storages": frozenset({storage_of(made)})}
         if known is not None:
             path, trained = known
             return self.add("get_attr", path, constant=not trained, **measured)

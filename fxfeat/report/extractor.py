@@ -24,8 +24,9 @@ def render_extractor(extractor: FeatureExtractor) -> RenderableType:
         >>> import fxfeat, torch
         >>> extractor = fxfeat.create_feature_extractor(torch.nn.Sequential(torch.nn.Linear(4, 3)), ["0"])
         >>> from rich.console import Console
-        >>> Console(width=60).print(render_extractor(extractor))  # doctest: +NORMALIZE_WHITESPACE
-        FeatureExtractor of Sequential, eval mode ...
+        >>> Console(width=60).print(render_extractor(extractor))
+        FeatureExtractor of Sequential, train mode
+        ...
 
     Args:
         extractor: what ``create_feature_extractor`` returned.

@@ -29,7 +29,11 @@ def draw_dependencies(nodes: Iterable[fx.Node]) -> nx.DiGraph:
 def memory_of(node: fx.Node) -> set[Storage]:
     """Return the memory that a node may read or write."""
     known = facts(node)
-    return {*known.reads, *known.writes, *(memory for source in node.all_input_nodes for memory in facts(source).storages)}
+    return {
+        *known.reads,
+        *known.writes,
+        *(memory for source in node.all_input_nodes for memory in facts(source).storages),
+    }
 
 
 def writers_before(nodes: Iterable[fx.Node], memory: frozenset[Storage], moment: int) -> list[fx.Node]:

@@ -20,9 +20,11 @@ def prune(draft: Draft) -> Draft:
     nodes = list(draft.graph.nodes)
     checks = [node for node in nodes if node.target is check]
     needed = find_needed(draft.recording, nodes, draft.features, checks)
-    graph, made = fx.Graph(), {}
+    graph = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
     for node in nodes:
         if node in needed or node.op == "placeholder":
             made[node] = graph.node_copy(node, lambda source: made[source])
-    features = tuple(dataclasses.replace(held, value=map_nodes(held.value, made.__getitem__)) for held in draft.features)
+    moved = (map_nodes(held.value, made.__getitem__) for held in draft.features)
+    features = tuple(dataclasses.replace(held, value=value) for held, value in zip(draft.features, moved, strict=True))
     return dataclasses.replace(draft, graph=graph, features=features)

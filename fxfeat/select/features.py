@@ -17,7 +17,7 @@ from fxfeat.record.written import opaque_in
 
 @dataclass(frozen=True)
 class Origin:
-    """Where eager code shows a feature: call ``call`` of the module at ``path``, or node ``position`` of a recording."""
+    """Where eager code shows a feature: a call of the module at ``path``, or a node of a recording."""
 
     path: str | None
     call: int

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.cli.conftest import Result
-
 from fxfeat.cli.arguments import split_names
+from tests.cli.conftest import Result
 
 SHAPE = ("--input-shape", "2,3,8,8")
 

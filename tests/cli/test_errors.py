@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Result
 
 from fxfeat.cli import main
 from fxfeat.cli.arguments import COMMANDS, _known_options
+from tests.cli.conftest import Result
 
 FORMS = "torchvision:NAME, timm:NAME, package.module:CALLABLE or path/to/file.py:CALLABLE"
 OPTIONS = "--flat, --depth, --grep, --json, --arg, --input-shape, --mode, --debug"
@@ -69,8 +69,8 @@ WRONG = {
         f"there is no Python module './tiny' here. For a file, write ./tiny.py:CALLABLE. MODEL is {FORMS}.",
     ),
     "no callable": (
-        ("nodes", "tiny.py:PICK"),
-        "tiny.py:PICK is an int; it must be a model, or a function or class that gives one.",
+        ("nodes", "tiny.py:SIZE"),
+        "tiny.py:SIZE is an int; it must be a model, or a function or class that gives one.",
     ),
     "no module": (("nodes", "tiny.py:number"), "tiny.py:number returned an int; it must return a torch.nn.Module."),
     "argument to a model": (
@@ -91,7 +91,8 @@ WRONG = {
     ),
     "argument of a wrong kind": (
         ("nodes", "tiny.py:Tiny", "--arg", "width=-1"),
-        "tiny.py:Tiny --arg width=-1 cannot be built: ValueError: out_channels must be divisible by groups.",
+        "tiny.py:Tiny --arg width=-1 cannot be built: RuntimeError: Trying to create tensor with negative "
+        "dimension -1: [-1, 3, 3, 3].",
     ),
     "shape": (
         ("nodes", "tiny.py:Tiny", "--input-shape", "2,3,a"),
@@ -153,7 +154,7 @@ def test_debug_shows_the_traceback(run):
 
 
 def test_interrupt_is_quiet(run):
-    assert run("nodes", "tiny.py:Picky", "--input-shape", "2,4") == Result(130, "", "")
+    assert run("nodes", "tiny.py:Interrupted", "--input-shape", "2,4") == Result(130, "", "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -170,7 +170,6 @@ class ManyFunctions(Base):
 @pytest.mark.parametrize(
     ("model", "names", "example", "other"),
     [
-        (CallsScript, ["linear", "head"], X, LONGER),
         (HasScript, ["linear", "script", "head"], X, LONGER),
         (CallsFunction, ["linear", "head"], X, LONGER),
         (NoGrad, ["linear", "mul", "head"], X, LONGER),
@@ -202,6 +201,10 @@ def test_equals_eager(model, names, example, other):
 )
 def test_gradients_equal(model, names):
     assert_gradients_equal(model(), names, X)
+
+
+def test_scripted_function():  # FAILS: the held _Scripted turns real tensors into stand-ins after recording
+    assert_equals_eager(CallsScript(), ["linear", "head"], X, LONGER)
 
 
 def test_vmap_is_eagers_or_a_clear_error():

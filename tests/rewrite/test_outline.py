@@ -128,8 +128,8 @@ def test_only_what_a_feature_lies_in_is_opened():
         "def forward(self, x):\n"
         "    x = self.stem(x)\n"
         "    stages_0 = self.stages[0](x)\n"
-        "    x = self.stages[1](stages_0)\n"
-        "    head = self.head(x)\n"
+        "    stages_1 = self.stages[1](stages_0)\n"
+        "    head = self.head(stages_1)\n"
         "    return {'stages.0': stages_0, 'head': head}\n"
     )
 
@@ -141,9 +141,9 @@ def test_a_block_is_opened_for_a_value_inside_it():
         "    x = self.stages[0](x)\n"
         "    stages_1_conv = self.stages[1].conv(x)\n"
         "    y = self.stages[1].act(stages_1_conv)\n"
-        "    x = y + x\n"
-        "    x = self.head(x)\n"
-        "    output = x.mean((2, 3))\n"
+        "    y = y + x\n"
+        "    y = self.head(y)\n"
+        "    output = y.mean((2, 3))\n"
         "    return {'stages.1.conv': stages_1_conv, 'output': output}\n"
     )
 
@@ -165,10 +165,10 @@ def test_flatten_writes_everything_out():
         "    x = self.stem(x)\n"
         "    y = self.stages[0].conv(x)\n"
         "    y = self.stages[0].act(y)\n"
-        "    x = y + x\n"
-        "    y = self.stages[1].conv(x)\n"
-        "    y = self.stages[1].act(y)\n"
-        "    stages = y + x\n"
+        "    y = y + x\n"
+        "    x = self.stages[1].conv(y)\n"
+        "    x = self.stages[1].act(x)\n"
+        "    stages = x + y\n"
         "    return {'stages': stages}\n"
     )
 
@@ -202,7 +202,7 @@ def test_values(model, names, flatten):
 
 def test_an_object_goes_from_block_to_block():
     assert code_of(TakesObject(), ["use"]) == (
-        "def forward(self, x):\n    make = self.make(x)\n    use = self.use(make)\n    return {'use': use}\n"
+        "def forward(self, x):\n    x = self.make(x)\n    use = self.use(x)\n    return {'use': use}\n"
     )
 
 

@@ -1,0 +1,182 @@
+"""Decide which modules to open.
+
+A module is opened only if a feature lies strictly inside it, or a value needed outside it cannot be reached through
+what it returned, or its arguments cannot be written down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+
+from torch import fx
+
+from fxfeat.record.recording import Guard, Opaque, Recording, Span, ancestors, facts
+from fxfeat.record.written import nodes_in, opaque_in
+from fxfeat.rewrite.dependencies import find_needed
+from fxfeat.rewrite.draft import Draft, last_moment
+from fxfeat.select.features import Feature
+
+_PICKS = (operator.getitem, getattr)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which spans are opened, and what the features need of the recording."""
+
+    opened: frozenset[int]
+    needed: frozenset[fx.Node]
+    features: tuple[Feature, ...]
+    guards: tuple[Guard, ...]
+
+    def region(self, recording: Recording, span: int) -> int | None:
+        """Return the outermost span around ``span`` (or itself) that stays whole, if any."""
+        chain = [span, *ancestors(recording.spans, span)]
+        return next((index for index in reversed(chain) if index not in self.opened), None)
+
+
+def plan_openings(draft: Draft) -> Plan:
+    """Open modules until everything needed can be reached."""
+    recording = draft.recording
+    opened = {0}
+    if draft.flatten:
+        opened |= {span.index for span in recording.spans if not span.leaf}
+    features = []
+    for feature in draft.features:
+        moved, inside = _enter(recording, feature)
+        features.append(moved)
+        opened |= inside
+    while True:
+        plan = _plan(draft, frozenset(opened), tuple(features))
+        more = _unreachable(recording, plan)
+        if not more:
+            return plan
+        opened |= more
+
+
+def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -> Plan:
+    recording = draft.recording
+    plan = Plan(opened, frozenset(), features, ())
+    kept = [guard for guard in recording.guards if _is_kept(recording, plan, guard)]
+    nodes = list(recording.graph.nodes)
+    also = {guard.node for guard in kept}
+    while True:
+        needed = find_needed(recording, nodes, features, also)
+        plan = Plan(opened, frozenset(needed), features, tuple(kept))
+        # A call passes on arguments that nothing inside may use; those have to be computed all the same.
+        passed = {node for region in regions_of(recording, plan) for node in _arguments(recording.spans[region])}
+        if passed <= needed:
+            return plan
+        also |= passed
+
+
+def _arguments(span: Span) -> list[fx.Node]:
+    return nodes_in((span.args, span.kwargs))
+
+
+def _is_kept(recording: Recording, plan: Plan, guard: Guard) -> bool:
+    return guard.position < last_moment(plan.features) and plan.region(recording, guard.span) is None
+
+
+def _enter(recording: Recording, feature: Feature) -> tuple[Feature, set[int]]:
+    """Find the outermost module that hands each part of a feature out; everything around it is opened."""
+    inside: set[int] = set()
+    moment = feature.moment
+    for node in nodes_in(feature.value):
+        giver = _giver(recording, feature, node)
+        around = ancestors(recording.spans, facts(node).span)
+        chain = [facts(node).span, *around]
+        inside |= set(chain if giver is None else ancestors(recording.spans, giver))
+        moment = moment if giver is None else max(moment, recording.spans[giver].stop)
+    if feature.span is not None:
+        inside |= set(ancestors(recording.spans, feature.span)) if not nodes_in(feature.value) else set()
+    return dataclasses.replace(feature, moment=moment), inside
+
+
+def _giver(recording: Recording, feature: Feature, node: fx.Node) -> int | None:
+    """Return the outermost span that returns ``node`` as the feature wants it, by straight-line code."""
+    chain = [facts(node).span, *ancestors(recording.spans, facts(node).span)]
+    if feature.span is not None and feature.span in chain:
+        chain = chain[chain.index(feature.span) :]
+    giver: int | None = None
+    for index in chain[:-1]:
+        span = recording.spans[index]
+        straight = not any(guard.span == index for guard in recording.guards)
+        if not _hands_out(recording, span, node, feature.moment) or not (straight or index == feature.span):
+            break
+        giver = index
+    return giver
+
+
+def _hands_out(recording: Recording, span: Span, node: fx.Node, moment: int) -> bool:
+    if all(held is not node for _, held in span.leaves):
+        return False
+    memory = facts(node).storages
+    between = (held for held in recording.graph.nodes if moment <= facts(held).position < span.stop)
+    return not any(facts(held).writes & memory for held in between)
+
+
+def _unreachable(recording: Recording, plan: Plan) -> set[int]:
+    """List the whole spans that must be opened after all."""
+    more: set[int] = set()
+    for node, home in uses_of(recording, plan):
+        region = plan.region(recording, facts(node).span)
+        if region is not None and region != home and not _reaches(recording, plan, node, region):
+            more.add(region)
+    for region in regions_of(recording, plan):
+        if not _arguments_written(recording, plan, recording.spans[region]):
+            more.add(region)
+    return more
+
+
+def uses_of(recording: Recording, plan: Plan) -> list[tuple[fx.Node, int | None]]:
+    """List each use of a node with the whole span it is used in, or None for open code."""
+    uses: list[tuple[fx.Node, int | None]] = []
+    for node in plan.needed:
+        home = plan.region(recording, facts(node).span)
+        uses += [(source, home) for source in node.all_input_nodes]
+    uses += [(guard.node, None) for guard in plan.guards]
+    uses += [(node, None) for feature in plan.features for node in nodes_in(feature.value)]
+    for region in regions_of(recording, plan):
+        uses += [(node, None) for node in _arguments(recording.spans[region])]
+    return uses
+
+
+def regions_of(recording: Recording, plan: Plan) -> set[int]:
+    """List the whole spans that the features need."""
+    regions = {plan.region(recording, facts(node).span) for node in plan.needed}
+    regions |= {plan.region(recording, feature.span) for feature in plan.features if feature.span is not None}
+    return {region for region in regions if region is not None}
+
+
+def _reaches(recording: Recording, plan: Plan, node: fx.Node, region: int) -> bool:
+    if any(held is node for _, held in recording.spans[region].leaves) or node.op == "get_attr":
+        return True
+    before = facts(node).same_as
+    if before is not None and plan.region(recording, facts(before).span) != region:
+        return True
+    if before is not None:
+        return _reaches(recording, plan, before, region)
+    return is_movable(node) and all(
+        plan.region(recording, facts(source).span) != region or _reaches(recording, plan, source, region)
+        for source in node.all_input_nodes
+    )
+
+
+def is_movable(node: fx.Node) -> bool:
+    """Say whether a node can be computed again elsewhere: a pick from a tuple, or arithmetic on sizes."""
+    if node.op == "placeholder":
+        return False
+    if node.target in _PICKS:
+        return True
+    return (
+        not facts(node).storages and getattr(node.target, "__module__", None) == "_operator"
+    ) or node.target == "size"
+
+
+def _arguments_written(recording: Recording, plan: Plan, span: Span) -> bool:
+    return all(_is_whole(recording, plan, held) for held in opaque_in((span.args, span.kwargs)))
+
+
+def _is_whole(recording: Recording, plan: Plan, held: Opaque) -> bool:
+    return held.span is not None and plan.region(recording, held.span) == held.span

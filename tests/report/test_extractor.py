@@ -1,0 +1,95 @@
+"""How an extractor prints."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import fxfeat
+from fxfeat.emit.extractor import FeatureExtractor
+from fxfeat.report.extractor import render_extractor
+
+
+class Branching(nn.Module):
+    """Takes a decision on a size, and returns a structure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3, batch_first=True)
+        self.body = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        self.head = nn.Linear(2, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.lstm(x)[0]))
+
+
+def make(request: object) -> FeatureExtractor:
+    model = Branching().eval()
+    return fxfeat.create_feature_extractor(model, request, example_inputs=torch.rand(2, 5, 4))
+
+
+def show(extractor: FeatureExtractor, width: int = 100) -> str:
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(extractor)
+    return captured.get()
+
+
+def test_repr_says_what_is_returned_opened_and_kept():
+    lines = [line.strip() for line in repr(make({"body.0": "low", "output": "output"})).splitlines()]
+    assert lines[1:4] == ["'low': body.0 (2, 5, 2) float32", "'output': (2, 5, 5) float32", "opened: body"]
+    assert "parameters: 131 before, 131 after (100.0% kept)" in lines
+
+
+def test_table():
+    lines = [line.rstrip() for line in show(make({"body.0": "low"})).splitlines()]
+    assert lines[0] == "FeatureExtractor of Branching, eval mode"
+    assert lines[1] == "key   name     shape       dtype"
+    assert lines[3] == "low   body.0   (2, 5, 2)   float32"
+    assert lines[4] == "opened: body"
+    assert "parameters: 131 before, 116 after (88.5% kept)" in lines
+
+
+def test_a_structure_shows_its_shapes():
+    assert "((2, 5, 3), ((1, 2, 3), (1, 2, 3)))" in show(make(["lstm"]))
+    assert "'lstm': ((2, 5, 3), ((1, 2, 3), (1, 2, 3)))\n" in repr(make(["lstm"]))
+
+
+def test_a_narrow_terminal_hides_nothing():
+    shown = show(make(["body.0"]), 24).replace(" ", "").replace("\n", "")
+    assert "…" not in shown and "body.0" in shown
+
+
+def test_checks_are_counted_and_listed():
+    class Sized(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if x.shape[1] > 3 else x - 1
+
+    extractor = fxfeat.create_feature_extractor(Sized(), ["output"], example_inputs=torch.rand(2, 5))
+    lines = show(extractor, 200).splitlines()
+    assert f"checks: {len(extractor.guards)}" in lines
+    assert [f"  {check}" for check in extractor.guards] == lines[lines.index(f"checks: {len(extractor.guards)}") + 2 :]
+
+
+def test_a_mode_that_could_not_be_recorded_does_not_break_repr():
+    class EvalOnly(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                raise ValueError("no training")
+            return x + 1
+
+    extractor = fxfeat.create_feature_extractor(EvalOnly().eval(), ["output"], example_inputs=torch.rand(2, 5))
+    extractor.train()
+    assert "no train mode: EvalOnly could not be recorded in train mode" in repr(extractor)
+    assert "EvalOnly could not be recorded in train mode" in show(extractor, 300)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_title_says_the_mode(training):
+    extractor = make(["body"]).train(training)
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(render_extractor(extractor))
+    assert captured.get().startswith(f"FeatureExtractor of Branching, {'train' if training else 'eval'} mode\n")
