@@ -43,8 +43,9 @@ def find_pins(
         What to check at run time.
     """
     groups = find_groups(example)
-    if not groups or _is_free(example, emission, emit_at, groups, combined=True):
-        return ()
+    together = tuple(group for group in groups if group.name in ("batch", "extent"))
+    if together and _is_free(example, emission, emit_at, together, combined=True):
+        groups = tuple(group for group in groups if group not in together)
     bound = [group for group in groups if not _is_free(example, emission, emit_at, (group,), combined=False)]
     return tuple(_pin(model, example, axis) for group in bound for axis in group.axes)
 
@@ -56,14 +57,16 @@ def _is_free(
     groups: tuple[Group, ...],
     combined: bool,
 ) -> bool:
-    ways = list(growths(groups[-1]))[: 1 if combined else None]
+    ways = list(growths(groups[-1]))[: 2 if combined else None]
     outcomes: list[Outcome] = []
     for way in ways:
         outcomes.append(_compare(example, emission, emit_at, groups, way))
         if outcomes[-1] in (Outcome.SAME, Outcome.OTHER):
             break
-    # A size that the checks refuse needs no pin; one at which the model never ran does.
-    return outcomes[-1] is Outcome.SAME or (not combined and Outcome.CHECKED in outcomes)
+    if combined or outcomes[-1] in (Outcome.SAME, Outcome.OTHER):
+        return outcomes[-1] is Outcome.SAME
+    # A size that the checks refuse needs no pin, nor does one that no model could have: a layer's width.
+    return Outcome.CHECKED in outcomes or groups[-1].name.startswith("length")
 
 
 def _compare(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from fxfeat.emit.extractor import FeatureExtractor, Row
@@ -17,6 +18,7 @@ from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.run import watch
 from fxfeat.record.structure import copy_tensors, follow, tensors
 from fxfeat.record.untouched import untouched
+from fxfeat.report.verification import render_verification
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,9 @@ class Verification:
         return {row.key: row.max_abs_diff for row in self.rows}
 
     def __rich__(self) -> Any:
-        from fxfeat.report.verification import render_verification
-
         return render_verification(self)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
         console = Console(width=120)
         with console.capture() as captured:
             console.print(self.__rich__())

@@ -25,7 +25,7 @@ _taps: Seen | None = None
 _keep_graph = False
 
 
-# -- copies of values ---------------------------------------------------------------------------------------------------
+# -- copies of values --------------------------------------------------------------------------------------------------
 
 
 def clone(value: Any, grad: bool = False) -> Any:
@@ -67,7 +67,7 @@ def same_value(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-# -- eager runs ---------------------------------------------------------------------------------------------------------
+# -- eager runs --------------------------------------------------------------------------------------------------------
 
 
 def tap(name: str, value: Any) -> None:
@@ -136,7 +136,7 @@ class kept_buffers:
                     buffer.copy_(value)
 
 
-# -- what a name means --------------------------------------------------------------------------------------------------
+# -- what a name means -------------------------------------------------------------------------------------------------
 
 
 def pick(model: nn.Module, seen: Seen, query: str) -> Any:
@@ -161,7 +161,7 @@ def _is_leaf(model: nn.Module, path: str) -> bool:
     return module is not None and home.startswith("torch.nn") and not isinstance(module, (nn.Sequential, nn.ModuleList))
 
 
-# -- the comparison -----------------------------------------------------------------------------------------------------
+# -- the comparison ----------------------------------------------------------------------------------------------------
 
 
 def run(extractor: nn.Module, inputs: Any) -> dict[str, Any]:

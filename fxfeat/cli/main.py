@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -77,11 +78,16 @@ def _obey(options: argparse.Namespace, width: int | None) -> Outcome:
 
 @contextlib.contextmanager
 def _quiet(debug: bool) -> Iterator[None]:
-    """Keep what models and libraries print off stdout, and their warnings off the terminal."""
+    """Keep what models and libraries print off stdout, and their warnings and logs off the terminal."""
+    before = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         if not debug:
             warnings.simplefilter("ignore")
-        yield
+            logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _write(console: Console, outcome: Outcome) -> None:

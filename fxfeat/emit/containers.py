@@ -89,6 +89,8 @@ def reacher(model: nn.Module, kept: Kept) -> Callable[[str], str]:
 
     @functools.cache
     def reach(path: str) -> str:
+        if not path:
+            return "self"
         spelled, walked = "self", ""
         for part in path.split("."):
             spelled = _step(spelled, part, _is_indexed(model, walked, kept))

@@ -31,7 +31,12 @@ def _kept(draft: Draft) -> Kept:
     calls = {str(node.target) for node in draft.graph.nodes if node.op == "call_module"}
     held = {str(node.target) for node in draft.graph.nodes if node.op == "get_attr"}
     modules = {path for path, _ in draft.recording.root.named_modules(remove_duplicate=False)}
+    held |= {f"{node.args[0].target}.{node.args[1]}".lstrip(".") for node in draft.graph.nodes if _sets(node)}
     return Kept(frozenset(calls | (held & modules)) - {""}, frozenset(held - modules))
+
+
+def _sets(node: Any) -> bool:
+    return node.target is setattr and node.args[0].op == "get_attr"
 
 
 def _row(key: str, feature: Any) -> Row:

@@ -15,7 +15,7 @@ _INFIX = {
     **{operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"},
     **{operator.mod: "%", operator.pow: "**", operator.matmul: "@", operator.and_: "&", operator.or_: "|"},
     **{operator.xor: "^", operator.lshift: "<<", operator.rshift: ">>", operator.eq: "==", operator.ne: "!="},
-    **{operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="},
+    **{operator.is_: "is", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="},
 }
 _PREFIX = {operator.neg: "-", operator.pos: "+", operator.invert: "~"}
 IN_PLACE = {

@@ -14,6 +14,8 @@ from torch import fx, nn
 from fxfeat.emit.containers import Kept, plant
 from fxfeat.emit.source import Source
 from fxfeat.errors import TraceError
+from fxfeat.record.guards import check
+from fxfeat.report.extractor import describe_extractor, render_extractor
 from fxfeat.select.features import Origin
 
 _serial = itertools.count()
@@ -148,14 +150,9 @@ class FeatureExtractor(nn.Module):
 
     def extra_repr(self) -> str:
         """Say what is returned, what was opened and how many parameters are left."""
-        from fxfeat.report.extractor import describe_extractor
-
         return "\n".join(describe_extractor(self))
 
     def __rich__(self) -> Any:
-        # Reports import extractors, so this one import cannot stand at the top.
-        from fxfeat.report.extractor import render_extractor
-
         return render_extractor(self)
 
 
@@ -233,12 +230,6 @@ def _restore(forms: Forms) -> FeatureExtractor:
 
 def _trace_again(extractor: FeatureExtractor) -> fx.Graph:
     """Get the graph of an unpickled extractor back from its source, which has no control flow."""
-    tracer = fx.Tracer(autowrap_functions=(_check(),))
+    tracer = fx.Tracer(autowrap_functions=(check,))
     tracer.is_leaf_module = lambda m, module_qualified_name: True  # type: ignore[method-assign]
     return tracer.trace(extractor)
-
-
-def _check() -> Callable[..., Any]:
-    from fxfeat.record.guards import check
-
-    return check

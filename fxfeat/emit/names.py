@@ -8,6 +8,7 @@ import importlib
 import keyword
 import math
 import re
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ class Globals:
     ``held`` are the objects that no import reaches: an extractor has to carry those itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reserved: Container[str] = ()) -> None:
+        self._reserved = reserved
         self.imports: dict[str, str] = {}
         self.objects: dict[str, Any] = {}
         self.held: dict[str, Any] = {}
@@ -47,10 +49,10 @@ class Globals:
         return self._use("torch", torch)
 
     def _use(self, home: str, namespace: Any) -> str:
-        root = home.split(".")[0]
-        self.imports[root] = _IMPORTS[root]
-        self.objects[root] = torch if root == "torch" else namespace
-        return home
+        root, dot, rest = home.partition(".")
+        name = self._claim(root, torch if root == "torch" else namespace)
+        self.imports[name] = _IMPORTS[root] if name == root else f"{_IMPORTS[root].split(' as ')[0]} as {name}"
+        return name + dot + rest
 
     def _imported(self, thing: Any) -> str | None:
         owner = getattr(thing, "__self__", None)
@@ -80,11 +82,15 @@ class Globals:
 
     def _claim(self, name: str, thing: Any) -> str:
         tried, count = name, 0
-        while (tried in self.objects and self.objects[tried] is not thing) or keyword.iskeyword(tried):
+        while self._is_taken(tried, thing):
             count += 1
             tried = f"{name}_{count}"
         self.objects[tried] = thing
         return tried
+
+    def _is_taken(self, name: str, thing: Any) -> bool:
+        other = name in self.objects and self.objects[name] is not thing
+        return other or name in self._reserved or keyword.iskeyword(name)
 
     def literal(self, value: Any) -> str:
         """Spell a constant."""

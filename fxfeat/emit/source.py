@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import operator
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class _Writer:
         self.origins: dict[str, fx.Node] = {}
         self.nodes = list(draft.graph.nodes)
         self.order = {node: index for index, node in enumerate(self.nodes)}
-        self.names = Globals()
+        self.names = Globals(frozenset(draft.recording.signature.parameters))
         self.speller = Speller(self.names, self.variable, reach)
         self.variables: dict[fx.Node, str] = {}
         self.given: set[str] = {"self"}
@@ -121,7 +122,7 @@ class _Writer:
 
     def _fresh(self, wanted: str) -> str:
         name, count = wanted, 0
-        while name in self.given or name in self.names.objects:
+        while name in self.given or name in self.names.objects or hasattr(builtins, name):
             count += 1
             name = f"{wanted}_{count}"
         self.given.add(name)

@@ -11,7 +11,7 @@ from torch import fx
 
 from fxfeat.errors import NodeNotFoundError
 from fxfeat.name.table import NameTable
-from fxfeat.record.recording import Recording, Span, facts
+from fxfeat.record.recording import Build, Recording, Span, facts
 from fxfeat.record.structure import Steps
 
 OUTPUT = "output"
@@ -102,6 +102,9 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
     calls = _calls_by_other_paths(recording, table, parsed.name)
     if calls:
         return Found(query, None, _pick(calls, parsed.call, parsed.name), parsed.steps)
+    inside = _find_attribute(table, recording, parsed)
+    if inside is not None:
+        return Found(query, None, *inside)
     leaf = _leaf_around(recording, parsed.name)
     if leaf is not None and parsed.name in table.paths:
         return InsideLeaf(leaf)
@@ -147,6 +150,22 @@ def _calls_by_other_paths(recording: Recording, table: NameTable, name: str) -> 
     paths = [path for path, module in modules.items() if path and module is modules.get(name)]
     calls = [span for path in paths for span in table.spans.get(path, ())]
     return tuple(sorted(calls, key=lambda span: span.index))
+
+
+def _find_attribute(table: NameTable, recording: Recording, parsed: Parsed) -> tuple[Span, Steps] | None:
+    """Find ``block.y`` or ``output.y``: an attribute of what a module returned."""
+    parts = parsed.name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        name, steps = ".".join(parts[:cut]), tuple(("attr", part) for part in parts[cut:])
+        calls = table.spans.get(name, ()) or ((recording.spans[0],) if name == OUTPUT else ())
+        if calls and _has_attribute(_pick(calls, parsed.call, name), steps):
+            return _pick(calls, parsed.call, name), (*steps, *parsed.steps)
+    return None
+
+
+def _has_attribute(span: Span, steps: Steps) -> bool:
+    named = isinstance(span.result, Build) and steps[0][1] in dict(span.result.fields)
+    return named or any(known[: len(steps)] == steps for known, _ in span.leaves)
 
 
 def _leaf_around(recording: Recording, name: str) -> str | None:

@@ -63,9 +63,9 @@ def _base(recording: Recording, node: fx.Node) -> str:
 
 
 def _number(base: str, counts: dict[str, int], free: bool, paths: frozenset[str], names: Container[str]) -> str:
-    count = counts.get(base, 0 if free else 1)
-    if count == 0 and base not in names:
-        counts[base] = 1
+    count = counts.get(base, 1)
+    if free and base not in names:
+        counts[base] = count
         return base
     while f"{base}_{count}" in paths or f"{base}_{count}" in names:
         count += 1

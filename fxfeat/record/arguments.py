@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import torch
@@ -103,6 +104,9 @@ class Arguments(TiedTensors):
             return value
         made = self._copied(value)
         amend(node, **self._measured(made))
+        if node.args and node.args[0] is None:
+            given = self.add("call_function", operator.is_, (node, None), value=False, counted=False)
+            self.guard(given, False, "the call", f"{node.name} is None")
         self.persistent |= facts(node).storages
         self._inputs += [tensor for _, tensor in tensors(made)]
         if isinstance(made, torch.Tensor):

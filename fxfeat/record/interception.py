@@ -175,16 +175,17 @@ class Interceptor:
 
     # -- functions --------------------------------------------------------------------------------------------------
 
-    def _opaque(self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _opaque(self, target: Callable[..., Any], args: Any, kwargs: Any, run: Callable[..., Any] | None = None) -> Any:
         """Call a function whole, unless nothing recorded goes in or something that cannot be written does."""
+        run = run or target
         if not self._mine() or not any(_is_recorded(held) for _, held in walk((args, kwargs))):
-            return target(*args, **kwargs)
+            return run(*args, **kwargs)
         written = self._written(args, kwargs)
         if any(isinstance(held, Opaque) for _, held in walk(written)):
-            return target(*args, **kwargs)
+            return run(*args, **kwargs)
         numeric = not any(isinstance(held, torch.Tensor) for _, held in walk((args, kwargs)))
         with self.recorder.inside_leaf() as effects:
-            result = target(*_plain(args), **_plain(kwargs)) if numeric else target(*args, **kwargs)
+            result = run(*_plain(args), **_plain(kwargs)) if numeric else run(*args, **kwargs)
         with _quietly():
             if isinstance(result, bool) and numeric:
                 return self.recorder.decide(target, args, result)
@@ -205,9 +206,10 @@ class Interceptor:
         plain = torch._C.ScriptFunction.__call__
 
         def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-            if not self._mine():
-                return plain(function, *self.recorder.to_run(args), **self.recorder.to_run(kwargs))
-            return self._opaque(_Scripted(function, plain, self.recorder), args, kwargs)
+            def run(*given: Any, **named: Any) -> Any:
+                return plain(function, *self.recorder.to_run(given), **self.recorder.to_run(named))
+
+            return self._opaque(function, args, kwargs, run) if self._mine() else run(*args, **kwargs)
 
         return call
 
@@ -258,17 +260,6 @@ class Interceptor:
 
         undo.enter_context(patch.object(region, "__enter__", watched_enter))
         undo.enter_context(patch.object(region, "__exit__", watched_exit))
-
-
-class _Scripted:
-    """A scripted function, called with stand-ins while recording and as itself afterwards."""
-
-    def __init__(self, function: Any, plain: Any, recorder: Recorder) -> None:
-        self.function, self._plain, self._recorder = function, plain, recorder
-        self.__name__ = function.name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._plain(self.function, *self._recorder.to_run(args), **self._recorder.to_run(kwargs))
 
 
 def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:

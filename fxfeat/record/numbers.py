@@ -74,7 +74,7 @@ class RecordedFloat(float):
 
 
 RECORDED = (RecordedInt, RecordedFloat)
-_ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")
+_ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift")
 _UNARY = ("neg", "pos", "abs")
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 
@@ -136,6 +136,14 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
     return method
 
 
+def _divmod(self: Any, other: Any) -> Any:
+    return self // other, self % other
+
+
+def _rdivmod(self: Any, other: Any) -> Any:
+    return other // self, other % self
+
+
 def _rounding(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, *digits: self.ledger.compute(function, (self, *digits), function(plain(self), *digits))
 
@@ -151,9 +159,12 @@ def _exact(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _teach(kind: type) -> None:
-    for name in _ARITHMETIC:
-        setattr(kind, f"__{name}__", _arithmetic(name, swapped=False))
-        setattr(kind, f"__r{name}__", _arithmetic(name, swapped=True))
+    for name in _ARITHMETIC if kind is RecordedInt else _ARITHMETIC[:7]:
+        magic = name.rstrip("_")
+        setattr(kind, f"__{magic}__", _arithmetic(name, swapped=False))
+        setattr(kind, f"__r{magic}__", _arithmetic(name, swapped=True))
+    for name, method in (("divmod", _divmod), ("rdivmod", _rdivmod)):
+        setattr(kind, f"__{name}__", method)
     for name in _UNARY:
         setattr(kind, f"__{name}__", _unary(name))
     for name in _COMPARISONS:
@@ -170,5 +181,12 @@ def _teach(kind: type) -> None:
     setattr(kind, printed, lambda self, spec: format(plain(self), spec))
 
 
+def _bit_length(self: RecordedInt) -> int:
+    self.ledger.pin(self, plain(self))
+    return int(plain(self)).bit_length()
+
+
 _teach(RecordedInt)
+RecordedInt.bit_length = _bit_length  # type: ignore[method-assign]
+RecordedInt.__invert__ = _unary("invert")  # type: ignore[method-assign]
 _teach(RecordedFloat)

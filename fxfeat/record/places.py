@@ -17,7 +17,13 @@ def model_line() -> tuple[str, str]:
     """Return ``("file.py:12", "if x.shape[0] > 1:")`` for the innermost frame outside fxfeat and torch."""
     frame = _first(sys._getframe(1), (_OURS, _TORCH)) or _first(sys._getframe(1), (_OURS,)) or sys._getframe(1)
     filename, line = frame.f_code.co_filename, frame.f_lineno
-    return f"{filename}:{line}", linecache.getline(filename, line).strip()
+    return f"{_shorten(filename)}:{line}", linecache.getline(filename, line).strip()
+
+
+def _shorten(filename: str) -> str:
+    """Name an installed file as it is imported, so that emitted code is the same on every machine."""
+    roots = [root for root in sys.path if root.endswith("-packages") and filename.startswith(f"{root}/")]
+    return filename[len(max(roots, key=len)) + 1 :] if roots else filename
 
 
 def _first(frame: types.FrameType | None, skipped: tuple[str, ...]) -> types.FrameType | None:

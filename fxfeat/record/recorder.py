@@ -53,7 +53,20 @@ _SILENT = {
 _DEVICE_QUESTIONS = ("is_cuda", "is_cpu", "is_xpu", "is_mps", "is_mtia", "is_hpu", "is_ipu", "is_xla", "is_vulkan")
 _EXACT = {"__bool__": bool, "__int__": int, "__float__": float, "__index__": operator.index, "__complex__": complex}
 _ESCAPES = ("numpy", "__array__", "__dlpack__", "__array_wrap__")
-_COUNTED = ("unbind", "split", "tensor_split", "split_with_sizes", "nonzero", "hsplit", "vsplit", "dsplit", "where")
+_COUNTED = (
+    "unbind",
+    "chunk",
+    "unsafe_chunk",
+    "unsafe_split",
+    "split",
+    "tensor_split",
+    "split_with_sizes",
+    "nonzero",
+    "hsplit",
+    "vsplit",
+    "dsplit",
+    "where",
+)
 
 
 class Recorder(Decisions, TorchFunctionMode):

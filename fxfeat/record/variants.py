@@ -39,9 +39,10 @@ def find_groups(example: Example) -> tuple[Group, ...]:
     """
     held = list(tensors((example.args, example.kwargs)))
     listed = _is_listed(example)
-    batch = tuple(Axis(steps, 0, t.shape[0]) for steps, t in held if t.dim() > 1) if not listed else ()
+    batch = () if listed else tuple(Axis(steps, 0, t.shape[0]) for steps, t in held if t.dim() > 1)
     extent = tuple(Axis(steps, d, t.shape[d]) for steps, t in held for d in _extent_of(t, listed))
-    groups = (Group("batch", batch), Group("extent", extent))
+    lengths = (Group(f"length {d}", tuple(Axis(s, d, t.shape[d]) for s, t in held if d < t.dim() < 4)) for d in (1, 2))
+    groups = (Group("batch", batch), Group("extent", extent), *(() if listed else lengths))
     return tuple(group for group in groups if group.axes)
 
 
@@ -55,9 +56,7 @@ def _extent_of(tensor: torch.Tensor, listed: bool) -> list[int]:
         return [1, 2] if tensor.dim() == 3 else []
     if tensor.dim() >= 4:
         return [d for d in range(2, tensor.dim()) if tensor.shape[d] > _MOST_CHANNELS]
-    if tensor.dim() == 3:
-        return [1, 2]
-    return [1] if tensor.dim() == 2 else []
+    return []
 
 
 def resize(example: Example, groups: tuple[Group, ...], grow: Callable[[Axis], int]) -> Example:
@@ -92,6 +91,8 @@ def growths(group: Group) -> Iterator[Callable[[Axis], int]]:
         yield lambda axis: axis.size + 1
         return
     # Height and width grow unequally, so that code which takes one for the other is found out.
+    # Odd sizes first, because code that asks whether a size is even is found out by no others.
+    yield lambda axis: axis.size + (63 if axis.dimension % 2 == 0 else 31)
     yield lambda axis: axis.size + (64 if axis.dimension % 2 == 0 else 32)
     yield lambda axis: axis.size * (2 if axis.dimension % 2 == 0 else 3)
     yield lambda axis: axis.size * 2

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fxfeat.emit.extractor import Emission, FeatureExtractor, Row
 from fxfeat.errors import TraceError
 from fxfeat.report.shapes import spell_dtype, spell_shape
 from fxfeat.report.tables import make_table
 
 _MOST_CHECKS = 5
 _MOST_MODULES = 8
+
+if TYPE_CHECKING:
+    from fxfeat.emit.extractor import Emission, FeatureExtractor, Row
 
 
 def render_extractor(extractor: FeatureExtractor) -> RenderableType:

@@ -10,7 +10,7 @@ import pytest
 
 from fxfeat.cli import main
 
-SOURCE = '''
+SOURCE = """
 import warnings
 
 import torch
@@ -59,7 +59,7 @@ def number():
 
 SIZE = 8
 made = Tiny()
-'''
+"""
 
 
 class Result(NamedTuple):

@@ -77,7 +77,7 @@ def assert_same_features(left, right, inputs=IMAGE):
         assert same(first[name], second[name]), name
 
 
-# -- copies -------------------------------------------------------------------------------------------------------------
+# -- copies ------------------------------------------------------------------------------------------------------------
 
 
 def saved_and_loaded(module):
@@ -146,7 +146,7 @@ def test_tied_weights_stay_tied(copied):
     assert_same_features(extractor, twin, tokens)
 
 
-# -- parameters and state -----------------------------------------------------------------------------------------------
+# -- parameters and state ----------------------------------------------------------------------------------------------
 
 
 def test_parameters_are_shared():
@@ -179,7 +179,7 @@ def test_a_non_persistent_buffer_stays_one():
     assert "passing" in dict(extractor.named_buffers())
 
 
-# -- devices and dtypes -------------------------------------------------------------------------------------------------
+# -- devices and dtypes ------------------------------------------------------------------------------------------------
 
 
 def test_to_meta():
@@ -196,7 +196,7 @@ def test_to_another_dtype(dtype):
     extractor = copy.deepcopy(extractor).to(dtype)
     seen, found = eager(model, IMAGE.to(dtype)), run(extractor, IMAGE.to(dtype))
     for name in NAMES:
-        assert found[name].dtype == dtype or seen[name][-1].dtype != dtype
+        assert found[name].dtype == dtype
         assert same(found[name], seen[name][-1]), name
 
 
@@ -216,7 +216,7 @@ def test_autocast():
     assert all(same(found[name], seen[name][-1]) for name in NAMES)
 
 
-# -- gradients ----------------------------------------------------------------------------------------------------------
+# -- gradients ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -254,7 +254,7 @@ def test_no_grad_and_inference_mode():
         assert torch.equal(plain[name], inferred[name])
 
 
-# -- compilers ----------------------------------------------------------------------------------------------------------
+# -- compilers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -280,7 +280,7 @@ def test_exports_with_a_dynamic_batch():
     assert_same_features(extractor, exported.module(), larger)
 
 
-# -- parts --------------------------------------------------------------------------------------------------------------
+# -- parts -------------------------------------------------------------------------------------------------------------
 
 
 def test_parts_keep_their_classes():
@@ -294,7 +294,11 @@ def test_parts_keep_their_classes():
 def test_hooks_on_whole_modules_fire():
     _, extractor = build()
     fired = []
-    for module, name in ((extractor.layer1, "layer1"), (extractor.layer1[0], "layer1.0"), (extractor.layer2[1], "layer2.1")):
+    for module, name in (
+        (extractor.layer1, "layer1"),
+        (extractor.layer1[0], "layer1.0"),
+        (extractor.layer2[1], "layer2.1"),
+    ):
         module.register_forward_hook(lambda *details, name=name: fired.append(name))
     extractor(IMAGE)
     assert fired == ["layer1.0", "layer1", "layer2.1"]
@@ -324,7 +328,7 @@ def test_a_swapped_layer_is_the_one_that_runs():
     assert same(extractor(IMAGE)["layer1"], extractor.layer1(extractor(IMAGE)["stem"] + extractor.token))
 
 
-# -- the signature and the rest -----------------------------------------------------------------------------------------
+# -- the signature and the rest ----------------------------------------------------------------------------------------
 
 
 class Signatures:
@@ -351,7 +355,7 @@ class Signatures:
     ids=["positional", "stars", "odd"],
 )
 @pytest.mark.parametrize("training", [False, True])
-def test_the_signature_is_the_originals(kind, example, training):  # FAILS: a parameter called check hides the check
+def test_the_signature_is_the_originals(kind, example, training):
     model = kind(4, 4).train(training)
     options = {"concrete_args": {"e": 1}} if kind is Signatures.Positional else {}
     extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=example, **options)
@@ -376,7 +380,7 @@ def test_the_signature_where_modes_differ():
 
 
 def test_train_and_eval_reach_every_part():
-    model, extractor = build()
+    _, extractor = build()
     extractor.train()
     assert all(module.training for module in extractor.modules())
     extractor.eval()
@@ -398,7 +402,9 @@ def test_repr_and_rows():
         ("output", "output", (2, 2)),
     ]
     assert all(row.dtype == torch.float32 for row in extractor.rows)
-    assert repr(extractor).startswith("FeatureExtractor(\n  'stem': stem (2, 4, 8, 8)\n")
+    assert repr(extractor).startswith(
+        "FeatureExtractor(\n  'stem': (2, 4, 8, 8) float32\n  'layer1': (2, 4, 8, 8) float32\n"
+    )
 
 
 def test_the_graph_computes_the_same():
@@ -409,7 +415,9 @@ def test_the_graph_computes_the_same():
 
 def test_code_is_the_source_that_runs():
     _, extractor = build()
-    assert inspect.getsource(type(extractor).forward) in extractor.code or extractor.code.startswith("import torch")
+    source = inspect.getsource(type(extractor).forward)
+    assert source.startswith("def forward(self, x, gain=None, *, flag=True):\n")
+    assert extractor.code.endswith(source)
 
 
 def test_an_extractor_of_an_extractor():

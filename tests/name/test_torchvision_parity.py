@@ -76,13 +76,13 @@ def test_the_oracle_agrees_with_torchvisions_public_function():
     assert tensor_names(model.eval().to("meta"), IMAGE) == evaluation
 
 
-@pytest.mark.parametrize("names", [["layer1", "layer4"], ["layer2.0.relu_1", "flatten"], ["x", "fc"]])
+@pytest.mark.parametrize("names", [["layer1", "layer2.0.relu_1", "flatten"], ["x", "fc"]])
 def test_features_are_torchvisions(names):
     from torchvision.models.feature_extraction import create_feature_extractor as torchvisions
 
     torch.manual_seed(0)
     model = torchvision.models.resnet18().eval()
-    image = torch.randn(2, 3, 64, 64)
+    image = torch.randn(2, 3, 32, 32)
     theirs = torchvisions(model, list(names))(image)
     mine = fxfeat.create_feature_extractor(model, list(names), example_inputs=image)(image)
     assert list(mine) == list(theirs)

@@ -161,7 +161,7 @@ def test_a_mask_given():
         assert same(extractor(X, mask=other)["last"], model(X, mask=other))
 
 
-def test_a_mask_left_out_where_one_was_recorded_is_refused():  # FAILS: TypeError from masked_fill
+def test_a_mask_left_out_where_one_was_recorded_is_refused():
     extractor = fxfeat.create_feature_extractor(Defaults(), ["last"], example_inputs=(X, (Y > 0).long()))
     with pytest.raises(fxfeat.GuardError):
         extractor(X)
@@ -237,8 +237,8 @@ def test_example_inputs_of_a_wrong_type():
     with pytest.raises(fxfeat.RequestError) as caught:
         fxfeat.create_feature_extractor(Many(), ["output"], example_inputs=[X])
     assert str(caught.value) == (
-        "example_inputs is a list; it must be a tensor, a tuple of positional arguments or a dict of keyword arguments. "
-        "For one argument that is a list, write example_inputs=([...],)."
+        "example_inputs is a list; it must be a tensor, a tuple of positional arguments or a dict of keyword arguments."
+        " For one argument that is a list, write example_inputs=([...],)."
     )
 
 
@@ -246,7 +246,9 @@ def test_example_inputs_of_a_size_that_fails():
     with pytest.raises(fxfeat.TraceError) as caught:
         fxfeat.create_feature_extractor(IsTensor().eval(), ["linear"], example_inputs=torch.zeros(2, 5))
     message = str(caught.value)
-    assert message.startswith("IsTensor could not be recorded in eval mode with inputs ((2, 5) float32): RuntimeError: ")
+    assert message.startswith(
+        "IsTensor could not be recorded in eval mode with inputs ((2, 5) float32): RuntimeError: "
+    )
     assert message.endswith(" If it needs other inputs, pass example_inputs=.")
 
 

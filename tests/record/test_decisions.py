@@ -201,7 +201,7 @@ def guarded(model, names, inputs) -> bool:
     return False
 
 
-@pytest.mark.parametrize("names", [["conv"], ["head"], ["output"], ["conv", "output"]], ids="+".join)
+@pytest.mark.parametrize("names", [["head"], ["conv", "output"]], ids="+".join)
 @pytest.mark.parametrize(("model", "right", "either"), CASES, ids=lambda case: getattr(case, "__name__", ""))
 def test_right_or_refused(model, right, either, names):
     model = model().eval()
@@ -242,8 +242,8 @@ def test_a_value_that_leaves_torch_names_file_and_line():
     with pytest.raises(fxfeat.TraceError) as caught:
         fxfeat.create_feature_extractor(ThroughNumPy().eval(), ["head"], example_inputs=IMAGE)
     assert str(caught.value) == (
-        f"A value leaves torch at {__file__}:{line}: `mean = x.detach().numpy().mean()`, so what follows from it cannot "
-        "be written down. Ask for features outside this module: then it is called whole."
+        f"A value leaves torch at {__file__}:{line}: `mean = x.detach().numpy().mean()`, so what follows from it cannot"
+        " be written down. Ask for features outside this module: then it is called whole."
     )
 
 
@@ -253,8 +253,8 @@ def test_the_error_names_file_line_and_source():
     with pytest.raises(fxfeat.GuardError) as caught:
         extractor(SMALLER)
     assert str(caught.value) == (
-        f"This input takes another path than the recorded one: at {__file__}:{line}: `if x.shape[0] > 1:` the recording "
-        "saw True, this input gives False. Create the extractor again with example_inputs= like this input."
+        f"This input takes another path than the recorded one: at {__file__}:{line}: `if x.shape[0] > 1:` the recording"
+        " saw True, this input gives False. Create the extractor again with example_inputs= like this input."
     )
 
 

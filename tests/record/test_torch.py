@@ -203,7 +203,7 @@ def test_gradients_equal(model, names):
     assert_gradients_equal(model(), names, X)
 
 
-def test_scripted_function():  # FAILS: the held _Scripted turns real tensors into stand-ins after recording
+def test_scripted_function():
     assert_equals_eager(CallsScript(), ["linear", "head"], X, LONGER)
 
 

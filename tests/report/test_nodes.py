@@ -64,24 +64,24 @@ def test_modules_show_what_they_returned_and_containers_nothing():
 
 def test_tree():
     assert show(render_tree("Shared", ROWS), 80) == [
-        "Shared         operation      output  dtype    parameters",
-        "├── x          input          (2, 4)  float32           -",
-        "├── block      Sequential x2  (2, 4)  float32          20",
-        "│   ├── 0      Linear         (2, 4)  float32          20",
-        "│   ├── 1      ReLU           (2, 4)  float32           -",
-        "│   ├── 0_1    Linear         (2, 4)  float32          20",
-        "│   └── 1_1    ReLU           (2, 4)  float32           -",
-        "├── scale      parameter      (4,)    float32           4",
-        "├── mul        mul            (2, 4)  float32           -",
-        "└── layers     ModuleList     -       -                10",
-        "    └── 0      Linear         (2, 2)  float32          10",
+        "Shared       operation      output  dtype    parameters",
+        "├── x        input          (2, 4)  float32           -",
+        "├── block    Sequential x2  (2, 4)  float32          20",
+        "│   ├── 0    Linear         (2, 4)  float32          20",
+        "│   ├── 1    ReLU           (2, 4)  float32           -",
+        "│   ├── 0_1  Linear         (2, 4)  float32          20",
+        "│   └── 1_1  ReLU           (2, 4)  float32           -",
+        "├── scale    parameter      (4,)    float32           4",
+        "├── mul      mul            (2, 4)  float32           -",
+        "└── layers   ModuleList     -       -                10",
+        "    └── 0    Linear         (2, 2)  float32          10",
     ]
 
 
 def test_tree_gives_its_columns_up_where_they_do_not_fit():
     lines = show(render_tree("Shared", ROWS, 40), 40)
     assert lines[0] == "Shared"
-    assert lines[2] == "├── block  Sequential x2  (2, 4)  float3"
+    assert lines[2] == "├── block  Sequential x2  (2, 4)"
     assert lines[-1] == "    └── 0  Linear  (2, 2)  float32  10"
 
 

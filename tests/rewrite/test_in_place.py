@@ -314,6 +314,8 @@ def test_a_statement_after_the_feature_is_dropped():
     assert extractor.code == "def forward(self, x):\n    conv = self.conv(x)\n    return {'conv': conv}\n"
 
 
-@pytest.mark.parametrize(("model", "names"), CASES[:1] + CASES[2:5] + CASES[14:], ids=lambda case: getattr(case, "__name__", ""))
+@pytest.mark.parametrize(
+    ("model", "names"), CASES[:1] + CASES[2:5] + CASES[14:], ids=lambda case: getattr(case, "__name__", "")
+)
 def test_flattened_code_gives_the_same(model, names):
     assert_equals_eager(model(), names, X, LONGER, flatten=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 
 import pytest
 import torch
@@ -116,10 +117,7 @@ def code_of(model, names, **options):
 
 def test_a_stage_is_one_call():
     assert code_of(Model(), ["stages"]) == (
-        "def forward(self, x):\n"
-        "    x = self.stem(x)\n"
-        "    stages = self.stages(x)\n"
-        "    return {'stages': stages}\n"
+        "def forward(self, x):\n    x = self.stem(x)\n    stages = self.stages(x)\n    return {'stages': stages}\n"
     )
 
 
@@ -189,7 +187,7 @@ def test_nothing_is_opened_for_whole_modules():
 @pytest.mark.parametrize(
     ("model", "names"),
     [
-        (Model, ["stages", "stages.0", "stages.1.conv", "stages.1.act", "head", "output"]),
+        (Model, ["stages.0", "stages.1.act", "output"]),
         (Leaks, ["block", "block.conv", "head"]),
         (TakesObject, ["make.conv", "use.conv", "use"]),
         (SharesSize, ["block[0]", "block.conv", "head", "output"]),
@@ -219,7 +217,7 @@ def test_the_passes_are_measured():
     assert [step.name for step in steps] == [held.__name__ for held in PASSES]
     assert steps[0].before == len(recording.graph.nodes)
     assert steps[-1].after == len(draft.graph.nodes)
-    assert all(left.after == right.before for left, right in zip(steps, steps[1:], strict=False))
+    assert all(left.after == right.before for left, right in itertools.pairwise(steps))
     assert [node.name for node in draft.graph.nodes] == ["x", "stem", "stages"]
 
 
@@ -230,7 +228,7 @@ def resnet50():
 
 
 def test_resnet50_is_what_an_expert_writes(resnet50):
-    image = torch.randn(2, 3, 64, 64)
+    image = torch.randn(2, 3, 32, 32)
     names = ["layer1", "layer2", "layer3", "layer4"]
     extractor = fxfeat.create_feature_extractor(resnet50.eval(), names, example_inputs=image)
     assert extractor.code == (
@@ -253,7 +251,7 @@ def test_resnet50_is_what_an_expert_writes(resnet50):
 
 
 def test_resnet50_inside_a_block(resnet50):
-    image = torch.randn(2, 3, 64, 64)
+    image = torch.randn(2, 3, 32, 32)
     names = ["layer1.0.relu", "layer1.0.relu_1", "layer1.0.conv3", "layer1.0.bn3", "layer1.1", "layer1"]
     extractor = fxfeat.create_feature_extractor(resnet50.eval(), names, example_inputs=image)
     assert isinstance(extractor.layer1[1], Bottleneck)

@@ -147,7 +147,7 @@ class Constants(nn.Module):
 
 
 @pytest.mark.parametrize("model", [AverageInPlace, AverageByAssignment, AverageByCopy], ids=lambda m: m.__name__)
-def test_averages_move_as_in_eager(model):  # FAILS: emits getattr(self, '') for state of the root
+def test_averages_move_as_in_eager(model):
     assert_equals_eager(model(), ["linear", "sub"], X, LONGER, X)
 
 
@@ -161,11 +161,11 @@ def test_values_inside_a_child_called_twice(child):
     assert_equals_eager(Inside(child()), ["child@0", "child", "child.linear", "child.linear@1"], X)
 
 
-def test_a_counter_counts():  # FAILS: emits getattr(self, '') for state of the root
+def test_a_counter_counts():
     assert_equals_eager(Counter(), ["linear", "mul"], X, X, LONGER)
 
 
-def test_wrapping_does_not_count_and_running_does():  # FAILS: emits getattr(self, '') for state of the root
+def test_wrapping_does_not_count_and_running_does():
     model = Counter()
     extractor = fxfeat.create_feature_extractor(model, ["mul"], example_inputs=X)
     assert model.n == 0
@@ -236,7 +236,9 @@ def _frozen_child(training: bool) -> FrozenChild:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("names", [["a", "b", "c"], ["a.linear", "b.linear"], ["c"], ["c.1"], ["a.dropout", "b.dropout"]])
+@pytest.mark.parametrize(
+    "names", [["a", "b", "c"], ["a.linear", "b.linear"], ["c"], ["c.1"], ["a.dropout", "b.dropout"]]
+)
 def test_mixed_training_flags_are_kept(training, names):
     reference, mine = _frozen_child(training), _frozen_child(training)
     mine.load_state_dict(reference.state_dict())

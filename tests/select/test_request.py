@@ -87,9 +87,7 @@ def test_a_number_for_a_name():
 
 
 def test_nothing():
-    assert error_of() == (
-        "Pass return_nodes: return_nodes=, or train_return_nodes= and eval_return_nodes= together."
-    )
+    assert error_of() == ("Pass return_nodes: return_nodes=, or train_return_nodes= and eval_return_nodes= together.")
 
 
 def test_one_mode_of_two():
