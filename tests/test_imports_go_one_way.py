@@ -1,4 +1,4 @@
-"""Each stage imports the ones before it and none after: record, name, select, rewrite, report, emit, then what uses them."""
+"""Each stage imports the ones before it and none after: record, name, select, rewrite, report, emit, cli."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from fxfeat.emit.containers import Kept, reacher
 from fxfeat.emit.extractor import Check, Emission, Row
 from fxfeat.emit.source import write_source
 from fxfeat.record.guards import check
-from fxfeat.record.recording import TensorFacts, facts
+from fxfeat.record.recording import Build, TensorFacts, facts
 from fxfeat.record.written import map_nodes
 from fxfeat.rewrite.draft import Draft
 
@@ -49,6 +49,8 @@ def _row(key: str, feature: Any) -> Row:
 def _shapes(measured: Any) -> Any:
     if isinstance(measured, TensorFacts):
         return measured.shape
+    if isinstance(measured, Build):
+        return {name: _shapes(held) for name, held in measured.fields}
     if isinstance(measured, (tuple, list)):
         return type(measured)(_shapes(held) for held in measured)
     if isinstance(measured, dict):

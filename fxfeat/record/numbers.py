@@ -51,6 +51,9 @@ class RecordedInt(int):
     def __deepcopy__(self, memo: dict[int, Any]) -> RecordedInt:
         return self
 
+    def __invert__(self) -> int:
+        return -self - 1
+
 
 class RecordedFloat(float):
     """A ``float`` that remembers the node it came from."""
@@ -75,6 +78,7 @@ class RecordedFloat(float):
 
 RECORDED = (RecordedInt, RecordedFloat)
 _ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift")
+_QUESTIONS = ("is_integer", "as_integer_ratio", "bit_length", "bit_count", "to_bytes", "hex", "conjugate")
 _UNARY = ("neg", "pos", "abs")
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 
@@ -158,6 +162,16 @@ def _exact(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return method
 
 
+def _question(name: str) -> Callable[..., Any]:
+    """Answer from the exact number, and pin it."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.ledger.pin(self, plain(self))
+        return getattr(plain(self), name)(*args, **kwargs)
+
+    return method
+
+
 def _teach(kind: type) -> None:
     for name in _ARITHMETIC if kind is RecordedInt else _ARITHMETIC[:7]:
         magic = name.rstrip("_")
@@ -173,6 +187,9 @@ def _teach(kind: type) -> None:
         setattr(kind, f"__{name}__", _rounding(function))
     for name, convert in (("int", int), ("float", float), ("bool", bool), ("hash", hash)):
         setattr(kind, f"__{name}__", _exact(convert))
+    for name in _QUESTIONS:
+        if hasattr(kind, name):
+            setattr(kind, name, _question(name))
     # Printing decides nothing, and a logged size must not tie the recording to it.
     for name, show in (("repr", repr), ("str", str)):
         setattr(kind, f"__{name}__", lambda self, show=show: show(plain(self)))
@@ -181,12 +198,5 @@ def _teach(kind: type) -> None:
     setattr(kind, printed, lambda self, spec: format(plain(self), spec))
 
 
-def _bit_length(self: RecordedInt) -> int:
-    self.ledger.pin(self, plain(self))
-    return int(plain(self)).bit_length()
-
-
 _teach(RecordedInt)
-RecordedInt.bit_length = _bit_length  # type: ignore[method-assign]
-RecordedInt.__invert__ = _unary("invert")  # type: ignore[method-assign]
 _teach(RecordedFloat)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -133,13 +136,25 @@ def _run(recorder: Recorder, model: nn.Module, example: Example, leaves: Leaves,
             model.train(training)
         mode = model.training
         args, kwargs = _write_inputs(recorder, bind(model, example), example)
-        with Interceptor(model, recorder, leaves).installed():
+        with Interceptor(model, recorder, leaves).installed(), _without_log("torch._subclasses.fake_tensor"):
             try:
                 with recorder:
                     model(*args, **kwargs)
             finally:
                 recorder.active = False
     return mode
+
+
+@contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    """Silence a logger that reports each failure of a stand-in; the next kind of stand-in is tried instead."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _state_of(model: nn.Module) -> dict[int, tuple[str, bool]]:

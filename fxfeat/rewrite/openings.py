@@ -96,7 +96,7 @@ def _enter(recording: Recording, feature: Feature) -> tuple[Feature, set[int]]:
 def _giver(recording: Recording, feature: Feature, node: fx.Node) -> int | None:
     """Return the outermost span that returns ``node`` as the feature wants it, by straight-line code."""
     chain = [facts(node).span, *ancestors(recording.spans, facts(node).span)]
-    if feature.span is not None and feature.span in chain:
+    if feature.span and feature.span in chain:
         chain = chain[chain.index(feature.span) :]
     giver: int | None = None
     for index in chain[:-1]:
@@ -109,11 +109,15 @@ def _giver(recording: Recording, feature: Feature, node: fx.Node) -> int | None:
 
 
 def _hands_out(recording: Recording, span: Span, node: fx.Node, moment: int) -> bool:
-    if all(held is not node for _, held in span.leaves):
+    if not _returns(span, node):
         return False
     memory = facts(node).storages
     between = (held for held in recording.graph.nodes if moment <= facts(held).position < span.stop)
     return not any(facts(held).writes & memory for held in between)
+
+
+def _returns(span: Span, node: fx.Node) -> bool:
+    return span.result is node or any(held is node for _, held in span.leaves)
 
 
 def _unreachable(recording: Recording, plan: Plan) -> set[int]:
@@ -150,7 +154,7 @@ def regions_of(recording: Recording, plan: Plan) -> set[int]:
 
 
 def _reaches(recording: Recording, plan: Plan, node: fx.Node, region: int) -> bool:
-    if any(held is node for _, held in recording.spans[region].leaves) or node.op == "get_attr":
+    if _returns(recording.spans[region], node) or node.op == "get_attr":
         return True
     before = facts(node).same_as
     if before is not None and plan.region(recording, facts(before).span) != region:

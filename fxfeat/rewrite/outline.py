@@ -94,6 +94,8 @@ class _Copy:
         args, kwargs = self._argument(span.args), self._argument(span.kwargs)
         call = self._add("call_module", span.path, args, kwargs, known)
         self.calls[span.index] = call
+        if isinstance(span.result, fx.Node):
+            self.made.setdefault(span.result, call)
         for steps, node in span.leaves:
             if node in self.wanted and self.plan.region(self.recording, facts(node).span) == span.index:
                 self.made.setdefault(node, self._follow(call, steps, facts(node)))
