@@ -38,7 +38,8 @@ class Plan:
 def plan_openings(draft: Draft) -> Plan:
     """Open modules until everything needed can be reached."""
     recording = draft.recording
-    opened = {0}
+    # A model that calls itself is opened at each depth: its extractor has another forward.
+    opened = {span.index for span in recording.spans if not span.path}
     if draft.flatten:
         opened |= {span.index for span in recording.spans if not span.leaf}
     features = []
@@ -102,7 +103,11 @@ def _giver(recording: Recording, feature: Feature, node: fx.Node) -> int | None:
     for index in chain[:-1]:
         span = recording.spans[index]
         straight = not any(guard.span == index for guard in recording.guards)
-        if not _hands_out(recording, span, node, feature.moment) or not (straight or index == feature.span):
+        if (
+            not span.path
+            or not _hands_out(recording, span, node, feature.moment)
+            or not (straight or index == feature.span)
+        ):
             break
         giver = index
     return giver

@@ -88,8 +88,10 @@ def select_feature(recording: Recording, found: Found, key: str) -> Feature:
     assert found.span is not None
     span = found.span
     value, steps = _pick(span.result, found.steps)
-    if steps and not isinstance(value, fx.Node):
+    if steps and (not isinstance(value, fx.Node) or found.steps in dict(span.leaves)):
         value, steps = _leaf_at(span, found), ()
+    if steps:
+        _check_steps(found, facts(value).value)
     if opaque_in(value) and span.index == 0:
         raise RequestError(_explain_opaque(found.query, span))
     origin = _origin_of_span(recording, span, found.steps)
@@ -122,8 +124,10 @@ def _check_steps(found: Found, measured: Any) -> None:
             value = value[step]
         except (IndexError, KeyError, TypeError):
             base = found.query[: len(found.query) - len(spell(found.steps[index:]))]
-            held = f"{len(value)} elements" if isinstance(value, (tuple, list, dict)) else "no elements"
-            raise NodeNotFoundError(f"{found.query!r}: {base!r} has {held}, so no {step!r}.") from None
+            if not isinstance(value, (tuple, list, dict)):
+                why = f"{base!r} is a tensor, and brackets pick from tuples and dicts. Ask for {base!r}"
+                raise NodeNotFoundError(f"{found.query!r}: {why} and index what the extractor returns.") from None
+            raise NodeNotFoundError(f"{found.query!r}: {base!r} has {len(value)} elements, so no {step!r}.") from None
 
 
 def _pick(value: Any, steps: Steps) -> tuple[Any, Steps]:
