@@ -90,12 +90,16 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
     """
     if query in table.nodes:
         return Found(query, table.nodes[query], None)
+    if query in table.calls:
+        return Found(query, None, table.calls[query])
     exact = _find_span(recording, table, query, None, ())
     if exact is not None:
         return exact
     parsed = parse_query(query)
     if parsed.call is None and parsed.steps and parsed.name in table.nodes:
         return Found(query, table.nodes[parsed.name], None, parsed.steps)
+    if parsed.call is None and parsed.steps and parsed.name in table.calls:
+        return Found(query, None, table.calls[parsed.name], parsed.steps)
     found = _find_span(recording, table, parsed.name, parsed.call, parsed.steps)
     if found is not None:
         return Found(query, found.node, found.span, found.steps)

@@ -5,7 +5,6 @@ Invariants: names are unique; a module's own path is never given to something el
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,13 @@ from fxfeat.record.recording import Recording, Span, TensorFacts, facts
 
 @dataclass(frozen=True)
 class NameTable:
-    """The names of one recording."""
+    """The names of one recording.
+
+    ``calls`` holds the names of leaves that were entered: they mean the same as if they had not been.
+    """
 
     nodes: dict[str, fx.Node]
+    calls: dict[str, Span]
     spans: dict[str, tuple[Span, ...]]
     paths: frozenset[str]
 
@@ -47,12 +50,19 @@ def name_nodes(recording: Recording) -> NameTable:
     called = {span.path for span in recording.spans if span.leaf}
     names: dict[str, fx.Node] = {}
     counts: dict[str, int] = {}
+    calls: dict[str, Span] = {}
+    taken: set[str] = set()
+    entered = [span for span in recording.spans if span.entered]
+    called |= {span.path for span in entered}
     for node in recording.graph.nodes:
+        while entered and entered[0].start <= facts(node).position:
+            span = entered.pop(0)
+            calls[_number(span.path, counts, True, paths, taken)] = span
         if facts(node).counted and not facts(node).constant:
             base = _base(recording, node)
             free = node.op == "call_module" or base not in called
-            names[_number(base, counts, free, paths, names)] = node
-    return NameTable(names, _spans_by_path(recording.spans), paths)
+            names[_number(base, counts, free, paths, taken)] = node
+    return NameTable(names, calls, _spans_by_path(recording.spans), paths)
 
 
 def _base(recording: Recording, node: fx.Node) -> str:
@@ -62,15 +72,17 @@ def _base(recording: Recording, node: fx.Node) -> str:
     return f"{parent}.{stem(node)}" if parent else stem(node)
 
 
-def _number(base: str, counts: dict[str, int], free: bool, paths: frozenset[str], names: Container[str]) -> str:
+def _number(base: str, counts: dict[str, int], free: bool, paths: frozenset[str], taken: set[str]) -> str:
     count = counts.get(base, 1)
-    if free and base not in names:
-        counts[base] = count
-        return base
-    while f"{base}_{count}" in paths or f"{base}_{count}" in names:
+    name = base
+    if not free or base in taken:
+        while f"{base}_{count}" in paths or f"{base}_{count}" in taken:
+            count += 1
+        name = f"{base}_{count}"
         count += 1
-    counts[base] = count + 1
-    return f"{base}_{count}"
+    counts[base] = count
+    taken.add(name)
+    return name
 
 
 def _spans_by_path(spans: tuple[Span, ...]) -> dict[str, tuple[Span, ...]]:

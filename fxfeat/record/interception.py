@@ -113,7 +113,9 @@ class Interceptor:
         self._calls[path] = call + 1
         parent = recorder.stack[-1] if recorder.stack else None
         start = recorder.next_position()
-        span = Span(index, path, call, parent, start, id(module), args, kwargs, leaf=leaf, contexts=recorder.context())
+        span = Span(index, path, call, parent, start, id(module), args, kwargs, leaf, contexts=recorder.context())
+        if path and not leaf and self.leaves.is_leaf_kind(module):
+            span = dataclasses.replace(span, entered=True)
         recorder.spans.append(span)
         recorder.stack.append(index)
 

@@ -30,8 +30,11 @@ class Leaves:
 
     def has_module(self, module: nn.Module, path: str) -> bool:
         """Say whether the module at ``path`` is a leaf."""
-        if any(name == path or name.startswith(f"{path}.") for name in self.opened):
-            return False
+        entered = any(name == path or name.startswith(f"{path}.") for name in self.opened)
+        return not entered and self.is_leaf_kind(module)
+
+    def is_leaf_kind(self, module: nn.Module) -> bool:
+        """Say whether a module would be a leaf if no name lay inside it."""
         if isinstance(module, (self.modules, torch.jit.ScriptModule)):
             return True
         home = type(module).__module__

@@ -87,7 +87,10 @@ class ModuleAt:
 
 @dataclass(frozen=True)
 class Span:
-    """One call of one module: what went in, what ran inside, what came out. ``module`` is the module's identity."""
+    """One call of one module: what went in, what ran inside, what came out.
+
+    ``module`` is the module's identity. ``entered`` marks a leaf that was entered all the same.
+    """
 
     index: int
     path: str
@@ -97,10 +100,11 @@ class Span:
     module: int
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    leaf: bool = False
     stop: int = -1
     result: Any = None
     leaves: tuple[tuple[Steps, fx.Node], ...] = ()
-    leaf: bool = False
+    entered: bool = False
     contexts: tuple[Context, ...] = ()
 
 

@@ -265,3 +265,26 @@ def test_parsed(query, parsed):
 
 def test_tap_does_nothing_outside_the_oracle():
     tap("anything", X)
+
+
+class Pair(nn.Sequential):
+    """A leaf of the user's, called twice."""
+
+
+class CallsAPairTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pair = Pair(nn.Linear(4, 4), nn.Tanh())
+
+    def forward(self, x):
+        return self.pair(self.pair(x))
+
+
+def test_a_leafs_name_means_the_same_whether_or_not_a_name_lies_inside_it():
+    model, x = CallsAPairTwice(), torch.randn(2, 4)
+    once, twice = model.pair(x), model.pair(model.pair(x))
+    kwargs = {"tracer_kwargs": {"leaf_modules": [Pair]}, "example_inputs": x}
+    for names in (["pair", "pair_1"], ["pair", "pair_1", "pair.0"]):
+        found = fxfeat.create_feature_extractor(model, names, **kwargs)(x)
+        assert torch.equal(found["pair"], once)
+        assert torch.equal(found["pair_1"], twice)
