@@ -14,12 +14,14 @@ from torch import nn
 from fxfeat.emit.emit import emit
 from fxfeat.emit.extractor import Emission, FeatureExtractor, Forms, build_extractor
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.freedom import find_pins
+from fxfeat.freedom import find_freedom, find_pins
 from fxfeat.modes import Setup, read_setup, record_mode, record_variant
 from fxfeat.name.query import Found, InsideLeaf, find
 from fxfeat.name.table import name_nodes
 from fxfeat.record.examples import Example
+from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.recording import Recording
+from fxfeat.repeats import check_repeats
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
 from fxfeat.rewrite.passes import rewrite
@@ -118,7 +120,7 @@ def create_feature_extractor(
     """
     requests = _read_requests(return_nodes, train_return_nodes, eval_return_nodes)
     setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs)
-    return build_extractor(_emit_modes(setup, requests, flatten), model, tracer_kwargs)
+    return build_extractor(_emit_modes(setup, requests, flatten), setup.model, tracer_kwargs)
 
 
 def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[str, str]]:
@@ -159,11 +161,17 @@ def _emit_mode(setup: Setup, training: bool | None, request: dict[str, str], fla
         again = _features(other, request)
         return emit(rewrite(Draft(other, other.graph, tuple(again), flatten=flatten))[0])
 
-    pins = find_pins(setup.model, setup.examples[0], emission, emit_at)
+    changed = [held for held in recording.changed if not held[0] or held[0] in emission.opened]
+    if changed:
+        leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
+        check_repeats(setup.model, emission.rows, leaves, setup.examples[0], training, changed)
+    freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
+    pins = find_pins(freedoms)
     tied = emission.graph is not None and has_dtypes(list(emission.graph.nodes))
     if tied:
         _tie_dtypes(setup, recording, training)
-    return emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
+    again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
+    return dataclasses.replace(again, freedoms=freedoms)
 
 
 def _tie_dtypes(setup: Setup, recording: Recording, training: bool | None) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fxfeat.emit.extractor import Emission
+from fxfeat.emit.extractor import Emission, Freedom, State
 from fxfeat.errors import FxfeatError
 from fxfeat.record.examples import Example, bind
-from fxfeat.record.structure import tensors
+from fxfeat.record.structure import Steps, tensors
 from fxfeat.record.variants import Axis, Group, find_groups, growths, resize
 from fxfeat.rewrite.pin import Pin
 
@@ -25,13 +25,22 @@ class Outcome(enum.Enum):
     FAILED = "the model does not run"
 
 
-def find_pins(
+_STATES: dict[Outcome, State] = {
+    Outcome.SAME: "free",
+    Outcome.OTHER: "fixed",
+    Outcome.CHECKED: "checked",
+    Outcome.FAILED: "fixed",
+}
+_EXTENTS = {-1: "width", -2: "height", -3: "depth", -4: "time"}
+
+
+def find_freedom(
     model: nn.Module, example: Example, emission: Emission, emit_at: Callable[[Example], Emission]
-) -> tuple[Pin, ...]:
-    """Find the sizes that must stay as they are in the example.
+) -> tuple[Freedom, ...]:
+    """Find the sizes of the inputs that may change, and those that must stay as they are in the example.
 
     A size can reach the code without a trace in the graph: through ``range``, NumPy or a Python list. Code emitted at
-    another size then differs, and that size is pinned. So is one at which the model itself does not run.
+    another size then differs, and that size is fixed. So is one at which the model itself does not run.
 
     Args:
         model: the model.
@@ -40,33 +49,44 @@ def find_pins(
         emit_at: emits at other sizes.
 
     Returns:
-        What to check at run time.
+        What is known of each batch, extent and length; a layer's width, which no model could change, is left out.
     """
     groups = find_groups(example)
     together = tuple(group for group in groups if group.name in ("batch", "extent"))
-    if together and _is_free(example, emission, emit_at, together, combined=True):
-        groups = tuple(group for group in groups if group not in together)
-    bound = [group for group in groups if not _is_free(example, emission, emit_at, (group,), combined=False)]
-    return tuple(_pin(model, example, axis) for group in bound for axis in group.axes)
+    free = together and _try(example, emission, emit_at, together, combined=True) is Outcome.SAME
+    states = dict.fromkeys(together, Outcome.SAME) if free else {}
+    for group in groups:
+        if group not in states:
+            states[group] = _try(example, emission, emit_at, (group,), combined=False)
+    places = _find_places(model, example)
+    return tuple(
+        Freedom(*places[axis.steps], axis.dimension, axis.size, _name(group, axis, example), _STATES[state])
+        for group, state in states.items()
+        for axis in group.axes
+        if state is not Outcome.FAILED or not group.name.startswith("length")
+    )
 
 
-def _is_free(
+def find_pins(freedoms: tuple[Freedom, ...]) -> tuple[Pin, ...]:
+    """List the sizes to check at run time."""
+    bound = (held for held in freedoms if held.state == "fixed")
+    return tuple(Pin(held.parameter, held.steps, held.dimension, held.size) for held in bound)
+
+
+def _try(
     example: Example,
     emission: Emission,
     emit_at: Callable[[Example], Emission],
     groups: tuple[Group, ...],
     combined: bool,
-) -> bool:
-    ways = list(growths(groups[-1]))[: 2 if combined else None]
+) -> Outcome:
+    """Emit at other sizes of some groups until the model runs at one, and say what became of the code."""
     outcomes: list[Outcome] = []
-    for way in ways:
+    for way in list(growths(groups[-1]))[: 2 if combined else None]:
         outcomes.append(_compare(example, emission, emit_at, groups, way))
         if outcomes[-1] in (Outcome.SAME, Outcome.OTHER):
-            break
-    if combined or outcomes[-1] in (Outcome.SAME, Outcome.OTHER):
-        return outcomes[-1] is Outcome.SAME
-    # A size that the checks refuse needs no pin, nor does one that no model could have: a layer's width.
-    return Outcome.CHECKED in outcomes or groups[-1].name.startswith("length")
+            return outcomes[-1]
+    return Outcome.CHECKED if Outcome.CHECKED in outcomes else Outcome.FAILED
 
 
 def _compare(
@@ -98,9 +118,15 @@ def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     return left is right or (left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right))
 
 
-def _pin(model: nn.Module, example: Example, axis: Axis) -> Pin:
-    """Name the argument of ``forward`` that an axis of the example belongs to."""
-    tensor = next(held for steps, held in tensors((example.args, example.kwargs)) if steps == axis.steps)
-    places = ((name, *found) for name, value in bind(model, example).arguments.items() for found in tensors(value))
-    name, steps = next((name, steps) for name, steps, held in places if held is tensor)
-    return Pin(name, steps, axis.dimension, axis.size)
+def _find_places(model: nn.Module, example: Example) -> dict[Steps, tuple[str, Steps]]:
+    """Map the steps to each tensor of an example to the argument of ``forward`` that holds it, and the steps there."""
+    bound = bind(model, example).arguments.items()
+    places = {id(held): (name, steps) for name, value in bound for steps, held in tensors(value)}
+    return {steps: places[id(held)] for steps, held in tensors((example.args, example.kwargs))}
+
+
+def _name(group: Group, axis: Axis, example: Example) -> str:
+    if group.name != "extent":
+        return group.name.split()[0]
+    ranks = {steps: held.dim() for steps, held in tensors((example.args, example.kwargs))}
+    return _EXTENTS[axis.dimension - ranks[axis.steps]]

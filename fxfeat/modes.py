@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fxfeat.errors import RequestError, TraceError
+from fxfeat.record.alone import unwrap
 from fxfeat.record.examples import Example, guess_examples, read_example
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.recording import Kind, Recording
@@ -37,6 +38,7 @@ def read_setup(
     """
     if not isinstance(model, nn.Module):
         raise RequestError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
+    model = unwrap(model)
     choose_leaves(tracer_kwargs)
     if example_inputs is not None:
         given = read_example(example_inputs)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +9,12 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from fxfeat.eager import same_buffers, see
 from fxfeat.emit.extractor import FeatureExtractor, Row
 from fxfeat.errors import RequestError
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import choose_leaves
-from fxfeat.record.run import watch
-from fxfeat.record.structure import copy_tensors, follow, tensors
+from fxfeat.record.structure import copy_tensors, tensors
 from fxfeat.record.untouched import untouched
 from fxfeat.report.verification import render_verification
 
@@ -89,12 +87,12 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     if not isinstance(extractor, FeatureExtractor):
         raise RequestError(f"extractor is a {type(extractor).__name__}; pass what create_feature_extractor returned.")
     random = torch.get_rng_state()
-    with untouched(model), _same_buffers(model):
-        if not extractor.is_mixed:
-            _set_mode(model, extractor.training)
-        expected = _run_with_hooks(model, extractor, args, kwargs)
+    leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
+    training = None if extractor.is_mixed else extractor.training
+    with untouched(model), same_buffers(model):
+        expected = see(model, extractor.rows, leaves, Example(args, kwargs), training)
     torch.set_rng_state(random)
-    with untouched(model), _same_buffers(extractor):
+    with untouched(model), same_buffers(extractor):
         given, named = copy_tensors(args), copy_tensors(kwargs)
         actual = extractor(*given, **named)
     pairs = ((row, expected.get(row.key, _MISSING), actual[row.key]) for row in extractor.rows)
@@ -102,73 +100,6 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
 
 
 _MISSING = object()
-
-
-def _set_mode(model: nn.Module, training: bool) -> None:
-    if any(module.training != training for module in model.modules()):
-        model.train(training)
-
-
-@contextmanager
-def _same_buffers(module: nn.Module) -> Iterator[None]:
-    held = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in held:
-                if buffer.shape == value.shape and not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-def _run_with_hooks(model: nn.Module, extractor: FeatureExtractor, args: Any, kwargs: Any) -> dict[str, Any]:
-    """Return what eager PyTorch computes for each key."""
-    modules = [row for row in extractor.rows if row.origin is not None and row.origin.path is not None]
-    operations = [row for row in extractor.rows if row.origin is not None and row.origin.path is None]
-    expected: dict[str, Any] = {}
-    random = torch.get_rng_state()
-    if modules:
-        expected.update(_hooked(model, modules, copy_tensors(args), copy_tensors(kwargs)))
-    if operations:
-        torch.set_rng_state(random)
-        expected.update(_watched(model, extractor, operations, args, kwargs))
-    return expected
-
-
-def _hooked(model: nn.Module, rows: list[Row], args: Any, kwargs: Any) -> dict[str, Any]:
-    expected: dict[str, Any] = {}
-    wanted: dict[nn.Module, list[Row]] = {}
-    for row in rows:
-        assert row.origin is not None
-        wanted.setdefault(model.get_submodule(row.origin.path or ""), []).append(row)
-    handles = [module.register_forward_hook(_keeper(held, expected)) for module, held in wanted.items()]
-    try:
-        model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return expected
-
-
-def _keeper(rows: list[Row], expected: dict[str, Any]) -> Any:
-    calls = [0]
-
-    def keep(module: nn.Module, inputs: Any, result: Any) -> None:
-        for row in rows:
-            if row.origin is not None and row.origin.call == calls[0]:
-                expected[row.key] = copy_tensors(follow(result, row.origin.steps))
-        calls[0] += 1
-
-    return keep
-
-
-def _watched(model: nn.Module, extractor: FeatureExtractor, rows: list[Row], args: Any, kwargs: Any) -> dict[str, Any]:
-    """See operations that no hook can see, by listening to an eager run."""
-    leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
-    origins = {row.key: row.origin for row in rows if row.origin is not None}
-    positions = frozenset(origin.position for origin in origins.values())
-    seen = watch(model, Example(args, kwargs), leaves, positions)
-    return {key: follow(seen[o.position], o.steps) for key, o in origins.items() if o.position in seen}
 
 
 def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:

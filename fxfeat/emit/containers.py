@@ -33,9 +33,10 @@ class Kept:
 
     modules: frozenset[str]
     tensors: frozenset[str]
+    containers: frozenset[str] = frozenset()
 
     def __or__(self, other: Kept) -> Kept:
-        return Kept(self.modules | other.modules, self.tensors | other.tensors)
+        return Kept(self.modules | other.modules, self.tensors | other.tensors, self.containers | other.containers)
 
 
 def plant(extractor: nn.Module, model: nn.Module, kept: Kept, constants: dict[str, torch.Tensor]) -> None:
@@ -45,6 +46,9 @@ def plant(extractor: nn.Module, model: nn.Module, kept: Kept, constants: dict[st
         if not _within(path, kept.modules):
             owner, _, name = path.rpartition(".")
             _container(extractor, model, owner).add_module(name, model.get_submodule(path))
+    for path in sorted(kept.containers - kept.modules):
+        if not _within(path, kept.modules):
+            _container(extractor, model, path)
     for path in sorted(kept.tensors):
         if path in constants:
             object.__setattr__(extractor, path, constants[path])

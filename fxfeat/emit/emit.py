@@ -29,10 +29,12 @@ def emit(draft: Draft) -> Emission:
 
 def _kept(draft: Draft) -> Kept:
     calls = {str(node.target) for node in draft.graph.nodes if node.op == "call_module"}
-    held = {str(node.target) for node in draft.graph.nodes if node.op == "get_attr"}
+    reached = [node for node in draft.graph.nodes if node.op == "get_attr"]
+    containers = {str(node.target) for node in reached if facts(node).container} - {""}
+    held = {str(node.target) for node in reached if not facts(node).container}
     modules = {path for path, _ in draft.recording.root.named_modules(remove_duplicate=False)}
     held |= {f"{node.args[0].target}.{node.args[1]}".lstrip(".") for node in draft.graph.nodes if _sets(node)}
-    return Kept(frozenset(calls | (held & modules)) - {""}, frozenset(held - modules))
+    return Kept(frozenset(calls | (held & modules)) - {""}, frozenset(held - modules), frozenset(containers))
 
 
 def _sets(node: Any) -> bool:

@@ -6,7 +6,7 @@ import itertools
 import linecache
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -15,6 +15,7 @@ from fxfeat.emit.containers import Kept, plant
 from fxfeat.emit.source import Source
 from fxfeat.errors import TraceError
 from fxfeat.record.guards import check
+from fxfeat.record.structure import Steps, spell
 from fxfeat.report.extractor import describe_extractor, render_extractor
 from fxfeat.select.features import Origin
 
@@ -43,6 +44,28 @@ class Check:
         return f"{self.place} is {self.expected!r}"
 
 
+State = Literal["free", "checked", "fixed"]
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """How one size of an input may vary: freely, where the checks pass, or not at all.
+
+    The size is ``shape[dimension]`` of the tensor at ``steps`` from the argument ``parameter``; ``axis`` is what it is
+    called: batch, height, width, depth, time or length.
+    """
+
+    parameter: str
+    steps: Steps
+    dimension: int
+    size: int
+    axis: str
+    state: State
+
+    def __str__(self) -> str:
+        return f"{self.parameter}{spell(self.steps)}.shape[{self.dimension}] ({self.axis} {self.size}) is {self.state}"
+
+
 @dataclass(frozen=True)
 class Emission:
     """Everything emitted for one mode."""
@@ -55,6 +78,7 @@ class Emission:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     graph: fx.Graph | None = None
     kind: str = "meta"
+    freedoms: tuple[Freedom, ...] = ()
     leaves_opened: frozenset[str] = frozenset()
 
 
@@ -133,6 +157,11 @@ class FeatureExtractor(nn.Module):
     def guards(self) -> tuple[Check, ...]:
         """The decisions that are checked at run time."""
         return self.emission.guards
+
+    @property
+    def freedoms(self) -> tuple[Freedom, ...]:
+        """Which sizes of the inputs may differ from the example's, as found by recording at others."""
+        return self.emission.freedoms
 
     @property
     def rows(self) -> tuple[Row, ...]:

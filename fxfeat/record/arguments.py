@@ -10,8 +10,9 @@ import torch
 from torch import fx
 
 from fxfeat.record import numbers
+from fxfeat.record.arrays import plain_scalar
 from fxfeat.record.measuring import LITERALS, storage_of
-from fxfeat.record.recording import Build, ModuleAt, Opaque, amend, facts
+from fxfeat.record.recording import Build, ContainerAt, ModuleAt, Opaque, amend, facts
 from fxfeat.record.sequences import RecordedTuple
 from fxfeat.record.structure import is_named_tuple, tensors
 from fxfeat.record.tied_tensors import TiedTensors
@@ -61,6 +62,7 @@ class Arguments(TiedTensors):
         return self._write_rest(value)
 
     def _write_rest(self, value: Any) -> Any:
+        value = plain_scalar(value)
         if isinstance(value, LITERALS):
             return value
         if isinstance(value, torch.nn.Module) and id(value) in self.modules:
@@ -83,6 +85,8 @@ class Arguments(TiedTensors):
     def _written_modules(self, value: Any) -> Any:
         if isinstance(value, ModuleAt):
             return self.add("get_attr", value.path, constant=True, counted=False)
+        if isinstance(value, ContainerAt):
+            return self.add("get_attr", value.path, constant=True, counted=False, container=True)
         if isinstance(value, Build):
             fields = {name: self._written_modules(held) for name, held in value.fields}
             return self.add("call_function", value.factory, (), fields, counted=False)

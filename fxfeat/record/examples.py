@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,10 +83,20 @@ def guess_examples(model: nn.Module, concrete_args: dict[str, Any] | None = None
         return
     for main in _main_inputs(model, wanted[0].name):
         values = {parameter.name: _like(parameter, main) for parameter in wanted}
-        positional = tuple(values[p.name] for p in wanted if p.kind is p.POSITIONAL_ONLY)
-        named = {p.name: values[p.name] for p in wanted if p.kind not in (p.POSITIONAL_ONLY, *_VARIADIC)}
+        leading = _count_leading(model, wanted)
+        positional = tuple(values[p.name] for p in wanted[:leading])
+        named = {p.name: values[p.name] for p in wanted[leading:] if p.kind not in _VARIADIC}
         extra = (main,) if any(p.kind is p.VAR_POSITIONAL for p in wanted) else ()
         yield Example(positional + extra, {**named, **given})
+
+
+def _count_leading(model: nn.Module, wanted: list[inspect.Parameter]) -> int:
+    """Count the parameters that can be given by position, as users do: a hook sees no others among its arguments."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    pairs = zip(parameters, wanted, strict=False)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    same = (p.name == held.name and p.kind in positional for p, held in pairs)
+    return sum(1 for _ in itertools.takewhile(bool, same))
 
 
 def _inputs(model: nn.Module) -> list[inspect.Parameter]:

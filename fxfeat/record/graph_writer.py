@@ -12,12 +12,9 @@ from torch import fx
 
 from fxfeat.record.draws import Draws
 from fxfeat.record.places import model_line
-from fxfeat.record.recording import Context, Facts, Guard, Span, Storage, facts
+from fxfeat.record.recording import Context, Facts, Guard, Refusal, Span, Storage, facts
 from fxfeat.record.stand_ins import StandIns
 from fxfeat.record.structure import Steps
-
-ESCAPED = "escaped"
-"""What a guard expects of a value that left torch (``.numpy()``), where nothing can be checked."""
 
 
 @dataclass
@@ -41,6 +38,7 @@ class GraphWriter:
         self.spans: list[Span] = []
         self.stack: list[int] = []
         self.guards: list[Guard] = []
+        self.refusals: list[Refusal] = []
         self.contexts: list[Context] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.persistent: set[Storage] = set()
@@ -52,6 +50,7 @@ class GraphWriter:
         self.seen: dict[int, Any] = {}
         self._state = state
         self._leaf_depth = 0
+        self._counting = True
         self._effects = Effects()
         self._draws = Draws()
         self._position = 0
@@ -95,11 +94,30 @@ class GraphWriter:
         """Append a node and note its facts."""
         name = known.pop("name", None)
         node = self.graph.create_node(op, target, args, kwargs or {}, name=name)
+        known["counted"] = known.get("counted", True) and self._counting
         runs_model = op in ("placeholder", "call_module")
         known.setdefault("constant", not runs_model and all(facts(n).constant for n in node.all_input_nodes))
         node.meta["facts"] = Facts(self._position, self.owner, contexts=self.context(), **known)
         self._position += 1
         return node
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Write calls down that get no names, because they are not the model's own."""
+        outer, self._counting = self._counting, False
+        try:
+            yield
+        finally:
+            self._counting = outer
+
+    def nodes_from(self, position: int) -> list[fx.Node]:
+        """List the nodes written since a position."""
+        found: list[fx.Node] = []
+        for node in reversed(self.graph.nodes):
+            if facts(node).position < position:
+                break
+            found.append(node)
+        return found
 
     def context(self) -> tuple[Context, ...]:
         """Return the regions that calls run in right now."""
@@ -122,3 +140,7 @@ class GraphWriter:
         """Keep a decision, with the line of the model that took it."""
         where, source = place or model_line()
         self.guards.append(Guard(node, expected, where, source, self.owner, self._position))
+
+    def refuse(self, reason: str) -> None:
+        """Note that the code that is running cannot be written out from here on."""
+        self.refusals.append(Refusal(reason, self.owner, self._position))

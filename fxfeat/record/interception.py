@@ -15,7 +15,10 @@ from torch import fx, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxfeat.record import numbers
+from fxfeat.record.arrays import random_state
+from fxfeat.record.hooks import has_hooks, run_with_hooks
 from fxfeat.record.leaves import Leaves
+from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Context, Opaque, Span
 from fxfeat.record.structure import tensors, walk
@@ -32,6 +35,7 @@ class Interceptor:
         for path, module in model.named_modules(remove_duplicate=False):
             self._paths.setdefault(id(module), []).append(path)
         recorder.modules.update({key: paths[0] for key, paths in self._paths.items()})
+        self._random = random_state()
         self._calls: dict[str, int] = {}
         self._reached: dict[int, str] = {}
         self._wrapped: set[int] = set()
@@ -86,21 +90,24 @@ class Interceptor:
         with self._open(path, module, *written, leaf=True) as close:
             with self.recorder.inside_leaf() as effects:
                 result = plain(*args, **kwargs)
-            with _quietly():
+            with quiet():
                 result = self.recorder.write_result("call_module", path, *written, result, effects)
             close(result)
         return result
 
     def _span(self, path: str, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         with self._open(path, module, *self._written(args, kwargs), leaf=False) as close:
-            result = plain(*args, **kwargs)
-            with _quietly():
+            if has_hooks(module):
+                result = run_with_hooks(self.recorder, path, module, args, kwargs)
+            else:
+                result = plain(*args, **kwargs)
+            with quiet():
                 result = self._hand_back(result)
             close(result)
         return result
 
     def _written(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        with _quietly():
+        with quiet():
             return self.recorder.to_write(tuple(args)), self.recorder.to_write(dict(kwargs))
 
     @contextmanager
@@ -112,6 +119,7 @@ class Interceptor:
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
         parent = recorder.stack[-1] if recorder.stack else None
+        self._notice_draws()
         start = recorder.next_position()
         span = Span(index, path, call, parent, start, id(module), args, kwargs, leaf, contexts=recorder.context())
         if path and not leaf and self.leaves.is_leaf_kind(module):
@@ -120,7 +128,8 @@ class Interceptor:
         recorder.stack.append(index)
 
         def close(result: Any) -> None:
-            with _quietly():
+            self._notice_draws()
+            with quiet():
                 described = recorder.to_write(result)
                 leaves = tuple((steps, recorder.node_of(held)) for steps, held in tensors(result))
                 leaves += tuple((s, held.node) for s, held in walk(result) if isinstance(held, numbers.RECORDED))
@@ -132,6 +141,14 @@ class Interceptor:
             yield close
         finally:
             recorder.stack.pop()
+
+    def _notice_draws(self) -> None:
+        """Refuse to write out code that drew random numbers where no generator of torch was asked."""
+        state = random_state()
+        if state != self._random and self.recorder.stack:
+            path = self.recorder.spans[self.recorder.owner].path or "the model itself"
+            self.recorder.refuse(f"The code of {path} draws random numbers from Python or NumPy")
+        self._random = state
 
     def _remember_objects(self, result: Any, index: int, leaf: bool) -> None:
         if leaf or isinstance(result, torch.Tensor):
@@ -164,14 +181,14 @@ class Interceptor:
             parent = caller if caller in parents else (parents[0] if parents else "")
             self._reached[id(value)] = f"{parent}.{name}" if parent else name
         elif isinstance(value, nn.Parameter) and self.recorder.stack:
-            with _quietly():
+            with quiet():
                 self.recorder.node_of(value)
         return value
 
     def _set(self, module: nn.Module, name: str, value: Any) -> None:
         known = name in module._buffers or isinstance(vars(module).get(name), torch.Tensor)
         if known and self._mine() and isinstance(value, torch.Tensor) and id(module) in self._paths:
-            with _quietly():
+            with quiet():
                 self.recorder.write_attribute(self._paths[id(module)][0], module, name, value)
         self._plain["__setattr__"](module, name, value)
 
@@ -188,7 +205,7 @@ class Interceptor:
         numeric = not any(isinstance(held, torch.Tensor) for _, held in walk((args, kwargs)))
         with self.recorder.inside_leaf() as effects:
             result = run(*_plain(args), **_plain(kwargs)) if numeric else run(*args, **kwargs)
-        with _quietly():
+        with quiet():
             if isinstance(result, bool) and numeric:
                 return self.recorder.decide(target, args, result)
             return self.recorder.write_result("call_function", target, *written, result, effects)
@@ -270,10 +287,6 @@ def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(module, *args, **kwargs)
 
     return method
-
-
-def _quietly() -> Any:
-    return torch._C.DisableTorchFunction()
 
 
 def _shared_parts(path: str, caller: str) -> int:

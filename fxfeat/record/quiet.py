@@ -9,12 +9,17 @@ from typing import Any
 import torch
 
 
+def quiet() -> Any:
+    """Return a region in which torch functions are unobserved."""
+    return torch._C.DisableTorchFunction()
+
+
 def quietly(method: Callable[..., Any]) -> Callable[..., Any]:
     """Run a method with torch functions unobserved."""
 
     @functools.wraps(method)
-    def quiet(*args: Any, **kwargs: Any) -> Any:
-        with torch._C.DisableTorchFunction():
+    def unobserved(*args: Any, **kwargs: Any) -> Any:
+        with quiet():
             return method(*args, **kwargs)
 
-    return quiet
+    return unobserved

@@ -11,9 +11,10 @@ from torch import fx
 from torch.overrides import TorchFunctionMode
 
 from fxfeat.record import numbers
+from fxfeat.record.arrays import arrays_alone
 from fxfeat.record.calls import attribute_of, spell_call
 from fxfeat.record.decisions import Decisions
-from fxfeat.record.graph_writer import ESCAPED, Effects
+from fxfeat.record.graph_writer import Effects
 from fxfeat.record.measuring import storage_of, version_of
 from fxfeat.record.places import model_line
 from fxfeat.record.recording import RNG, amend, facts
@@ -82,6 +83,8 @@ class Recorder(Decisions, TorchFunctionMode):
             return self._run(func, args, kwargs)[0]
         if name in _ESCAPES:
             return self._escape(func, name, args, kwargs)
+        if arrays_alone(args, kwargs):
+            return self._constant_of(func, args, kwargs)
         call = spell_call(func, args, kwargs, sys._getframe(1))
         if name in _EXACT:
             return self.decide(_EXACT[name], (args[0],), self._exact(func, args))
@@ -154,8 +157,15 @@ class Recorder(Decisions, TorchFunctionMode):
         if node.op == "get_attr":
             return result
         self.escapes.append(f"`.{name}()` at {model_line()[0]}")
-        self.guard(node, ESCAPED)
+        where, source = model_line()
+        self.refuse(f"A value leaves torch at {where}: `{source}`, so what follows from it cannot be written down")
         return result
+
+    def _constant_of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a tensor from NumPy arrays, which the extractor carries as a constant."""
+        device = kwargs.get("device")
+        result = func(*args, **{key: held for key, held in kwargs.items() if key != "device"})
+        return result if device is None else self.__torch_function__(torch.Tensor.to, (), (result, device))
 
     def _write(self, call: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         op, target, shown, shown_kwargs = call
@@ -166,11 +176,7 @@ class Recorder(Decisions, TorchFunctionMode):
 
     def write_result(self, op: str, target: Any, args: Any, kwargs: Any, result: Any, effects: Effects) -> Any:
         """Append the node of a call that has run, and tie what it returned to it."""
-        trouble = next((f"an argument of type {held.type_name}" for held in opaque_in((args, kwargs))), None)
-        if trouble:
-            args, kwargs = without_opaque(args), without_opaque(kwargs)
-        args, kwargs = self._written_modules(args), self._written_modules(kwargs)
-        node = self.add(op, target, args, kwargs, unwritable=trouble)
+        node = self.add_call(op, target, args, kwargs)
         effects_known = {"reads": frozenset(effects.reads), "writes": frozenset(effects.writes), "draws": effects.draws}
         amend(node, **effects_known)
         if effects.draws:
@@ -178,6 +184,14 @@ class Recorder(Decisions, TorchFunctionMode):
         result = self._adopt_result(result, node, effects)
         amend(node, **self._measured(result))
         return result
+
+    def add_call(self, op: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
+        """Append the node of a call, noting what about its arguments cannot be written down."""
+        trouble = next((f"an argument of type {held.type_name}" for held in opaque_in((args, kwargs))), None)
+        if trouble:
+            args, kwargs = without_opaque(args), without_opaque(kwargs)
+        args, kwargs = self._written_modules(args), self._written_modules(kwargs)
+        return self.add(op, target, args, kwargs, unwritable=trouble)
 
     def _adopt_result(self, result: Any, node: fx.Node, effects: Effects) -> Any:
         if isinstance(result, torch.Tensor):

@@ -43,6 +43,14 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Look:
+    """A hook that only looks on: what it is called in messages, and whether it did nothing while recording."""
+
+    hook: str
+    idle: bool
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of one node besides its fx fields."""
 
@@ -59,6 +67,8 @@ class Facts:
     passed: bool = False
     counted: bool = True
     unwritable: str | None = None
+    look: Look | None = None
+    container: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,13 @@ class Build:
 @dataclass(frozen=True)
 class ModuleAt:
     """A module of the model, passed as an argument."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class ContainerAt:
+    """What an extractor has in place of an opened module, passed to a hook."""
 
     path: str
 
@@ -121,6 +138,15 @@ class Guard:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why the code of a span cannot be written out from some position on."""
+
+    reason: str
+    span: int
+    position: int
+
+
+@dataclass(frozen=True)
 class Recording:
     """Everything one run of a model left behind."""
 
@@ -136,6 +162,8 @@ class Recording:
     opened: frozenset[str]
     signature: Any
     dtype_reads: tuple[tuple[fx.Node, torch.dtype], ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    changed: tuple[tuple[str, str], ...] = ()
 
 
 def same(value: Any) -> Any:

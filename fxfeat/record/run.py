@@ -107,7 +107,7 @@ def _record_once(
     model: nn.Module, example: Example, leaves: Leaves, training: bool | None, kind: Kind, recast: Recast | None
 ) -> Recording:
     recorder = Recorder(stand_ins(kind, recast), _state_of(model), _device_of(model, example))
-    mode = _run(recorder, model, example, leaves, training)
+    mode, changed = _run(recorder, model, example, leaves, training)
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure
@@ -124,14 +124,18 @@ def _record_once(
         opened=leaves.opened,
         signature=inspect.signature(model.forward),
         dtype_reads=tuple(recorder.dtype_reads),
+        refusals=tuple(recorder.refusals),
+        changed=tuple(changed),
     )
 
 
-def _run(recorder: Recorder, model: nn.Module, example: Example, leaves: Leaves, training: bool | None) -> bool:
-    """Run the model under the recorder; return the mode it ran in."""
+def _run(
+    recorder: Recorder, model: nn.Module, example: Example, leaves: Leaves, training: bool | None
+) -> tuple[bool, list[tuple[str, str]]]:
+    """Run the model under the recorder; return the mode it ran in, and which plain attributes it changed."""
     watching = isinstance(recorder.stand_ins, Originals)
     grad = torch.set_grad_enabled(torch.is_grad_enabled() if watching else True)
-    with untouched(model), torch.compiler.set_stance("force_eager"), grad:
+    with untouched(model) as before, torch.compiler.set_stance("force_eager"), grad:
         if training is not None:
             model.train(training)
         mode = model.training
@@ -142,7 +146,7 @@ def _run(recorder: Recorder, model: nn.Module, example: Example, leaves: Leaves,
                     model(*args, **kwargs)
             finally:
                 recorder.active = False
-    return mode
+        return mode, before.changes_of(model)
 
 
 @contextmanager

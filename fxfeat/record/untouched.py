@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import functools
 import random
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,13 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 
-_CONTAINERS = (dict, list, set)
+_CONTAINERS = (dict, list, set, collections.deque)
 _DEEPEST = 4
+_BOOKKEEPING = frozenset(nn.Module().__dict__)
+_MISSING = object()
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[Photograph]:
     """Put every attribute, buffer and random state back on the way out, also after an error.
+
+    Yields:
+        What was held before, which tells what has changed since.
 
     Example:
         >>> layer = nn.Linear(1, 1)
@@ -25,12 +34,13 @@ def untouched(model: nn.Module) -> Iterator[None]:
         >>> layer.training
         True
     """
-    held = _Photograph(model)
+    held = Photograph()
+    held.take_model(model)
     values = _scripted_buffers(model)
     cpu, cuda, python = torch.get_rng_state(), _cuda_states(), random.getstate()
     numpy_state = _numpy_state()
     try:
-        yield
+        yield held
     finally:
         held.restore()
         _restore_values(values)
@@ -42,13 +52,51 @@ def untouched(model: nn.Module) -> Iterator[None]:
             _numpy().set_state(numpy_state)
 
 
-class _Photograph:
-    """A shallow copy of every mutable thing that the model's modules hold."""
+class Photograph:
+    """A shallow copy of every mutable thing that modules and functions hold."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         self._copies: dict[int, tuple[Any, Any]] = {}
+        self._cells: dict[int, tuple[types.CellType, Any]] = {}
+        self._functions: set[int] = set()
+
+    def take_model(self, model: nn.Module) -> None:
+        """Copy what a model's modules hold, and what the hooks on them hold."""
         for module in model.modules():
             self._take(module.__dict__, 0)
+            for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+                self.take_function(hook)
+
+    def take_function(self, function: Any) -> None:
+        """Copy what a function can change: its closure, the object it is bound to, the globals it names."""
+        if id(function) in self._functions:
+            return
+        self._functions.add(id(function))
+        if isinstance(function, functools.partial):
+            self._take([*function.args, function.keywords], 0)
+            self.take_function(function.func)
+            return
+        if not isinstance(function, types.FunctionType):
+            owner = getattr(function, "__self__", function)
+            self._take(getattr(owner, "__dict__", owner), 0)
+            function = getattr(function, "__func__", None) or vars(type(function)).get("__call__")
+        if isinstance(function, types.FunctionType):
+            self._take_variables(function)
+
+    def _take_variables(self, function: types.FunctionType) -> None:
+        for cell in function.__closure__ or ():
+            with contextlib.suppress(ValueError):  # an empty cell
+                self._cells[id(cell)] = (cell, cell.cell_contents)
+                self._take_named(cell.cell_contents, function)
+        for name in function.__code__.co_names:
+            if name in function.__globals__:
+                self._take_named(function.__globals__[name], function)
+
+    def _take_named(self, value: Any, function: types.FunctionType) -> None:
+        if isinstance(value, types.FunctionType) and value.__globals__ is function.__globals__:
+            self.take_function(value)
+        else:
+            self._take(value, 0)
 
     def _take(self, value: Any, depth: int) -> None:
         if id(value) in self._copies or depth > _DEEPEST:
@@ -61,13 +109,35 @@ class _Photograph:
             self._take(held, depth + 1)
 
     def _take_attributes(self, value: Any, depth: int) -> None:
-        if isinstance(value, (nn.Module, torch.Tensor, type)) or callable(value):
+        if isinstance(value, (nn.Module, torch.Tensor, type, types.ModuleType)) or callable(value):
             return
         attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
             self._take(attributes, depth + 1)
 
+    def changes_of(self, model: nn.Module) -> list[tuple[str, str]]:
+        """List the plain attributes, by path of the module and name, that are not what they were."""
+        return [(path, name) for path, module in model.named_modules() for name in self._changes_in(module)]
+
+    def _changes_in(self, module: nn.Module) -> list[str]:
+        now = module.__dict__
+        before = self._copies[id(now)][1] if id(now) in self._copies else {}
+        names = [name for name in {**before, **now} if name not in _BOOKKEEPING]
+        return [n for n in names if before.get(n, _MISSING) is not now.get(n, _MISSING) or self._is_altered(now[n])]
+
+    def _is_altered(self, value: Any) -> bool:
+        held = value if isinstance(value, _CONTAINERS) else getattr(value, "__dict__", None)
+        return id(held) in self._copies and not _same(held, self._copies[id(held)][1])
+
+    def changed(self) -> bool:
+        """Say whether anything is not what it was."""
+        moved = any(cell.cell_contents is not value for cell, value in self._cells.values())
+        return moved or any(not _same(value, copy) for value, copy in self._copies.values())
+
     def restore(self) -> None:
+        """Put everything back."""
+        for cell, contents in self._cells.values():
+            cell.cell_contents = contents
         for value, copy in self._copies.values():
             if not _same(value, copy):
                 _refill(value, copy)
@@ -78,14 +148,14 @@ def _same(value: Any, copy: Any) -> bool:
         return False
     if isinstance(value, dict):
         return all(a is b and value[a] is copy[b] for a, b in zip(value, copy, strict=True))
-    if isinstance(value, list):
+    if isinstance(value, (list, collections.deque)):
         return all(a is b for a, b in zip(value, copy, strict=True))
     return {id(held) for held in value} == {id(held) for held in copy}
 
 
 def _refill(value: Any, copy: Any) -> None:
     value.clear()
-    if isinstance(value, list):
+    if isinstance(value, (list, collections.deque)):
         value.extend(copy)
     else:
         value.update(copy)

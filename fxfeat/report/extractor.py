@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fxfeat.errors import TraceError
+from fxfeat.record.structure import spell
 from fxfeat.report.shapes import spell_dtype, spell_shape
 from fxfeat.report.tables import make_table
 
@@ -17,7 +18,7 @@ _MOST_CHECKS = 5
 _MOST_MODULES = 8
 
 if TYPE_CHECKING:
-    from fxfeat.emit.extractor import Emission, FeatureExtractor, Row
+    from fxfeat.emit.extractor import Emission, FeatureExtractor, Freedom, Row
 
 
 def render_extractor(extractor: FeatureExtractor) -> RenderableType:
@@ -42,7 +43,8 @@ def render_extractor(extractor: FeatureExtractor) -> RenderableType:
     if isinstance(emission, TraceError):
         return Group(title, Text(str(emission)))
     checks = [Text(f"  {check}") for check in extractor.guards[:_MOST_CHECKS]]
-    return Group(title, _tabulate(extractor.rows), *map(Text, _summarize(extractor)), *checks, *_say_more(extractor))
+    parts = [_tabulate(extractor.rows), *map(Text, _summarize(extractor)), *checks, *_say_more(extractor)]
+    return Group(title, *parts, *([_tabulate_sizes(extractor.freedoms)] if extractor.freedoms else []))
 
 
 def describe_extractor(extractor: FeatureExtractor) -> list[str]:
@@ -76,6 +78,21 @@ def _tabulate(rows: Sequence[Row]) -> Table:
     table = make_table("key", "name", "shape", "dtype")
     for row in rows:
         table.add_row(Text(row.key), Text(row.name), Text(spell_shape(row.shape)), Text(spell_dtype(row.dtype)))
+    return table
+
+
+_FREEDOMS = {
+    "free": "any size: found to give the same code",
+    "checked": "any size that the checks let pass",
+    "fixed": "this size only",
+}
+
+
+def _tabulate_sizes(freedoms: Sequence[Freedom]) -> Table:
+    table = make_table("input", "size", "example", "may be")
+    for held in freedoms:
+        name = f"{held.parameter}{spell(held.steps)}"
+        table.add_row(Text(name), Text(held.axis), Text(str(held.size)), Text(_FREEDOMS[held.state]))
     return table
 
 

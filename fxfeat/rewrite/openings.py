@@ -11,6 +11,7 @@ import operator
 
 from torch import fx
 
+from fxfeat.errors import TraceError
 from fxfeat.record.recording import Guard, Opaque, Recording, Span, ancestors, facts
 from fxfeat.record.written import nodes_in, opaque_in
 from fxfeat.rewrite.dependencies import find_needed
@@ -51,6 +52,7 @@ def plan_openings(draft: Draft) -> Plan:
         plan = _plan(draft, frozenset(opened), tuple(features))
         more = _unreachable(recording, plan)
         if not more:
+            _refuse(recording, plan)
             return plan
         opened |= more
 
@@ -60,7 +62,8 @@ def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -
     plan = Plan(opened, frozenset(), features, ())
     kept = [guard for guard in recording.guards if _is_kept(recording, plan, guard)]
     nodes = list(recording.graph.nodes)
-    also = {guard.node for guard in kept}
+    last = last_moment(features)
+    also = {guard.node for guard in kept} | {node for node in _lookers(recording, plan) if facts(node).position < last}
     while True:
         needed = find_needed(recording, nodes, features, also)
         plan = Plan(opened, frozenset(needed), features, tuple(kept))
@@ -69,6 +72,29 @@ def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -
         if passed <= needed:
             return plan
         also |= passed
+
+
+def _lookers(recording: Recording, plan: Plan) -> list[fx.Node]:
+    """List the hooks of opened modules that only look on."""
+    every: list[fx.Node] = [node for node in recording.graph.nodes if facts(node).look]
+    return [node for node in every if plan.region(recording, facts(node).span) is None]
+
+
+def _refuse(recording: Recording, plan: Plan) -> None:
+    """Raise where an opened module does what cannot be written out, or a hook on it would be lost."""
+    last = last_moment(plan.features)
+    for refusal in recording.refusals:
+        if refusal.position < last and plan.region(recording, refusal.span) is None:
+            within = "this module: then it is called whole" if recording.spans[refusal.span].path else "it"
+            raise TraceError(f"{refusal.reason}. Ask for features outside {within}.")
+    for node in _lookers(recording, plan):
+        look = facts(node).look
+        if look and not look.idle and facts(node).position >= last:
+            path = recording.spans[facts(node).span].path or "output"
+            raise TraceError(
+                f"{look.hook[0].upper()}{look.hook[1:]} would not run: it looks at a result that these features do not "
+                f"need. Ask for {path!r} as well, or take the hook off while the extractor is made."
+            )
 
 
 def _arguments(span: Span) -> list[fx.Node]:
@@ -100,9 +126,10 @@ def _giver(recording: Recording, feature: Feature, node: fx.Node) -> int | None:
     if feature.span and feature.span in chain:
         chain = chain[chain.index(feature.span) :]
     giver: int | None = None
+    deciding = {*(guard.span for guard in recording.guards), *(held.span for held in recording.refusals)}
     for index in chain[:-1]:
         span = recording.spans[index]
-        straight = not any(guard.span == index for guard in recording.guards)
+        straight = index not in deciding
         if (
             not span.path
             or not _hands_out(recording, span, node, feature.moment)

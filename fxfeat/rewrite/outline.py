@@ -9,7 +9,6 @@ from typing import Any
 from torch import fx
 
 from fxfeat.errors import TraceError
-from fxfeat.record.graph_writer import ESCAPED
 from fxfeat.record.guards import check
 from fxfeat.record.recording import Build, Facts, Guard, Opaque, Span, facts
 from fxfeat.record.structure import Steps
@@ -144,11 +143,6 @@ class _Copy:
 
     def _write_guard(self, guard: Guard) -> None:
         place = f"{guard.where}: `{guard.source}`"
-        if guard.expected is ESCAPED:
-            raise TraceError(
-                f"A value leaves torch at {place}, so what follows from it cannot be written down. "
-                "Ask for features outside this module: then it is called whole."
-            )
         if guard.node.op == "get_attr":
             return
         known = _only_value(facts(guard.node), None)

@@ -7,6 +7,7 @@ import dataclasses
 from torch import fx
 
 from fxfeat.record.guards import check
+from fxfeat.record.recording import facts
 from fxfeat.record.written import map_nodes
 from fxfeat.rewrite.dependencies import find_needed
 from fxfeat.rewrite.draft import Draft
@@ -18,7 +19,7 @@ def prune(draft: Draft) -> Draft:
     Inputs stay, because the emitted ``forward`` keeps the signature of the original.
     """
     nodes = list(draft.graph.nodes)
-    checks = [node for node in nodes if node.target is check]
+    checks = [node for node in nodes if node.target is check or facts(node).look]
     needed = find_needed(draft.recording, nodes, draft.features, checks)
     graph = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}

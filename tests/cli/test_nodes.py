@@ -97,4 +97,4 @@ def test_torchvision_model(run):
     code, out, err = run("nodes", "torchvision:resnet18", "--depth", "1")
     assert (code, err) == (0, "")
     assert "├── layer4         Sequential         (2, 512, 7, 7)     float32   8,393,728" in out
-    assert "8 of 70 names; 11,689,512 parameters; recorded with (x=(2, 3, 224, 224) float32)" in out
+    assert "8 of 70 names; 11,689,512 parameters; recorded with ((2, 3, 224, 224) float32)" in out

@@ -1,0 +1,100 @@
+"""See what eager PyTorch computes for each feature: cloning hooks on modules, a listener for operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.emit.extractor import Row
+from fxfeat.record.alone import unwrap
+from fxfeat.record.examples import Example
+from fxfeat.record.leaves import Leaves
+from fxfeat.record.run import watch
+from fxfeat.record.structure import copy_tensors, follow
+
+
+def see(
+    model: nn.Module, rows: Sequence[Row], leaves: Leaves, example: Example, training: bool | None
+) -> dict[str, Any]:
+    """Run a model and copy each feature at the moment it is produced.
+
+    Args:
+        model: the model; buffers and attributes are left as the run leaves them.
+        rows: the features.
+        leaves: what was called rather than entered when the rows were recorded.
+        example: the arguments to run it with.
+        training: the mode to run it in; None leaves every flag as it is.
+
+    Returns:
+        The values by key. What the run does not reach is missing.
+    """
+    modules = [row for row in rows if row.origin is not None and row.origin.path is not None]
+    operations = [row for row in rows if row.origin is not None and row.origin.path is None]
+    if training is not None:
+        _set_mode(model, training)
+    seen: dict[str, Any] = {}
+    random = torch.get_rng_state()
+    with torch.compiler.set_stance("force_eager"):
+        if modules:
+            seen.update(_hooked(model, modules, copy_tensors(example.args), copy_tensors(example.kwargs)))
+        if operations:
+            torch.set_rng_state(random)
+            seen.update(_watched(model, leaves, operations, example))
+    return seen
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    if any(module.training != training for module in model.modules()):
+        model.train(training)
+
+
+@contextmanager
+def same_buffers(module: nn.Module) -> Iterator[None]:
+    """Put the values of buffers back on the way out."""
+    held = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in held:
+                if buffer.shape == value.shape and not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _hooked(model: nn.Module, rows: list[Row], args: Any, kwargs: Any) -> dict[str, Any]:
+    expected: dict[str, Any] = {}
+    wanted: dict[nn.Module, list[Row]] = {}
+    for row in rows:
+        assert row.origin is not None
+        wanted.setdefault(model.get_submodule(row.origin.path or ""), []).append(row)
+    handles = [module.register_forward_hook(_keeper(held, expected)) for module, held in wanted.items()]
+    try:
+        model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return expected
+
+
+def _keeper(rows: list[Row], expected: dict[str, Any]) -> Any:
+    calls = [0]
+
+    def keep(module: nn.Module, inputs: Any, result: Any) -> None:
+        for row in rows:
+            if row.origin is not None and row.origin.call == calls[0]:
+                expected[row.key] = copy_tensors(follow(result, row.origin.steps))
+        calls[0] += 1
+
+    return keep
+
+
+def _watched(model: nn.Module, leaves: Leaves, rows: list[Row], example: Example) -> dict[str, Any]:
+    """See operations that no hook can see, by listening to an eager run."""
+    origins = {row.key: row.origin for row in rows if row.origin is not None}
+    positions = frozenset(origin.position for origin in origins.values())
+    seen = watch(unwrap(model), example, leaves, positions)
+    return {key: follow(seen[o.position], o.steps) for key, o in origins.items() if o.position in seen}

@@ -1,0 +1,83 @@
+"""Find out whether features change from call to call with what the model keeps in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.eager import same_buffers, see
+from fxfeat.emit.extractor import Row
+from fxfeat.errors import FxfeatError, TraceError
+from fxfeat.record.examples import Example
+from fxfeat.record.leaves import Leaves
+from fxfeat.record.structure import copy_tensors, tensors
+from fxfeat.record.untouched import untouched
+
+
+def check_repeats(
+    model: nn.Module,
+    rows: Sequence[Row],
+    leaves: Leaves,
+    example: Example,
+    training: bool | None,
+    changed: Sequence[tuple[str, str]],
+) -> None:
+    """Raise where a second call of the model gives other features, because the first one changed its attributes.
+
+    A cache changes attributes too, but not what is computed; so the model is run rather than read.
+
+    Args:
+        model: the model; it comes back as it was.
+        rows: the features.
+        leaves: what was called rather than entered when the rows were recorded.
+        example: the arguments to run it with.
+        training: the mode; None leaves every flag as it is.
+        changed: path of the module and name of each attribute that a call changes, in opened modules.
+
+    Raises:
+        TraceError: naming the attributes.
+    """
+    differing = _differing(model, rows, leaves, example, training)
+    if not differing:
+        return
+    shown = " and ".join(sorted(f"{path}.{name}".lstrip(".") for path, name in changed))
+    raise TraceError(
+        f"{differing[0]!r} changes from call to call with {shown} of {type(model).__name__}, which its code keeps in "
+        "plain Python; written-out code could not. Ask for features outside that module, or make it a buffer."
+    )
+
+
+def _differing(
+    model: nn.Module, rows: Sequence[Row], leaves: Leaves, example: Example, training: bool | None
+) -> list[str]:
+    """List the features that a second call gives otherwise than the first."""
+    if any(held.is_meta for held in (*model.parameters(), *model.buffers())):
+        return []
+    random = torch.get_rng_state()
+    try:
+        with untouched(model), same_buffers(model), torch.no_grad():
+            first = see(model, rows, leaves, example, training)
+        with untouched(model), torch.no_grad():
+            with same_buffers(model):
+                torch.set_rng_state(random)
+                model(*copy_tensors(example.args), **copy_tensors(example.kwargs))
+            with same_buffers(model):
+                torch.set_rng_state(random)
+                again = see(model, rows, leaves, example, training)
+    except FxfeatError:
+        raise
+    except Exception:
+        return []  # the example is one that the model was recorded on, but does not run on
+    return [key for key in first if key not in again or not _equal(first[key], again[key])]
+
+
+def _equal(left: Any, right: Any) -> bool:
+    ours, theirs = [held for _, held in tensors(left)], [held for _, held in tensors(right)]
+    return len(ours) == len(theirs) and all(map(_same, ours, theirs))
+
+
+def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    return left.shape == right.shape and torch.equal(left.nan_to_num(), right.nan_to_num())
