@@ -14,7 +14,7 @@ from torch import nn
 from fxfeat.emit.emit import emit
 from fxfeat.emit.extractor import Emission, FeatureExtractor, Forms, build_extractor
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.freedom import find_freedom, find_pins
+from fxfeat.freedom import find_dtypes, find_freedom, find_pins
 from fxfeat.modes import Setup, read_setup, record_mode, record_variant
 from fxfeat.name.query import Found, InsideLeaf, find
 from fxfeat.name.table import name_nodes
@@ -167,17 +167,23 @@ def _emit_mode(setup: Setup, training: bool | None, request: dict[str, str], fla
         check_repeats(setup.model, emission.rows, leaves, setup.examples[0], training, changed)
     freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
     pins = find_pins(freedoms)
-    tied = emission.graph is not None and has_dtypes(list(emission.graph.nodes))
-    if tied:
-        _tie_dtypes(setup, recording, training)
+    tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
+    if tied and not _tie_dtypes(setup, draft, training, request):
+        pins += find_dtypes(setup.model, setup.examples[0])
     again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
     return dataclasses.replace(again, freedoms=freedoms)
 
 
-def _tie_dtypes(setup: Setup, recording: Recording, training: bool | None) -> None:
+def _tie_dtypes(setup: Setup, draft: Draft, training: bool | None, request: dict[str, str]) -> bool:
+    """Tie dtypes to the tensors they were read from; say whether the code is then the same in other dtypes."""
+    same = True
     for recast in ({torch.float32: torch.float64}, {torch.bfloat16: torch.float64, torch.float16: torch.float64}):
         with contextlib.suppress(TraceError):
-            tie_dtypes(recording, record_variant(setup, recording, training, recast=recast))
+            other = record_variant(setup, draft.recording, training, recast=recast)
+            tie_dtypes(draft.recording, other)
+            again = Draft(other, other.graph, tuple(_features(other, request)), flatten=draft.flatten)
+            same = same and emit(rewrite(again)[0]).source.text == emit(rewrite(draft)[0]).source.text
+    return same
 
 
 def _select(setup: Setup, training: bool | None, request: dict[str, str]) -> tuple[Recording, list[Feature]]:

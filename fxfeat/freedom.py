@@ -69,8 +69,15 @@ def find_freedom(
 
 def find_pins(freedoms: tuple[Freedom, ...]) -> tuple[Pin, ...]:
     """List the sizes to check at run time."""
-    bound = (held for held in freedoms if held.state == "fixed")
+    bound = [held for held in freedoms if held.state == "fixed"]
     return tuple(Pin(held.parameter, held.steps, held.dimension, held.size) for held in bound)
+
+
+def find_dtypes(model: nn.Module, example: Example) -> tuple[Pin, ...]:
+    """List the dtypes of an example's floating inputs, to be checked at run time."""
+    places = _find_places(model, example)
+    held = tensors((example.args, example.kwargs))
+    return tuple(Pin(*places[steps], None, tensor.dtype) for steps, tensor in held if tensor.is_floating_point())
 
 
 def _try(

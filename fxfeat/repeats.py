@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.eager import same_buffers, see
+from fxfeat.eager import see
 from fxfeat.emit.extractor import Row
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import Leaves
 from fxfeat.record.structure import copy_tensors, tensors
-from fxfeat.record.untouched import untouched
+from fxfeat.record.untouched import lent_buffers, untouched
 
 
 def check_repeats(
@@ -58,13 +58,13 @@ def _differing(
         return []
     random = torch.get_rng_state()
     try:
-        with untouched(model), same_buffers(model), torch.no_grad():
+        with untouched(model), lent_buffers(model), torch.no_grad():
             first = see(model, rows, leaves, example, training)
         with untouched(model), torch.no_grad():
-            with same_buffers(model):
+            with lent_buffers(model):
                 torch.set_rng_state(random)
-                model(*copy_tensors(example.args), **copy_tensors(example.kwargs))
-            with same_buffers(model):
+                model(*_other(example.args), **_other(example.kwargs))
+            with lent_buffers(model):
                 torch.set_rng_state(random)
                 again = see(model, rows, leaves, example, training)
     except FxfeatError:
@@ -72,6 +72,15 @@ def _differing(
     except Exception:
         return []  # the example is one that the model was recorded on, but does not run on
     return [key for key in first if key not in again or not _equal(first[key], again[key])]
+
+
+def _other(value: Any) -> Any:
+    """Copy arguments with other values, so that a result kept from one call shows in the next."""
+    made = copy_tensors(value)
+    for _, held in tensors(made):
+        if held.is_floating_point():
+            held.neg_()
+    return made
 
 
 def _equal(left: Any, right: Any) -> bool:

@@ -9,13 +9,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from fxfeat.eager import same_buffers, see
+from fxfeat.eager import see
 from fxfeat.emit.extractor import FeatureExtractor, Row
 from fxfeat.errors import RequestError
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.structure import copy_tensors, tensors
-from fxfeat.record.untouched import untouched
+from fxfeat.record.untouched import lent_buffers, untouched
 from fxfeat.report.verification import render_verification
 
 
@@ -89,10 +89,10 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     random = torch.get_rng_state()
     leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
     training = None if extractor.is_mixed else extractor.training
-    with untouched(model), same_buffers(model):
+    with untouched(model), lent_buffers(model):
         expected = see(model, extractor.rows, leaves, Example(args, kwargs), training)
     torch.set_rng_state(random)
-    with untouched(model), same_buffers(extractor):
+    with untouched(extractor), lent_buffers(extractor):
         given, named = copy_tensors(args), copy_tensors(kwargs)
         actual = extractor(*given, **named)
     pairs = ((row, expected.get(row.key, _MISSING), actual[row.key]) for row in extractor.rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,13 +17,13 @@ class Opened(nn.Module):
 
     def __init__(self, original: str) -> None:
         super().__init__()
-        self.original = original
+        self._opened_class = original
 
     def __getitem__(self, index: int) -> nn.Module:
         return getattr(self, str(index))
 
     def _get_name(self) -> str:
-        return f"Opened{self.original}"
+        return f"Opened{self._opened_class}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ def plant(extractor: nn.Module, model: nn.Module, kept: Kept, constants: dict[st
     for path in order:
         if not _within(path, kept.modules):
             owner, _, name = path.rpartition(".")
-            _container(extractor, model, owner).add_module(name, model.get_submodule(path))
+            # Into the table itself: add_module refuses a name that the extractor has a property of.
+            _container(extractor, model, owner)._modules[name] = model.get_submodule(path)
     for path in sorted(kept.containers - kept.modules):
         if not _within(path, kept.modules):
             _container(extractor, model, path)
@@ -73,30 +73,47 @@ def _container(extractor: nn.Module, model: nn.Module, path: str) -> nn.Module:
         if part not in owner._modules:
             made = Opened(type(original).__name__)
             made.training = original.training
-            owner.add_module(part, made)
-        owner = owner.get_submodule(part)
+            owner._modules[part] = made
+        held = owner._modules[part]
+        assert held is not None
+        owner = held
     return owner
 
 
 def _share(source: nn.Module, target: nn.Module, name: str) -> None:
-    value: Any = getattr(source, name)
-    if name in source._parameters:
-        target.register_parameter(name, value)
-    elif name in source._buffers:
-        target.register_buffer(name, value, persistent=name not in source._non_persistent_buffers_set)
-    else:
-        object.__setattr__(target, name, value)
+    table = _table_of(source, name)
+    getattr(target, table)[name] = getattr(source, table)[name]
+    if name in source._non_persistent_buffers_set:
+        target._non_persistent_buffers_set.add(name)
 
 
-def reacher(model: nn.Module, kept: Kept) -> Callable[[str], str]:
-    """Return how emitted code spells the path to a submodule or tensor."""
+def _table_of(module: nn.Module, name: str) -> str:
+    """Say in which of a module's tables a name is held."""
+    for table in ("_modules", "_parameters", "_buffers"):
+        if name in getattr(module, table):
+            return table
+    return "__dict__"
+
+
+def reacher(model: nn.Module, kept: Kept, reserved: Container[str], receiver: str) -> Callable[[str], str]:
+    """Return how emitted code spells the path to a submodule or tensor.
+
+    Args:
+        model: the model.
+        kept: what the extractor keeps of it.
+        reserved: attributes that an extractor has of its own.
+        receiver: what the first parameter of the method is called.
+    """
 
     @functools.cache
     def reach(path: str) -> str:
         if not path:
-            return "self"
-        spelled, walked = "self", ""
+            return receiver
+        spelled, walked = receiver, ""
         for part in path.split("."):
+            if not walked and part in reserved:
+                spelled, walked = f"{receiver}.{_table_of(model, part)}[{part!r}]", part
+                continue
             spelled = _step(spelled, part, _is_indexed(model, walked, kept))
             walked = f"{walked}.{part}" if walked else part
         return spelled

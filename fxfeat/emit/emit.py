@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fxfeat.emit.containers import Kept, reacher
-from fxfeat.emit.extractor import Check, Emission, Row
+from fxfeat.emit.extractor import RESERVED, Check, Emission, Row
 from fxfeat.emit.source import write_source
 from fxfeat.record.guards import check
 from fxfeat.record.recording import Build, TensorFacts, facts
@@ -17,7 +17,8 @@ def emit(draft: Draft) -> Emission:
     """Write the source of an extractor and list what it keeps of the model."""
     recording = draft.recording
     kept = _kept(draft)
-    source = write_source(draft, reacher(recording.root, kept))
+    receiver = "self" if "self" not in recording.signature.parameters else "extractor"
+    source = write_source(draft, reacher(recording.root, kept, RESERVED, receiver), receiver)
     graph = draft.graph
     with graph.inserting_after(list(graph.nodes)[-1]):
         graph.output({key: feature.value for feature in draft.features for key in feature.keys})

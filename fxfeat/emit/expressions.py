@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from torch import fx
@@ -28,8 +28,15 @@ IN_PLACE = {
 class Speller:
     """Spells nodes, given how to spell the nodes they use and how to reach what ``self`` holds."""
 
-    def __init__(self, names: Globals, variable: Callable[[fx.Node], str], reach: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        names: Globals,
+        variable: Callable[[fx.Node], str],
+        reach: Callable[[str], str],
+        overriding: Container[str] = (),
+    ) -> None:
         self._names = names
+        self._overriding = overriding
         self._variable = variable
         self._reach = reach
 
@@ -38,7 +45,11 @@ class Speller:
         if node.op == "get_attr":
             return self._reach(str(node.target))
         if node.op == "call_module":
-            return f"{self._reach(str(node.target))}({self._arguments(node.args, node.kwargs)})"
+            callee, arguments = self._reach(str(node.target)), self._arguments(node.args, node.kwargs)
+            if str(node.target) in self._overriding:
+                # What the class adds in its own __call__ is written out around this.
+                return f"{self._names.torch()}.nn.Module.__call__({', '.join(filter(None, (callee, arguments)))})"
+            return f"{callee}({arguments})"
         if node.op == "call_method":
             owner = self._operand(node.args[0])
             return f"{owner}.{node.target}({self._arguments(node.args[1:], node.kwargs)})"

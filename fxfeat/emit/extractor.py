@@ -78,8 +78,8 @@ class Emission:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     graph: fx.Graph | None = None
     kind: str = "meta"
-    freedoms: tuple[Freedom, ...] = ()
     leaves_opened: frozenset[str] = frozenset()
+    freedoms: tuple[Freedom, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,10 @@ class FeatureExtractor(nn.Module):
         return render_extractor(self)
 
 
+RESERVED = frozenset(dir(FeatureExtractor)) | {"forms", "is_mixed", "parameters_before", "original", "tracer_kwargs"}
+"""Attributes that an extractor has of its own, whatever children the model has."""
+
+
 def build_extractor(forms: Forms, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> FeatureExtractor:
     """Make the module: a class of its own, so that ``forward`` has the signature of the original."""
     cls = _class_of(forms)
@@ -212,24 +216,25 @@ def _dispatch(forms: Forms) -> Source:
     known = next(form for form in (forms.mixed, forms.train, forms.eval) if isinstance(form, Emission))
     above, define, below = known.source.text.partition("def ")
     head = define + below.splitlines()[0]
-    call = _call_of(head)
+    me, call = _call_of(head)
     lines = [above + head]
     if forms.mixed is not None:
-        lines += ["    if self.is_mixed:", f"        return self._forward_mixed({call})"]
-    for test, name, form in (("self.training", "train", forms.train), ("not self.training", "eval", forms.eval)):
-        run = f"return self._forward_{name}({call})" if isinstance(form, Emission) else f"raise self.forms.{name}"
+        lines += [f"    if {me}.is_mixed:", f"        return {me}._forward_mixed({call})"]
+    for test, name, form in ((f"{me}.training", "train", forms.train), (f"not {me}.training", "eval", forms.eval)):
+        run = f"return {me}._forward_{name}({call})" if isinstance(form, Emission) else f"raise {me}.forms.{name}"
         lines += [f"    if {test}:", f"        {run}"]
     return Source("\n".join(lines) + "\n", known.source.namespace)
 
 
-def _call_of(head: str) -> str:
+def _call_of(head: str) -> tuple[str, str]:
+    """Return the name of the receiver, and the arguments that pass everything else on."""
     import ast
 
     arguments = ast.parse(head + " pass").body[0].args  # type: ignore[attr-defined]
-    positional = [held.arg for held in (*arguments.posonlyargs, *arguments.args)][1:]
+    receiver, *positional = [held.arg for held in (*arguments.posonlyargs, *arguments.args)]
     parts = [*positional, *([f"*{arguments.vararg.arg}"] if arguments.vararg else [])]
     parts += [f"{held.arg}={held.arg}" for held in arguments.kwonlyargs]
-    return ", ".join([*parts, *([f"**{arguments.kwarg.arg}"] if arguments.kwarg else [])])
+    return receiver, ", ".join([*parts, *([f"**{arguments.kwarg.arg}"] if arguments.kwarg else [])])
 
 
 def _compile(source: Source) -> Callable[..., Any]:

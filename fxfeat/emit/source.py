@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from fxfeat.emit.expressions import IN_PLACE, Speller
 from fxfeat.emit.names import Globals, is_identifier, to_identifier
@@ -33,31 +33,41 @@ class Source:
     namespace: dict[str, Any] = field(default_factory=dict)
 
 
-def write_source(draft: Draft, reach: Callable[[str], str], name: str = "forward") -> Source:
+def write_source(draft: Draft, reach: Callable[[str], str], receiver: str = "self") -> Source:
     """Write the ``forward`` method of an extractor.
 
     Args:
         draft: the rewritten graph and its features.
-        reach: how to reach a submodule or tensor of the model from ``self``.
-        name: the method's name.
+        reach: how to reach a submodule or tensor of the model from the receiver.
+        receiver: what the method's first parameter is called.
     """
-    trial = _Writer(draft, reach, frozenset())
-    trial.write(name)
-    return _Writer(draft, reach, frozenset(trial.rebound)).write(name)
+    # A first time to learn which variables are bound again and which globals are needed.
+    trial = _Writer(draft, reach, receiver, frozenset(), frozenset())
+    trial.write()
+    return _Writer(draft, reach, receiver, frozenset(trial.rebound), frozenset(trial.names.objects)).write()
 
 
 class _Writer:
-    def __init__(self, draft: Draft, reach: Callable[[str], str], chains: frozenset[fx.Node]) -> None:
+    def __init__(
+        self,
+        draft: Draft,
+        reach: Callable[[str], str],
+        receiver: str,
+        chains: frozenset[fx.Node],
+        reserved: frozenset[str],
+    ) -> None:
         self.draft = draft
+        self.receiver = receiver
+        self.reserved = reserved
         self.chains = chains
         self.rebound: set[fx.Node] = set()
         self.origins: dict[str, fx.Node] = {}
         self.nodes = list(draft.graph.nodes)
         self.order = {node: index for index, node in enumerate(self.nodes)}
         self.names = Globals(frozenset(draft.recording.signature.parameters))
-        self.speller = Speller(self.names, self.variable, reach)
+        self.speller = Speller(self.names, self.variable, reach, _overriding(draft.recording.root))
         self.variables: dict[fx.Node, str] = {}
-        self.given: set[str] = {"self"}
+        self.given: set[str] = {receiver}
         self.rebinds = any(node.target is setattr for node in self.nodes)
         self.inlined = {node for node in reversed(self.nodes) if self._is_inlined(node)}
         self.last_use = self._last_uses()
@@ -122,11 +132,14 @@ class _Writer:
 
     def _fresh(self, wanted: str) -> str:
         name, count = wanted, 0
-        while name in self.given or name in self.names.objects or hasattr(builtins, name):
+        while name in self.given or self._is_global(name) or hasattr(builtins, name):
             count += 1
             name = f"{wanted}_{count}"
         self.given.add(name)
         return name
+
+    def _is_global(self, name: str) -> bool:
+        return name in self.names.objects or name in self.reserved
 
     def _name(self, node: fx.Node) -> str:
         if node in self.keys and not self._is_input(self.keys[node]):
@@ -146,7 +159,7 @@ class _Writer:
         taken = {name for held, name in self.variables.items() if self.last_use.get(held, -1) >= self.order[node]}
         inputs = [self.variables[held] for held in self.nodes if held.op == "placeholder"]
         for name in (*inputs[:1], *_LETTERS):
-            if name not in taken and name not in self.names.objects:
+            if name not in taken and not self._is_global(name):
                 self.given.add(name)
                 return name
         return self._fresh("value")
@@ -166,8 +179,8 @@ class _Writer:
 
     # -- statements -------------------------------------------------------------------------------------------------
 
-    def write(self, name: str) -> Source:
-        head = self._signature(name)
+    def write(self) -> Source:
+        head = self._signature()
         if any(
             ("device_type", MODEL_DEVICE) in context.arguments
             for node in self.nodes
@@ -187,8 +200,8 @@ class _Writer:
         text = f"{imports}\n\n{head}\n{body}\n" if imports else f"{head}\n{body}\n"
         return Source(text, dict(self.names.held))
 
-    def _signature(self, name: str) -> str:
-        parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    def _signature(self) -> str:
+        parameters = [inspect.Parameter(self.receiver, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
         for parameter in self.draft.recording.signature.parameters.values():
             self.given.add(parameter.name)
             default = parameter.default
@@ -200,7 +213,7 @@ class _Writer:
         for node in self.nodes:
             if node.op == "placeholder":
                 self.variables[node] = str(node.target).lstrip("*")
-        return f"def {name}{inspect.Signature(parameters)}:"
+        return f"def forward{inspect.Signature(parameters)}:"
 
     def _write_device(self) -> None:
         first = next(node for node in self.nodes if isinstance(facts(node).value, TensorFacts))
@@ -256,6 +269,12 @@ class _Writer:
             for key, value in context.arguments
         ]
         return f"{self.names.spell(context.factory)}({', '.join(shown)})"
+
+
+def _overriding(model: nn.Module) -> frozenset[str]:
+    """List the modules whose class does more in ``__call__`` than call ``forward`` with its hooks."""
+    every = model.named_modules(remove_duplicate=False)
+    return frozenset(path for path, module in every if type(module).__call__ is not nn.Module.__call__)
 
 
 class _Spelled:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import operator
+import types
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 
+from fxfeat.errors import TraceError
 from fxfeat.record import numbers
 from fxfeat.record.arrays import plain_scalar
 from fxfeat.record.measuring import LITERALS, storage_of
 from fxfeat.record.recording import Build, ContainerAt, ModuleAt, Opaque, amend, facts
 from fxfeat.record.sequences import RecordedTuple
-from fxfeat.record.structure import is_named_tuple, tensors
+from fxfeat.record.structure import is_named_tuple, spell, tensors, walk
 from fxfeat.record.tied_tensors import TiedTensors
+
+_GUARDED = (type(None), bool, int, float, str, types.FunctionType, types.BuiltinFunctionType, type)
+_PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, FakeTensor)
 
 
 class Arguments(TiedTensors):
@@ -55,6 +63,8 @@ class Arguments(TiedTensors):
             return Build(type(value), tuple((name, self.to_write(getattr(value, name))) for name in value._fields))
         if type(value) in (tuple, list, torch.Size):
             return (list if type(value) is list else tuple)(self.to_write(held) for held in value)
+        if type(value) is OrderedDict and all(isinstance(key, str) and key.isidentifier() for key in value):
+            return Build(OrderedDict, tuple((key, self.to_write(held)) for key, held in value.items()))
         if type(value) is dict:
             return {key: self.to_write(held) for key, held in value.items()}
         if isinstance(value, slice):
@@ -103,7 +113,7 @@ class Arguments(TiedTensors):
         held = list(tensors(value))
         if not held:
             amend(node, value=value)
-            if isinstance(value, (type(None), bool, int, float, str)) or value in ((), {}):
+            if isinstance(value, _GUARDED) or value in ((), {}):
                 self.guard(node, value, "the call", f"{node.name} = {value!r}")
             return value
         made = self._copied(value)
@@ -118,9 +128,17 @@ class Arguments(TiedTensors):
             return made
         self._register(made, node)
         self._guard_length(node, made)
+        for steps, held in walk(made):
+            if steps and isinstance(held, (bool, int, float, str)):
+                self.guard(self.follow(node, steps, held), held, "the call", f"{node.name}{spell(steps)} = {held!r}")
         return made
 
     def _copied(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and type(value) not in _PLAIN_TENSORS:
+            raise TraceError(
+                f"An input is a {type(value).__name__}, and fxfeat records plain tensors. Pass its "
+                ".as_subclass(torch.Tensor) in example_inputs=."
+            )
         if isinstance(value, torch.Tensor):
             made = self.stand_ins.copy(value)
             self._originals[id(made)] = value
@@ -130,8 +148,10 @@ class Arguments(TiedTensors):
             return type(value)(*(self._copied(held) for held in value))
         if type(value) in (tuple, list):
             return type(value)(self._copied(held) for held in value)
-        if type(value) is dict:
-            return {key: self._copied(held) for key, held in value.items()}
+        if isinstance(value, dict):
+            same_kind = copy.copy(value)
+            same_kind.update({key: self._copied(held) for key, held in value.items()})
+            return same_kind
         return value
 
     def _guard_length(self, node: fx.Node, made: Any) -> None:
@@ -146,6 +166,7 @@ class Arguments(TiedTensors):
         """Write down that the model's code put a new tensor where a buffer was."""
         place = storage_of(self.stand_in(getattr(module, name)))
         self.persistent.add(place)
+        self.rebound.add((path, name))
         written = self.node_of(value)
         owner = self.add("get_attr", path, constant=True, counted=False)
         self.add("call_function", setattr, (owner, name, written), writes=frozenset({place}), counted=False)

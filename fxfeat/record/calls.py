@@ -126,6 +126,26 @@ def _binary(argument: int) -> Any:
     return getattr(operator, _IN_PLACE[name]) if name else None
 
 
+def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """List the tensors that an operator writes by its schema, where no version counter tells.
+
+    >>> len(written_by(torch._foreach_mul_, ([torch.zeros(1)], 2.0), {}))
+    1
+    """
+    if getattr(function, "__name__", "").startswith("_foreach") and function.__name__.endswith("_"):
+        return list(args[0])
+    overloads = [function] if isinstance(function, torch._ops.OpOverload) else []
+    if isinstance(function, torch._ops.OpOverloadPacket):
+        overloads = [getattr(function, name) for name in function.overloads()]
+    found: list[torch.Tensor] = []
+    for overload in overloads:
+        for index, argument in enumerate(overload._schema.arguments):
+            value = args[index] if index < len(args) else kwargs.get(argument.name)
+            if argument.alias_info and argument.alias_info.is_write and isinstance(value, torch.Tensor):
+                found.append(value)
+    return found
+
+
 def is_factory(function: Any) -> bool:
     """Say whether ``function`` is a plain torch function that takes no tensor to work on."""
     return getattr(function, "__self__", None) is torch._C._VariableFunctions

@@ -36,6 +36,12 @@ class Decisions(Arguments):
         node = self.add("call_function", function, self.to_write(operands), value=result)
         return self._decided(node, result)
 
+    @quietly
+    def count(self, function: Callable[..., Any], operands: tuple[Any, ...], length: int) -> None:
+        """Write down how many elements a range over recorded sizes had."""
+        made = self.add("call_function", function, self.to_write(operands), value=length, counted=False)
+        self.guard(self.add("call_function", len, (made,), value=length, counted=False), length)
+
     def _decided(self, node: fx.Node, result: Any) -> Any:
         if self._is_rank(node):
             self._guard_ranks()
@@ -53,6 +59,8 @@ class Decisions(Arguments):
         if node.target == "dim" or (node.target is getattr and node.args[1] == "ndim"):
             return True
         inputs = node.all_input_nodes
+        if node.target is len:
+            return inputs[0].target is getattr and bool(inputs[0].args[1] == "shape")
         return bool(inputs) and all(self._is_rank(held) for held in inputs)
 
     def _guard_ranks(self) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, is_grad_enabled, is_inference_mode_enabled
 
 from fxfeat.record.draws import Draws
 from fxfeat.record.places import model_line
-from fxfeat.record.recording import Context, Facts, Guard, Refusal, Span, Storage, facts
+from fxfeat.record.recording import Context, Facts, Guard, Refusal, Setting, Span, Storage, TensorFacts, facts
 from fxfeat.record.stand_ins import StandIns
 from fxfeat.record.structure import Steps
 
@@ -39,16 +39,21 @@ class GraphWriter:
         self.stack: list[int] = []
         self.guards: list[Guard] = []
         self.refusals: list[Refusal] = []
+        self.settings: list[Setting] = []
         self.contexts: list[Context] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.persistent: set[Storage] = set()
         self.dtype_reads: list[tuple[fx.Node, torch.dtype]] = []
         self.failure: BaseException | None = None
+        self.caught = ""
         self.escapes: list[str] = []
+        self.rebound: set[tuple[str, str]] = set()
         self.modules: dict[int, str] = {}
+        self.parameters: dict[str, torch.nn.Parameter] = {}
         self.watched: frozenset[int] = frozenset()
         self.seen: dict[int, Any] = {}
         self._state = state
+        self.grad = is_grad_enabled()
         self._leaf_depth = 0
         self._counting = True
         self._effects = Effects()
@@ -92,6 +97,8 @@ class GraphWriter:
         self, op: str, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **known: Any
     ) -> fx.Node:
         """Append a node and note its facts."""
+        if self.caught:
+            self._guard_after_an_error()
         name = known.pop("name", None)
         node = self.graph.create_node(op, target, args, kwargs or {}, name=name)
         known["counted"] = known.get("counted", True) and self._counting
@@ -122,9 +129,9 @@ class GraphWriter:
     def context(self) -> tuple[Context, ...]:
         """Return the regions that calls run in right now."""
         regions = list(self.contexts)
-        if torch.is_inference_mode_enabled():
+        if is_inference_mode_enabled():
             regions.append(Context(torch.inference_mode))
-        elif not torch.is_grad_enabled():
+        elif not is_grad_enabled():
             regions.append(Context(torch.no_grad))
         return tuple(regions)
 
@@ -136,10 +143,29 @@ class GraphWriter:
         """Hold on to an object so that its identity is not given to another."""
         self._alive.append(value)
 
+    def _guard_after_an_error(self) -> None:
+        """Check the shapes of the inputs: at others the error that the model's code caught may not be raised."""
+        where, self.caught = self.caught, ""
+        reason = f"an error is caught, which other shapes may not raise, at {where}"
+        for node in [held for held in self.graph.nodes if held.op == "placeholder"]:
+            if isinstance(facts(node).value, TensorFacts):
+                shape = self.add("call_function", getattr, (node, "shape"), counted=False)
+                self.guard(shape, facts(node).value.shape, reason, f"{node.name}.shape")
+
     def guard(self, node: fx.Node, expected: Any, *place: str) -> None:
         """Keep a decision, with the line of the model that took it."""
         where, source = place or model_line()
         self.guards.append(Guard(node, expected, where, source, self.owner, self._position))
+
+    def line(self) -> str:
+        """Say where in the model's code the recording is."""
+        where, source = model_line()
+        return f"{where}: `{source}`"
+
+    def note_setting(self, path: str, name: str) -> None:
+        """Note that the running code changes something about a module, which matters to later calls of it."""
+        if self.stack:
+            self.settings.append(Setting(path, name, self.owner, self._position, self.line()))
 
     def refuse(self, reason: str) -> None:
         """Note that the code that is running cannot be written out from here on."""

@@ -55,7 +55,7 @@ def run_with_hooks(
         kwargs: its keyword arguments.
     """
     if module._backward_hooks or module._backward_pre_hooks:
-        recorder.refuse(f"{_spell(path)} has a backward hook, which would not run where its code is written out")
+        recorder.refuse(f"a backward hook sits on {_spell(path)}, which would not run where the code is written out")
     for hook in hooks_before(module):
         changed = _run(recorder, path, hook, module, args, kwargs, ())
         if changed is not None and hook.with_kwargs:
@@ -76,7 +76,8 @@ def _run(
     given = (args, kwargs, *result) if hook.with_kwargs else (args, *result)
     with quiet():
         written = recorder.to_write(given)
-    start, guards, escapes = recorder.next_position(), len(recorder.guards), len(recorder.escapes)
+    start, guards, refusals = recorder.next_position(), len(recorder.guards), len(recorder.refusals)
+    escapes = len(recorder.escapes)
     state = Photograph()
     state.take_function(hook.function)
     with recorder.uncounted():
@@ -87,7 +88,7 @@ def _run(
             recorder.refuse(f"{_describe(hook, path)} changes values and Python state at once")
         return changed
     # What it computed in order to look is computed by itself, when the extractor calls it.
-    del recorder.guards[guards:], recorder.escapes[escapes:]
+    del recorder.guards[guards:], recorder.refusals[refusals:], recorder.escapes[escapes:]
     idle = not keeps and recorder.next_position() == start
     with quiet():
         node = recorder.add_call("call_function", hook.function, (ContainerAt(path), *written), {})

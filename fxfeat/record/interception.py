@@ -21,7 +21,9 @@ from fxfeat.record.leaves import Leaves
 from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Context, Opaque, Span
+from fxfeat.record.replaced import asking, counting, exchanging, seeding
 from fxfeat.record.structure import tensors, walk
+from fxfeat.record.written import hide_modules
 
 
 class Interceptor:
@@ -34,12 +36,14 @@ class Interceptor:
         self._paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self._paths.setdefault(id(module), []).append(path)
+        recorder.parameters.update(model.named_parameters())
         recorder.modules.update({key: paths[0] for key, paths in self._paths.items()})
         self._random = random_state()
         self._calls: dict[str, int] = {}
         self._reached: dict[int, str] = {}
         self._wrapped: set[int] = set()
         self._undo = ExitStack()
+        self._counting = counting(recorder, self._mine)
         self._plain = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__", "__setattr__")}
         self._apply = torch.autograd.Function.__dict__["apply"]
 
@@ -51,11 +55,22 @@ class Interceptor:
                 undo.enter_context(patch.object(nn.Module, name, _as_method(replacement)))
             undo.enter_context(patch.object(torch.autograd.Function, "apply", self._function_apply()))
             undo.enter_context(patch.object(torch._C.ScriptFunction, "__call__", self._scripted()))
+            for replaced in (*seeding(self.recorder, self._mine), *asking(self.recorder, self._mine)):
+                undo.enter_context(replaced)
+            undo.enter_context(exchanging(self.recorder, self._mine))
             self._watch_autocast(undo)
             self._wrap_registered()
             for module in self.leaves.searched:
                 self._wrap_globals(vars(module))
             yield
+
+    def run(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        """Call the model the way a user does; a class with a ``__call__`` of its own gets a span around that."""
+        if type(model).__call__ is nn.Module.__call__:
+            model(*args, **kwargs)
+            return
+        with self._open("", model, *self._written(tuple(args), kwargs), leaf=False) as close:
+            close(model(*args, **kwargs))
 
     def _mine(self) -> bool:
         return self.recorder.live and threading.get_ident() == self._thread
@@ -67,8 +82,11 @@ class Interceptor:
         if not self._mine() or id(module) not in self._paths:
             return plain(*args, **kwargs)
         path = self._path_of(module)
-        if path and self.leaves.has_module(module, path):
+        lent = any(not self.recorder.holds(held) for held in module.parameters())
+        if path and self.leaves.has_module(module, path) and not lent:
             return self._leaf(path, module, plain, args, kwargs)
+        if lent:
+            self.recorder.note_setting(path, "parameters")
         self._wrap_globals(getattr(type(module).forward, "__globals__", {}))
         return self._span(path, module, plain, args, kwargs)
 
@@ -130,7 +148,7 @@ class Interceptor:
         def close(result: Any) -> None:
             self._notice_draws()
             with quiet():
-                described = recorder.to_write(result)
+                described = hide_modules(recorder.to_write(result))
                 leaves = tuple((steps, recorder.node_of(held)) for steps, held in tensors(result))
                 leaves += tuple((s, held.node) for s, held in walk(result) if isinstance(held, numbers.RECORDED))
             stop = recorder.next_position()
@@ -146,8 +164,7 @@ class Interceptor:
         """Refuse to write out code that drew random numbers where no generator of torch was asked."""
         state = random_state()
         if state != self._random and self.recorder.stack:
-            path = self.recorder.spans[self.recorder.owner].path or "the model itself"
-            self.recorder.refuse(f"The code of {path} draws random numbers from Python or NumPy")
+            self.recorder.refuse("random numbers are drawn from Python or NumPy")
         self._random = state
 
     def _remember_objects(self, result: Any, index: int, leaf: bool) -> None:
@@ -186,10 +203,14 @@ class Interceptor:
         return value
 
     def _set(self, module: nn.Module, name: str, value: Any) -> None:
-        known = name in module._buffers or isinstance(vars(module).get(name), torch.Tensor)
-        if known and self._mine() and isinstance(value, torch.Tensor) and id(module) in self._paths:
-            with quiet():
-                self.recorder.write_attribute(self._paths[id(module)][0], module, name, value)
+        if self._mine() and id(module) in self._paths and isinstance(value, torch.Tensor):
+            path, held = self._paths[id(module)][0], module._buffers.get(name, vars(module).get(name))
+            # What the code itself made before, in this run, is no state of the model's to be written to.
+            if self.recorder.holds(held) or (path, name) in self.recorder.rebound:
+                with quiet():
+                    self.recorder.write_attribute(path, module, name, value)
+        elif self._mine() and id(module) in self._paths and vars(module).get(name, _UNSET) is not value:
+            self.recorder.note_setting(self._paths[id(module)][0], name)
         self._plain["__setattr__"](module, name, value)
 
     # -- functions --------------------------------------------------------------------------------------------------
@@ -203,7 +224,7 @@ class Interceptor:
         if any(isinstance(held, Opaque) for _, held in walk(written)):
             return run(*args, **kwargs)
         numeric = not any(isinstance(held, torch.Tensor) for _, held in walk((args, kwargs)))
-        with self.recorder.inside_leaf() as effects:
+        with self.recorder.inside_leaf() as effects, self.recorder.writes_noticed(effects, (args, kwargs)):
             result = run(*_plain(args), **_plain(kwargs)) if numeric else run(*args, **kwargs)
         with quiet():
             if isinstance(result, bool) and numeric:
@@ -242,9 +263,16 @@ class Interceptor:
         if id(namespace) in self._wrapped:
             return
         self._wrapped.add(id(namespace))
+        self._replace_names(namespace)
         for name, value in list(namespace.items()):
             if not name.startswith("_") and id(value) in self.leaves.functions:
                 self._wrap(namespace, name)
+
+    def _replace_names(self, namespace: dict[str, Any]) -> None:
+        for name, replacement in self._counting.items():
+            if name not in namespace and "__name__" in namespace:
+                namespace[name] = replacement
+                self._undo.callback(namespace.pop, name, None)
 
     def _wrap(self, namespace: dict[str, Any], name: str) -> None:
         function = namespace[name]
@@ -279,6 +307,9 @@ class Interceptor:
 
         undo.enter_context(patch.object(region, "__enter__", watched_enter))
         undo.enter_context(patch.object(region, "__exit__", watched_exit))
+
+
+_UNSET = object()
 
 
 def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxfeat.record import numbers
 from fxfeat.record.arrays import arrays_alone
-from fxfeat.record.calls import attribute_of, spell_call
+from fxfeat.record.calls import attribute_of, spell_call, written_by
 from fxfeat.record.decisions import Decisions
 from fxfeat.record.graph_writer import Effects
 from fxfeat.record.measuring import storage_of, version_of
@@ -26,9 +26,6 @@ _SILENT = {
     *("requires_grad", "grad", "grad_fn", "is_leaf", "_version", "layout", "names", "_backward_hooks", "output_nr"),
     *("retains_grad", "_base", "_grad", "is_quantized", "is_sparse", "is_nested", "name", "volatile", "__dict__"),
     *(
-        "is_complex",
-        "is_floating_point",
-        "is_signed",
         "is_inference",
         "_is_view",
         "is_conj",
@@ -45,15 +42,25 @@ _SILENT = {
         "is_shared",
         "is_pinned",
     ),
-    *("__repr__", "__format__", "__hash__", "__dir__", "type", "is_same_size", "element_size", "itemsize", "nbytes"),
+    *("__repr__", "__format__", "__hash__", "__dir__", "type", "is_same_size", "__dir__"),
     *("requires_grad_", "register_hook", "retain_grad", "register_post_accumulate_grad_hook", "_set_grad_enabled"),
     *("_has_compatible_shallow_copy_type", "_is_all_true", "has_names", "is_distributed", "set_default_tensor_type"),
     *("_make_subclass", "__reduce_ex__", "__deepcopy__", "can_cast", "result_type", "promote_types", "get_device"),
     *("_is_functional_tensor", "is_autocast_enabled", "get_autocast_dtype", "_enter_autocast", "_exit_autocast"),
 }
 _DEVICE_QUESTIONS = ("is_cuda", "is_cpu", "is_xpu", "is_mps", "is_mtia", "is_hpu", "is_ipu", "is_xla", "is_vulkan")
-_EXACT = {"__bool__": bool, "__int__": int, "__float__": float, "__index__": operator.index, "__complex__": complex}
+_EXACT = {
+    "__len__": len,
+    "__bool__": bool,
+    "__int__": int,
+    "__float__": float,
+    "__index__": operator.index,
+    "__complex__": complex,
+}
 _ESCAPES = ("numpy", "__array__", "__dlpack__", "__array_wrap__")
+_GRADIENT_QUESTIONS = ("requires_grad", "grad_fn", "is_leaf")
+_SOME_GRADIENT = object()
+_REBINDINGS = ("set_", "resize_", "resize_as_", "swap_tensors")
 _COUNTED = (
     "unbind",
     "chunk",
@@ -79,10 +86,14 @@ class Recorder(Decisions, TorchFunctionMode):
         answered, answer = self._answer(func, name, args)
         if answered:
             return answer
+        if self.live and attribute_of(func) in _GRADIENT_QUESTIONS and id(self.stand_in(args[0])) in self._nodes:
+            return self._answer_about_gradients(func, str(attribute_of(func)), args[0])
         if not self.live or name in _SILENT or attribute_of(func) in _SILENT:
             return self._run(func, args, kwargs)[0]
         if name in _ESCAPES:
             return self._escape(func, name, args, kwargs)
+        if name in _REBINDINGS or (name == "__set__" and attribute_of(func) == "data"):
+            self.refuse(f"the memory of a tensor is exchanged at {self.line()}")
         if arrays_alone(args, kwargs):
             return self._constant_of(func, args, kwargs)
         call = spell_call(func, args, kwargs, sys._getframe(1))
@@ -100,6 +111,33 @@ class Recorder(Decisions, TorchFunctionMode):
         if attribute == "device":
             return True, self._tied_device(args[0])
         return False, None
+
+    def _answer_about_gradients(self, func: Any, attribute: str, tensor: torch.Tensor) -> Any:
+        """Answer as eager code would, where stand-ins would not, and check that it stays so."""
+        node = self.node_of(tensor)
+        answer = self.grad and self._is_trained(node)
+        asked = self.add("call_function", getattr, (node, "requires_grad"), value=answer, counted=False)
+        self.guard(asked, answer)
+        if attribute == "requires_grad":
+            return answer
+        return not answer if attribute == "is_leaf" else (_SOME_GRADIENT if answer else None)
+
+    def _is_trained(self, node: fx.Node) -> bool:
+        """Say whether anything that a value was computed from is trained."""
+        waiting, seen = [node], {node}
+        while waiting:
+            held = waiting.pop()
+            if held.op in ("call_module", "get_attr") and self._has_trained(str(held.target)):
+                return True
+            fresh = set(held.all_input_nodes) - seen
+            seen |= fresh
+            waiting += fresh
+        return False
+
+    def _has_trained(self, path: str) -> bool:
+        return any(
+            parameter.requires_grad and f"{name}.".startswith(f"{path}.") for name, parameter in self.parameters.items()
+        )
 
     def _device_of(self, tensor: torch.Tensor) -> torch.device:
         original = self._originals.get(id(tensor), tensor)
@@ -130,8 +168,10 @@ class Recorder(Decisions, TorchFunctionMode):
             result = self._call(func, args, kwargs)
         except Exception as error:
             self.failure = error
+            self.caught = self.line()
             raise
         changed = {storage_of(tensor) for tensor, old in zip(given, before, strict=True) if version_of(tensor) != old}
+        changed |= {storage_of(tensor) for tensor in written_by(func, args, kwargs)}
         effects = Effects({storage_of(tensor) for tensor in given}, changed, self._draws.seen)
         if effects.draws:
             effects.reads.add(RNG)
@@ -157,8 +197,7 @@ class Recorder(Decisions, TorchFunctionMode):
         if node.op == "get_attr":
             return result
         self.escapes.append(f"`.{name}()` at {model_line()[0]}")
-        where, source = model_line()
-        self.refuse(f"A value leaves torch at {where}: `{source}`, so what follows from it cannot be written down")
+        self.refuse(f"a value leaves torch at {self.line()}, so what follows from it cannot be written down")
         return result
 
     def _constant_of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -169,7 +208,7 @@ class Recorder(Decisions, TorchFunctionMode):
 
     def _write(self, call: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         op, target, shown, shown_kwargs = call
-        self._squeezes |= getattr(target, "__name__", target) == "squeeze" and len(shown) + len(shown_kwargs) == 1
+        self._squeezes |= str(getattr(target, "__name__", target)).startswith("squeeze")
         written, written_kwargs = self.to_write(tuple(shown)), self.to_write(dict(shown_kwargs))
         result, effects = self._run(func, args, kwargs)
         return self.write_result(op, target, written, written_kwargs, result, effects)
@@ -212,6 +251,8 @@ class Recorder(Decisions, TorchFunctionMode):
             self.dtype_reads.append((node, result))
             return result
         if type(result) is list and getattr(node.target, "__name__", node.target) == "tolist":
+            shape = self.add("call_function", getattr, (node.args[0], "shape"), counted=False)
+            self.guard(shape, facts(node.all_input_nodes[0]).value.shape)
             return self._numbers_in(result, node)
         self._register(result, node)
         return result

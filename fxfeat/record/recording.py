@@ -147,6 +147,17 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """Something that code in a span changed about a module of the model, other than its tensors' values."""
+
+    path: str
+    name: str
+    span: int
+    position: int
+    where: str
+
+
+@dataclass(frozen=True)
 class Recording:
     """Everything one run of a model left behind."""
 
@@ -163,6 +174,7 @@ class Recording:
     signature: Any
     dtype_reads: tuple[tuple[fx.Node, torch.dtype], ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    settings: tuple[Setting, ...] = ()
     changed: tuple[tuple[str, str], ...] = ()
 
 

@@ -125,6 +125,7 @@ def _record_once(
         signature=inspect.signature(model.forward),
         dtype_reads=tuple(recorder.dtype_reads),
         refusals=tuple(recorder.refusals),
+        settings=tuple(recorder.settings),
         changed=tuple(changed),
     )
 
@@ -140,13 +141,15 @@ def _run(
             model.train(training)
         mode = model.training
         args, kwargs = _write_inputs(recorder, bind(model, example), example)
-        with Interceptor(model, recorder, leaves).installed(), _without_log("torch._subclasses.fake_tensor"):
+        interceptor = Interceptor(model, recorder, leaves)
+        with interceptor.installed(), _without_log("torch._subclasses.fake_tensor"):
             try:
                 with recorder:
-                    model(*args, **kwargs)
+                    interceptor.run(model, args, kwargs)
             finally:
                 recorder.active = False
-        return mode, before.changes_of(model)
+        changed = [held for held in before.changes_of(model) if held not in recorder.rebound]
+        return mode, changed
 
 
 @contextmanager
@@ -199,4 +202,12 @@ def _write_inputs(
         (given[p.name] for p in bound.signature.parameters.values() if p.kind is p.VAR_KEYWORD), {}
     )
     named = {name: rest[name] if name in rest else given[name] for name in example.kwargs}
-    return list(positional[: len(example.args)]), named
+    return list(positional[: len(example.args)]), {**_tensor_defaults(bound, example, given), **named}
+
+
+def _tensor_defaults(bound: inspect.BoundArguments, example: Example, given: dict[str, Any]) -> dict[str, Any]:
+    """Pick the defaults that hold tensors; they are passed on like any input, since another may be given for them."""
+    passed = {*list(bound.arguments)[: len(example.args)], *example.kwargs}
+    parameters = bound.signature.parameters.values()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in passed]
+    return {name: given[name] for name in named if next(tensors(bound.arguments.get(name)), None) is not None}

@@ -75,6 +75,11 @@ class RecordedShape(RecordedTuple):
     # Reporting torch.Size here is what makes isinstance agree.
     __class__ = property(lambda self: torch.Size)
 
+    def __len__(self) -> int:
+        rank = tuple.__len__(self)
+        self.shelf.decide(len, (self,), rank)
+        return rank
+
     def numel(self) -> int:
         """Multiply the sizes."""
         return math.prod(self)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import fx
 
 from fxfeat.record.graph_writer import Effects, GraphWriter
-from fxfeat.record.measuring import LITERALS, measure_all, storage_of
+from fxfeat.record.measuring import LITERALS, measure_all, storage_of, version_of
 from fxfeat.record.recording import amend, facts, measure, same
 from fxfeat.record.structure import Steps, copy_tensors, tensors, walk
 
@@ -20,6 +22,18 @@ class TiedTensors(GraphWriter):
     A real tensor (a parameter, a buffer, a constant) is replaced by its stand-in whenever it enters a call, so nothing
     the model owns is ever computed on.
     """
+
+    def holds(self, value: Any) -> bool:
+        """Say whether a value is a tensor that the model held before it ran."""
+        return isinstance(value, torch.Tensor) and id(value) in self._state
+
+    @contextmanager
+    def writes_noticed(self, effects: Effects, given: Any) -> Iterator[None]:
+        """Notice what compiled code writes to the tensors that it is given."""
+        held = [self.stand_in(tensor) for _, tensor in tensors(given)]
+        before = [version_of(tensor) for tensor in held]
+        yield
+        effects.writes |= {storage_of(t) for t, old in zip(held, before, strict=True) if version_of(t) != old}
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the stand-in for ``tensor``, which is itself if it is one."""

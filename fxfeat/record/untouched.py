@@ -52,6 +52,26 @@ def untouched(model: nn.Module) -> Iterator[Photograph]:
             _numpy().set_state(numpy_state)
 
 
+@contextmanager
+def lent_buffers(model: nn.Module) -> Iterator[None]:
+    """Let a model run, and write, on copies of its buffers and of the tensors that it holds besides."""
+    lent: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    copies: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        for held in (module._buffers, module.__dict__):
+            lent += [(held, name, value) for name, value in held.items() if isinstance(value, torch.Tensor)]
+    for held, name, value in lent:
+        held[name] = copies.setdefault(id(value), value.detach().clone())
+    try:
+        yield
+    finally:
+        for held, name, value in lent:
+            if held.get(name) is copies[id(value)]:
+                held[name] = value
+
+
 class Photograph:
     """A shallow copy of every mutable thing that modules and functions hold."""
 
@@ -59,11 +79,13 @@ class Photograph:
         self._copies: dict[int, tuple[Any, Any]] = {}
         self._cells: dict[int, tuple[types.CellType, Any]] = {}
         self._functions: set[int] = set()
+        self._globals: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
 
     def take_model(self, model: nn.Module) -> None:
         """Copy what a model's modules hold, and what the hooks on them hold."""
         for module in model.modules():
             self._take(module.__dict__, 0)
+            self.take_function(getattr(type(module), "forward", None))
             for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
                 self.take_function(hook)
 
@@ -90,6 +112,7 @@ class Photograph:
                 self._take_named(cell.cell_contents, function)
         for name in function.__code__.co_names:
             if name in function.__globals__:
+                self._globals[id(function.__globals__), name] = (function.__globals__, function.__globals__[name])
                 self._take_named(function.__globals__[name], function)
 
     def _take_named(self, value: Any, function: types.FunctionType) -> None:
@@ -116,14 +139,18 @@ class Photograph:
             self._take(attributes, depth + 1)
 
     def changes_of(self, model: nn.Module) -> list[tuple[str, str]]:
-        """List the plain attributes, by path of the module and name, that are not what they were."""
-        return [(path, name) for path, module in model.named_modules() for name in self._changes_in(module)]
+        """List the attributes and buffers, by path of the module and name, that are not what they were."""
+        own = [(path, name) for path, module in model.named_modules() for name in self._changes_in(module)]
+        return own + [("", name) for (_, name), (home, held) in self._globals.items() if home.get(name) is not held]
 
     def _changes_in(self, module: nn.Module) -> list[str]:
-        now = module.__dict__
-        before = self._copies[id(now)][1] if id(now) in self._copies else {}
+        now = {**module.__dict__, **module._buffers}
+        before = {**self._before(module.__dict__), **self._before(module._buffers)}
         names = [name for name in {**before, **now} if name not in _BOOKKEEPING]
         return [n for n in names if before.get(n, _MISSING) is not now.get(n, _MISSING) or self._is_altered(now[n])]
+
+    def _before(self, held: dict[str, Any]) -> dict[str, Any]:
+        return self._copies[id(held)][1] if id(held) in self._copies else {}
 
     def _is_altered(self, value: Any) -> bool:
         held = value if isinstance(value, _CONTAINERS) else getattr(value, "__dict__", None)
@@ -132,12 +159,15 @@ class Photograph:
     def changed(self) -> bool:
         """Say whether anything is not what it was."""
         moved = any(cell.cell_contents is not value for cell, value in self._cells.values())
+        moved = moved or any(home.get(name) is not held for (_, name), (home, held) in self._globals.items())
         return moved or any(not _same(value, copy) for value, copy in self._copies.values())
 
     def restore(self) -> None:
         """Put everything back."""
         for cell, contents in self._cells.values():
             cell.cell_contents = contents
+        for (_, name), (home, held) in self._globals.items():
+            home[name] = held
         for value, copy in self._copies.values():
             if not _same(value, copy):
                 _refill(value, copy)

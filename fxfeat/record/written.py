@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from fxfeat.record.recording import Build, Opaque
+from fxfeat.record.recording import Build, ModuleAt, Opaque
 
 
 def map_nodes(value: Any, change: Callable[[fx.Node], Any]) -> Any:
@@ -72,6 +72,17 @@ def flat(value: Any) -> Iterator[Any]:
             yield from flat(held)
     else:
         yield value
+
+
+def hide_modules(value: Any) -> Any:
+    """Put ``Opaque`` where a result holds a module: an extractor has no such module to hand out."""
+    if isinstance(value, tuple):
+        return tuple(hide_modules(held) for held in value)
+    if isinstance(value, list):
+        return [hide_modules(held) for held in value]
+    if isinstance(value, dict):
+        return {key: hide_modules(held) for key, held in value.items()}
+    return Opaque("module") if isinstance(value, ModuleAt) else value
 
 
 def without_opaque(value: Any) -> Any:

@@ -43,7 +43,12 @@ def render_extractor(extractor: FeatureExtractor) -> RenderableType:
     if isinstance(emission, TraceError):
         return Group(title, Text(str(emission)))
     checks = [Text(f"  {check}") for check in extractor.guards[:_MOST_CHECKS]]
-    parts = [_tabulate(extractor.rows), *map(Text, _summarize(extractor)), *checks, *_say_more(extractor)]
+    parts: list[RenderableType] = [
+        _tabulate(extractor.rows),
+        *map(Text, _summarize(extractor)),
+        *checks,
+        *_say_more(extractor),
+    ]
     return Group(title, *parts, *([_tabulate_sizes(extractor.freedoms)] if extractor.freedoms else []))
 
 

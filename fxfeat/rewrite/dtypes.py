@@ -28,10 +28,10 @@ def _dtypes_in(value: Any) -> bool:
 
 
 def tie_dtypes(recording: Recording, other: Recording) -> bool:
-    """Replace dtypes that follow the model's by the node they were read from.
+    """Replace dtypes that follow the model's by the node they were read from, in both recordings.
 
     Args:
-        recording: the recording to change.
+        recording: a recording.
         other: the same model on the same example in another dtype.
 
     Returns:
@@ -44,8 +44,10 @@ def tie_dtypes(recording: Recording, other: Recording) -> bool:
     for node, twin in zip(left, right, strict=True):
         before = [pair for pair in reads if facts(pair[0][0]).position < facts(node).position]
         known = {(a[1], b[1]): a[0] for a, b in before}
-        node.args = _tied(node.args, twin.args, known)
-        node.kwargs = _tied(node.kwargs, twin.kwargs, known)
+        theirs = {(b[1], a[1]): b[0] for a, b in before}
+        args, kwargs = _tied(twin.args, node.args, theirs), _tied(twin.kwargs, node.kwargs, theirs)
+        node.args, node.kwargs = _tied(node.args, twin.args, known), _tied(node.kwargs, twin.kwargs, known)
+        twin.args, twin.kwargs = args, kwargs
     return True
 
 

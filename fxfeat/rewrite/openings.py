@@ -12,7 +12,7 @@ import operator
 from torch import fx
 
 from fxfeat.errors import TraceError
-from fxfeat.record.recording import Guard, Opaque, Recording, Span, ancestors, facts
+from fxfeat.record.recording import Guard, Opaque, Recording, Setting, Span, ancestors, facts
 from fxfeat.record.written import nodes_in, opaque_in
 from fxfeat.rewrite.dependencies import find_needed
 from fxfeat.rewrite.draft import Draft, last_moment
@@ -85,8 +85,17 @@ def _refuse(recording: Recording, plan: Plan) -> None:
     last = last_moment(plan.features)
     for refusal in recording.refusals:
         if refusal.position < last and plan.region(recording, refusal.span) is None:
-            within = "this module: then it is called whole" if recording.spans[refusal.span].path else "it"
-            raise TraceError(f"{refusal.reason}. Ask for features outside {within}.")
+            path = recording.spans[refusal.span].path
+            within = "this module: then it is called whole" if path else "what it leads to"
+            where = repr(path) if path else type(recording.root).__name__
+            raise TraceError(f"In {where}, {refusal.reason}. Ask for features outside {within}.")
+    for setting in recording.settings:
+        if setting.position < last and _is_lost(recording, plan, setting):
+            raise TraceError(
+                f"In {type(recording.root).__name__}, {setting.name!r} of {setting.path!r} is set at {setting.where}, "
+                "which written-out code does not do. Ask for features outside the module that sets it: then that is "
+                "called whole."
+            )
     for node in _lookers(recording, plan):
         look = facts(node).look
         if look and not look.idle and facts(node).position >= last:
@@ -95,6 +104,14 @@ def _refuse(recording: Recording, plan: Plan) -> None:
                 f"{look.hook[0].upper()}{look.hook[1:]} would not run: it looks at a result that these features do not "
                 f"need. Ask for {path!r} as well, or take the hook off while the extractor is made."
             )
+
+
+def _is_lost(recording: Recording, plan: Plan, setting: Setting) -> bool:
+    """Say whether written-out code leaves out a setting that a module called whole goes by."""
+    if plan.region(recording, setting.span) is not None:
+        return False
+    later = (recording.spans[region] for region in regions_of(recording, plan))
+    return any(f"{setting.path}.".startswith(f"{held.path}.") for held in later if held.stop > setting.position)
 
 
 def _arguments(span: Span) -> list[fx.Node]:

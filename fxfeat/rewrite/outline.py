@@ -10,7 +10,7 @@ from torch import fx
 
 from fxfeat.errors import TraceError
 from fxfeat.record.guards import check
-from fxfeat.record.recording import Build, Facts, Guard, Opaque, Span, facts
+from fxfeat.record.recording import Build, Facts, Guard, ModuleAt, Opaque, Span, facts
 from fxfeat.record.structure import Steps
 from fxfeat.record.written import map_nodes, opaque_in
 from fxfeat.rewrite.draft import Draft
@@ -107,6 +107,8 @@ class _Copy:
             assert value.span is not None
             source = self.calls[value.span]
             return self._follow(source, value.steps, _only_value(facts(source), None))
+        if isinstance(value, ModuleAt):
+            return self._add("get_attr", value.path, (), {}, Facts(0, 0))
         if isinstance(value, Build):
             return Build(value.factory, tuple((name, self._argument(held)) for name, held in value.fields))
         if isinstance(value, (tuple, list)):
@@ -156,13 +158,25 @@ class _Copy:
 
     def _feature(self, feature: Feature) -> Feature:
         if opaque_in(feature.value):
-            assert feature.span is not None
-            value: Any = self.calls[feature.span]
+            value: Any = self._result_of(feature)
         else:
             value = self._built(map_nodes(feature.value, self._use), Facts(feature.moment - 1, 0))
         if feature.steps:
             value = self._follow(value, feature.steps, _picked(facts(value), feature.steps))
         return dataclasses.replace(feature, value=value, steps=())
+
+    def _result_of(self, feature: Feature) -> fx.Node:
+        """Return the call of the module whose whole result, which nobody could write down, is a feature."""
+        assert feature.span is not None
+        kind = opaque_in(feature.value)[0].type_name
+        if kind == "generator" or self.plan.region(self.recording, feature.span) != feature.span:
+            raise TraceError(
+                f"{feature.name!r} holds a {kind}, which cannot be written down as code. Ask for its tensors one by "
+                "one, or for nothing inside the module."
+            )
+        if feature.span not in self.calls:
+            self._call(self.recording.spans[feature.span])
+        return self.calls[feature.span]
 
     def _explain_unwritable(self, node: fx.Node) -> str:
         path = self.recording.spans[facts(node).span].path or type(self.recording.root).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -15,12 +16,15 @@ from fxfeat.rewrite.draft import Draft
 
 @dataclass(frozen=True)
 class Pin:
-    """A size that an input must have: of the tensor at ``steps`` from the argument ``parameter``."""
+    """A size that an input must have: of the tensor at ``steps`` from the argument ``parameter``.
+
+    Without a dimension it is the dtype that the tensor must have.
+    """
 
     parameter: str
     steps: Steps
-    dimension: int
-    size: int
+    dimension: int | None
+    size: Any
 
 
 def pin(draft: Draft) -> Draft:
@@ -35,15 +39,17 @@ def pin(draft: Draft) -> Draft:
 
 def _write(graph: fx.Graph, source: fx.Node, last: fx.Node, pinned: Pin) -> None:
     known = Facts(facts(last).position, 0)
-    place = f"{pinned.parameter}{spell(pinned.steps)}.shape[{pinned.dimension}]"
+    which = "dtype" if pinned.dimension is None else f"shape[{pinned.dimension}]"
+    place = f"{pinned.parameter}{spell(pinned.steps)}.{which}"
     made: list[fx.Node] = []
     with graph.inserting_after(last):
         node = source
         for kind, key in pinned.steps:
             node = _after(graph, made, operator.getitem if kind == "item" else getattr, (node, key), last)
-        node = _after(graph, made, getattr, (node, "shape"), last)
-        node = _after(graph, made, operator.getitem, (node, pinned.dimension), last)
-        reason = f"{place}: `other sizes of {place} were found to run other code`"
+        node = _after(graph, made, getattr, (node, which.partition("[")[0]), last)
+        if pinned.dimension is not None:
+            node = _after(graph, made, operator.getitem, (node, pinned.dimension), last)
+        reason = f"{place}: `others of {place} were found to run other code`"
         _after(graph, made, check, (node, pinned.size, reason), last)
     for node in made:
         node.meta["facts"] = known

@@ -242,8 +242,8 @@ def test_a_value_that_leaves_torch_names_file_and_line():
     with pytest.raises(fxfeat.TraceError) as caught:
         fxfeat.create_feature_extractor(ThroughNumPy().eval(), ["head"], example_inputs=IMAGE)
     assert str(caught.value) == (
-        f"A value leaves torch at {__file__}:{line}: `mean = x.detach().numpy().mean()`, so what follows from it cannot"
-        " be written down. Ask for features outside this module: then it is called whole."
+        f"In ThroughNumPy, a value leaves torch at {__file__}:{line}: `mean = x.detach().numpy().mean()`, so what "
+        "follows from it cannot be written down. Ask for features outside what it leads to."
     )
 
 

@@ -72,7 +72,53 @@ def test_checks_are_counted_and_listed():
     extractor = fxfeat.create_feature_extractor(Sized(), ["output"], example_inputs=torch.rand(2, 5))
     lines = show(extractor, 200).splitlines()
     assert f"checks: {len(extractor.guards)}" in lines
-    assert [f"  {check}" for check in extractor.guards] == lines[lines.index(f"checks: {len(extractor.guards)}") + 2 :]
+    shown = lines[lines.index(f"checks: {len(extractor.guards)}") + 2 :]
+    assert [f"  {check}" for check in extractor.guards] == shown[: len(extractor.guards)]
+
+
+class Flat(nn.Module):
+    """Takes any batch and any width, and one height alone, which shows in no graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = [row * 2 for row in x.unbind(2)]
+        y = self.conv(torch.stack(rows, 2))
+        return y if y.shape[0] > 0 else -y
+
+
+def test_sizes_that_stay_free_are_shown():
+    extractor = fxfeat.create_feature_extractor(Stacked(), ["body.0"], example_inputs=torch.rand(2, 5, 4))
+    assert [str(held) for held in extractor.freedoms] == [
+        "x.shape[0] (batch 2) is free",
+        "x.shape[1] (length 5) is free",
+    ]
+    shown = [line.split(maxsplit=3) for line in show(extractor).splitlines()[-2:]]
+    assert [line[:3] for line in shown] == [["x", "batch", "2"], ["x", "length", "5"]]
+    assert {line[3].strip() for line in shown} == {"any size: found to give the same code"}
+
+
+def test_sizes_that_are_checked_are_shown():
+    extractor = fxfeat.create_feature_extractor(Flat(), ["conv"], example_inputs=torch.rand(2, 3, 6, 7))
+    states = {held.axis: held.state for held in extractor.freedoms}
+    assert states == {"batch": "free", "height": "checked", "width": "checked"}
+    assert "any size that the checks let pass" in show(extractor)
+    with pytest.raises(fxfeat.GuardError):
+        extractor(torch.rand(2, 3, 8, 7))
+
+
+class Rectangular(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(-1, 6 * 7).relu()
+
+
+def test_sizes_that_are_fixed_are_shown():
+    extractor = fxfeat.create_feature_extractor(Rectangular(), ["relu"], example_inputs=torch.rand(2, 3, 6, 7))
+    states = {held.axis: held.state for held in extractor.freedoms}
+    assert states["batch"] == "free"
+    assert states["height"] in ("free", "fixed")
 
 
 def test_a_mode_that_could_not_be_recorded_does_not_break_repr():

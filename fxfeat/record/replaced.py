@@ -1,0 +1,105 @@
+"""What ``range``, ``len`` and torch's seeding functions mean while a model is recorded."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from fxfeat.record import numbers
+from fxfeat.record.recorder import Recorder
+
+_MODES = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
+_SEEDING = ("manual_seed", "seed", "set_rng_state")
+
+
+def _is_torch(frame: types.FrameType) -> bool:
+    """Say whether torch's own code is running, whose questions are not the model's."""
+    return str(frame.f_globals.get("__name__")).split(".")[0] == "torch"
+
+
+def replace_class(original: type, make: Callable[..., Any]) -> type:
+    """Make a class that ``isinstance`` takes for ``original`` and whose calls go to ``make``."""
+
+    class Meta(type):
+        def __instancecheck__(cls, value: Any) -> bool:
+            return isinstance(value, original)
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return make(*args, **kwargs)
+
+    return Meta(original.__name__, (), {"__module__": original.__module__})
+
+
+def counting(recorder: Recorder, mine: Callable[[], bool]) -> dict[str, Any]:
+    """Return a ``range`` and a ``len`` that leave a trace of the sizes they are given."""
+
+    def traced_range(*operands: Any) -> range:
+        made = range(*map(numbers.plain, operands))
+        if not mine() or not any(isinstance(held, numbers.RECORDED) for held in operands):
+            return made
+        # The elements follow from where it starts, how it steps, and how many there are.
+        for held in (operands[0], operands[2]) if len(operands) == 3 else operands[:-1]:
+            int(held)
+        recorder.count(range, operands, len(made))
+        return range(made.start, made.start + len(made) * made.step, made.step)
+
+    def traced_len(value: Any) -> int:
+        if not isinstance(value, torch.Tensor) or value.dim() == 0 or not mine():
+            return len(value)
+        size: int = value.shape[0]
+        return size
+
+    return {"range": replace_class(range, traced_range), "len": traced_len}
+
+
+def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
+    """Yield patches under which the model's questions about torch's modes become checks."""
+
+    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any) -> Any:
+            if _is_torch(sys._getframe(1)) or not mine():
+                return function(*args)
+            answer = recorder.grad if function.__name__ == "is_grad_enabled" else function(*args)
+            recorder.guard(recorder.add("call_function", function, args, value=answer, counted=False), answer)
+            return answer
+
+        return called
+
+    for name in _MODES:
+        yield patch.object(torch, name, guarded(getattr(torch, name)))
+
+
+def exchanging(recorder: Recorder, mine: Callable[[], bool]) -> Any:
+    """Return a patch under which ``Tensor.set_``, which torch functions do not show, is not written out."""
+    plain = torch.Tensor.set_
+
+    def set_(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if mine() and not _is_torch(sys._getframe(1)):
+            recorder.refuse(f"the memory of a tensor is exchanged at {recorder.line()}")
+        return plain(tensor, *args, **kwargs)
+
+    return patch.object(torch.Tensor, "set_", set_)
+
+
+def seeding(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
+    """Yield patches under which code that seeds or makes a generator is not written out."""
+
+    def refusing(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if mine():
+                recorder.refuse(f"the code at {recorder.line()} {what}")
+            return function(*args, **kwargs)
+
+        return called
+
+    for home in (torch, torch.random):
+        for name in _SEEDING:
+            yield patch.object(home, name, refusing(getattr(home, name), "sets the random state"))
+    yield patch.object(torch.random, "fork_rng", refusing(torch.random.fork_rng, "sets the random state"))
+    made = replace_class(torch.Generator, refusing(torch.Generator, "makes a generator of random numbers"))
+    yield patch.object(torch, "Generator", made)
