@@ -89,12 +89,14 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     random = torch.get_rng_state()
     leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
     training = None if extractor.is_mixed else extractor.training
-    with untouched(model), lent_buffers(model):
-        expected = see(model, extractor.rows, leaves, Example(args, kwargs), training)
-    torch.set_rng_state(random)
-    with untouched(extractor), lent_buffers(extractor):
+    with untouched(model) as before:
+        with lent_buffers(model):
+            expected = see(model, extractor.rows, leaves, Example(args, kwargs), training)
+        before.restore()
+        torch.set_rng_state(random)
         given, named = copy_tensors(args), copy_tensors(kwargs)
-        actual = extractor(*given, **named)
+        with lent_buffers(extractor):
+            actual = extractor(*given, **named)
     pairs = ((row, expected.get(row.key, _MISSING), actual[row.key]) for row in extractor.rows)
     return Verification(tuple(_compare(*pair) for pair in pairs))
 
@@ -111,9 +113,9 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "shapes differ from the model's")
     if [held.dtype for held in left] != [held.dtype for held in right]:
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "dtypes differ from the model's")
-    equal = all(_is_equal(a, b) for a, b in zip(left, right, strict=True))
-    worst = max((_difference(a, b) for a, b in zip(left, right, strict=True)), default=0.0)
-    return VerifiedRow(row.key, row.name, shape, dtype, equal, worst)
+    unequal = [(a, b) for a, b in zip(left, right, strict=True) if not _is_equal(a, b)]
+    worst = max((_difference(a, b) for a, b in unequal), default=0.0)
+    return VerifiedRow(row.key, row.name, shape, dtype, not unequal, worst)
 
 
 def _is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -124,7 +126,5 @@ def _is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 
 def _difference(left: torch.Tensor, right: torch.Tensor) -> float:
-    if left.numel() == 0 or _is_equal(left, right):
-        return 0.0
     wide = torch.complex128 if left.is_complex() else torch.float64
     return float((left.detach().to(wide) - right.detach().to(wide)).abs().max())

@@ -67,6 +67,7 @@ class _Writer:
         self.names = Globals(frozenset(draft.recording.signature.parameters))
         self.speller = Speller(self.names, self.variable, reach, _overriding(draft.recording.root))
         self.variables: dict[fx.Node, str] = {}
+        self.needed: dict[str, int] = {}
         self.given: set[str] = {receiver}
         self.rebinds = any(node.target is setattr for node in self.nodes)
         self.inlined = {node for node in reversed(self.nodes) if self._is_inlined(node)}
@@ -130,6 +131,10 @@ class _Writer:
         """Spell a node that another one uses."""
         return self.speller.node(node) if node in self.inlined else self.variables[node]
 
+    def _bind(self, node: fx.Node, name: str) -> None:
+        self.variables[node] = name
+        self.needed[name] = max(self.needed.get(name, -1), self.last_use.get(node, -1))
+
     def _fresh(self, wanted: str) -> str:
         name, count = wanted, 0
         while name in self.given or self._is_global(name) or hasattr(builtins, name):
@@ -171,9 +176,11 @@ class _Writer:
         """Return the first tensor whose last use this is; its variable is free to be bound again."""
         here = self.order[node]
         for source in self._held_by(node):
-            alone = [held for held, name in self.variables.items() if name == self.variables.get(source)]
-            ends = all(self.last_use.get(held, -1) <= here for held in alone)
-            if ends and isinstance(facts(source).value, TensorFacts) and source not in self.keys:
+            if (
+                self.needed.get(self.variables.get(source, ""), -1) <= here
+                and isinstance(facts(source).value, TensorFacts)
+                and source not in self.keys
+            ):
                 return source
         return None
 
@@ -212,7 +219,7 @@ class _Writer:
             parameters[0] = parameters[0].replace(kind=inspect.Parameter.POSITIONAL_ONLY)
         for node in self.nodes:
             if node.op == "placeholder":
-                self.variables[node] = str(node.target).lstrip("*")
+                self._bind(node, str(node.target).lstrip("*"))
         return f"def forward{inspect.Signature(parameters)}:"
 
     def _write_device(self) -> None:
@@ -228,7 +235,7 @@ class _Writer:
         elif target in IN_PLACE and isinstance(node.args[0], fx.Node) and node.args[0] not in self.inlined:
             owner = self.variables[node.args[0]]
             self._line(f"{owner} {IN_PLACE[target]} {self.speller.value(node.args[1])}")
-            self.variables[node] = owner
+            self._bind(node, owner)
         elif target.__class__ is not str and target.__name__ == "setitem" and target.__module__ == "_operator":
             holder, key, value = node.args
             self._line(f"{self.speller.value(holder)}[{self.speller.index(key)}] = {self.speller.value(value)}")
@@ -243,7 +250,7 @@ class _Writer:
         if not node.users and self.last_use.get(node) != _FOREVER:
             self._line(expression)
             return
-        self.variables[node] = self._name(node)
+        self._bind(node, self._name(node))
         self._line(f"{self.variables[node]} = {expression}")
 
     def _check(self, node: fx.Node) -> None:

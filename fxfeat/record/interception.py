@@ -137,7 +137,8 @@ class Interceptor:
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
         parent = recorder.stack[-1] if recorder.stack else None
-        self._notice_draws()
+        if not leaf:
+            self._notice_draws()
         start = recorder.next_position()
         span = Span(index, path, call, parent, start, id(module), args, kwargs, leaf, contexts=recorder.context())
         if path and not leaf and self.leaves.is_leaf_kind(module):
@@ -146,7 +147,8 @@ class Interceptor:
         recorder.stack.append(index)
 
         def close(result: Any) -> None:
-            self._notice_draws()
+            if not leaf:
+                self._notice_draws()
             with quiet():
                 described = hide_modules(recorder.to_write(result))
                 leaves = tuple((steps, recorder.node_of(held)) for steps, held in tensors(result))

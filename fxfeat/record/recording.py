@@ -10,6 +10,7 @@ Invariants (``fxfeat.record.lint`` checks them):
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -176,6 +177,11 @@ class Recording:
     refusals: tuple[Refusal, ...] = ()
     settings: tuple[Setting, ...] = ()
     changed: tuple[tuple[str, str], ...] = ()
+
+    @functools.cached_property
+    def nodes(self) -> list[fx.Node]:
+        """The nodes by position."""
+        return list(self.graph.nodes)
 
 
 def same(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import operator
 import random
 import types
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 _CONTAINERS = (dict, list, set, collections.deque)
+_ATOMS = frozenset({type(None), bool, int, float, str, torch.Tensor, nn.Parameter})
 _DEEPEST = 4
 _BOOKKEEPING = frozenset(nn.Module().__dict__)
 _MISSING = object()
@@ -77,6 +79,7 @@ class Photograph:
 
     def __init__(self) -> None:
         self._copies: dict[int, tuple[Any, Any]] = {}
+        self._empty: dict[int, Any] = {}
         self._cells: dict[int, tuple[types.CellType, Any]] = {}
         self._functions: set[int] = set()
         self._globals: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
@@ -122,14 +125,18 @@ class Photograph:
             self._take(value, 0)
 
     def _take(self, value: Any, depth: int) -> None:
-        if id(value) in self._copies or depth > _DEEPEST:
+        if id(value) in self._copies or id(value) in self._empty or depth > _DEEPEST:
             return
         if not isinstance(value, _CONTAINERS):
             self._take_attributes(value, depth)
             return
+        if not value:
+            self._empty[id(value)] = value
+            return
         self._copies[id(value)] = (value, value.copy())
         for held in list(value.values() if isinstance(value, dict) else value):
-            self._take(held, depth + 1)
+            if held.__class__ not in _ATOMS:
+                self._take(held, depth + 1)
 
     def _take_attributes(self, value: Any, depth: int) -> None:
         if isinstance(value, (nn.Module, torch.Tensor, type, types.ModuleType)) or callable(value):
@@ -154,11 +161,14 @@ class Photograph:
 
     def _is_altered(self, value: Any) -> bool:
         held = value if isinstance(value, _CONTAINERS) else getattr(value, "__dict__", None)
+        if id(held) in self._empty:
+            return bool(held)
         return id(held) in self._copies and not _same(held, self._copies[id(held)][1])
 
     def changed(self) -> bool:
         """Say whether anything is not what it was."""
         moved = any(cell.cell_contents is not value for cell, value in self._cells.values())
+        moved = moved or any(self._empty.values())
         moved = moved or any(home.get(name) is not held for (_, name), (home, held) in self._globals.items())
         return moved or any(not _same(value, copy) for value, copy in self._copies.values())
 
@@ -168,6 +178,9 @@ class Photograph:
             cell.cell_contents = contents
         for (_, name), (home, held) in self._globals.items():
             home[name] = held
+        for value in self._empty.values():
+            if value:
+                value.clear()
         for value, copy in self._copies.values():
             if not _same(value, copy):
                 _refill(value, copy)
@@ -177,9 +190,9 @@ def _same(value: Any, copy: Any) -> bool:
     if len(value) != len(copy):
         return False
     if isinstance(value, dict):
-        return all(a is b and value[a] is copy[b] for a, b in zip(value, copy, strict=True))
+        return all(map(operator.is_, value, copy)) and all(map(operator.is_, value.values(), copy.values()))
     if isinstance(value, (list, collections.deque)):
-        return all(a is b for a, b in zip(value, copy, strict=True))
+        return all(map(operator.is_, value, copy))
     return {id(held) for held in value} == {id(held) for held in copy}
 
 

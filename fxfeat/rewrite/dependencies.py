@@ -36,9 +36,9 @@ def memory_of(node: fx.Node) -> set[Storage]:
     }
 
 
-def writers_before(nodes: Iterable[fx.Node], memory: frozenset[Storage], moment: int) -> list[fx.Node]:
-    """List the nodes that wrote some memory before a moment."""
-    return [node for node in nodes if facts(node).position < moment and facts(node).writes & memory]
+def writers_before(writers: Iterable[fx.Node], memory: frozenset[Storage], moment: int) -> list[fx.Node]:
+    """List those of some nodes that wrote some memory before a moment."""
+    return [node for node in writers if facts(node).position < moment and facts(node).writes & memory]
 
 
 def find_needed(
@@ -51,10 +51,11 @@ def find_needed(
     """
     drawn = draw_dependencies(nodes)
     roots = set(also)
+    writers = [node for node in nodes if facts(node).writes]
     for feature in features:
         for node in nodes_in(feature.value):
             roots.add(node)
-            roots.update(writers_before(nodes, facts(node).storages, feature.moment))
+            roots.update(writers_before(writers, facts(node).storages, feature.moment))
     needed = _with_ancestors(drawn, roots)
     for node in nodes:
         if node in needed or not facts(node).writes & recording.persistent:

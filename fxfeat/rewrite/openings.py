@@ -161,8 +161,7 @@ def _hands_out(recording: Recording, span: Span, node: fx.Node, moment: int) -> 
     if not _returns(span, node):
         return False
     memory = facts(node).storages
-    between = (held for held in recording.graph.nodes if moment <= facts(held).position < span.stop)
-    return not any(facts(held).writes & memory for held in between)
+    return not any(facts(held).writes & memory for held in recording.nodes[moment : span.stop])
 
 
 def _returns(span: Span, node: fx.Node) -> bool:

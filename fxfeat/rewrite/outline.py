@@ -100,7 +100,7 @@ class _Copy:
                 self.made.setdefault(node, self._follow(call, steps, facts(node)))
 
     def _nodes_of(self, span: Span) -> list[fx.Node]:
-        return [node for node in self.recording.graph.nodes if span.start <= facts(node).position < span.stop]
+        return self.recording.nodes[span.start : span.stop]
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, Opaque):

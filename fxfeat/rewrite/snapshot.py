@@ -16,16 +16,17 @@ from fxfeat.select.features import Feature
 
 def snapshot(draft: Draft) -> Draft:
     """Make a feature's value independent of what else was asked for."""
-    features = tuple(_keep(draft.graph, feature) for feature in draft.features)
+    writers = [node for node in draft.graph.nodes if facts(node).writes]
+    features = tuple(_keep(draft.graph, writers, feature) for feature in draft.features)
     return dataclasses.replace(draft, features=features)
 
 
-def _keep(graph: fx.Graph, feature: Feature) -> Feature:
+def _keep(graph: fx.Graph, writers: list[fx.Node], feature: Feature) -> Feature:
     def clone_if_overwritten(node: fx.Node) -> fx.Node:
-        later = [held for held in graph.nodes if position(held) >= feature.moment]
+        later = (held for held in writers if position(held) >= feature.moment)
         if not any(facts(held).writes & facts(node).storages for held in later):
             return node
-        return _clone(graph, node, next(held for held in later if held is not node))
+        return _clone(graph, node, next(n for n in graph.nodes if position(n) >= feature.moment and n is not node))
 
     value: Any = map_nodes(feature.value, clone_if_overwritten)
     return dataclasses.replace(feature, value=value)
