@@ -28,6 +28,7 @@ _SYMBOLS = {
     "^": "xor",
 }
 _IN_PLACE = {name: f"i{name.rstrip('_')}" for name in _SYMBOLS.values()}
+_PLAIN = {getattr(operator, i): getattr(operator, name) for name, i in _IN_PLACE.items()}
 _REFLECTED = {
     "__rsub__": operator.sub,
     "__rdiv__": operator.truediv,
@@ -81,6 +82,9 @@ def spell_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], cal
     if name in _REFLECTED:
         return "call_function", _REFLECTED[name], (args[1], args[0]), {}
     spelled = operator_of(caller)
+    if spelled in _PLAIN and not _is_in_place(name):
+        # `0 += x` where 0 cannot add in place: Python goes on with `0 + x`.
+        spelled = _PLAIN[spelled]
     if spelled is not None and not kwargs:
         return "call_function", spelled, args, {}
     if name.startswith("__") and name.endswith("__"):
@@ -92,6 +96,10 @@ def _is_method(function: Any) -> bool:
     if isinstance(function, (types.MethodDescriptorType, types.WrapperDescriptorType)):
         return True
     return isinstance(function, types.FunctionType) and function.__qualname__.startswith(("Tensor.", "TensorBase."))
+
+
+def _is_in_place(name: str) -> bool:
+    return name.startswith("__i") if name.startswith("__") else name.endswith("_")
 
 
 def _magic(name: str, function: Any) -> Any:

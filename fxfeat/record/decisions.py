@@ -16,6 +16,8 @@ from fxfeat.record.quiet import quietly
 from fxfeat.record.recording import TensorFacts, amend, facts
 from fxfeat.record.sequences import RecordedTuple
 
+_OF_TENSORS = ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_signed", "element_size")
+
 
 class Decisions(Arguments):
     """Answers recorded numbers and tuples, and keeps a guard for each decision."""
@@ -61,7 +63,8 @@ class Decisions(Arguments):
         inputs = node.all_input_nodes
         if node.target is len:
             return inputs[0].target is getattr and bool(inputs[0].args[1] == "shape")
-        return bool(inputs) and all(self._is_rank(held) for held in inputs)
+        # Only numbers can come from ranks alone; a walk through tensors would go through the whole model.
+        return bool(inputs) and all(not isinstance(facts(n).value, TensorFacts) and self._is_rank(n) for n in inputs)
 
     def _guard_ranks(self) -> None:
         """Check how many dimensions the inputs have, once."""
@@ -76,14 +79,14 @@ class Decisions(Arguments):
         inputs = node.all_input_nodes
         if not inputs:
             return node.op == "call_function"
-        if (node.target is getattr and node.args[1] in ("shape", "ndim")) or node.target in (
-            "size",
-            "dim",
-            "numel",
-            "stride",
-        ):
+        if node.target in _OF_TENSORS or (node.target is getattr and node.args[1] in ("shape", "ndim")):
             return inputs[0].op == "get_attr"
         return all(not isinstance(facts(held).value, TensorFacts) and self._is_fixed(held) for held in inputs)
+
+    @quietly
+    def element(self, source: fx.Node, index: int, value: int) -> fx.Node:
+        """Write down that an element of a shape was asked about."""
+        return self.add("call_function", operator.getitem, (source, index), counted=False, value=value)
 
     @quietly
     def pin(self, number: Any, plain: Any) -> None:
@@ -94,6 +97,7 @@ class Decisions(Arguments):
     @quietly
     def take(self, source: RecordedTuple, key: Any, held: Any) -> Any:
         """Write down that an element was taken from a tuple."""
+        held = numbers.plain(held)
         if not self.live or not self._is_mine(source):
             return held
         node = self.add("call_function", operator.getitem, (source.node, self.to_write(key)))

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fxfeat.errors import GuardError
+
+
+def raised(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Say which error a call ends in, for code that catches it.
+
+    Example:
+        >>> raised(int, "one"), raised(int, "1")
+        ('ValueError', 'no error')
+    """
+    try:
+        function(*args, **kwargs)
+    except Exception as error:
+        return type(error).__name__
+    return "no error"
 
 
 def check(actual: Any, expected: Any, place: str) -> None:

@@ -137,8 +137,7 @@ class Interceptor:
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
         parent = recorder.stack[-1] if recorder.stack else None
-        if not leaf:
-            self._notice_draws()
+        self._notice_draws()
         start = recorder.next_position()
         span = Span(index, path, call, parent, start, id(module), args, kwargs, leaf, contexts=recorder.context())
         if path and not leaf and self.leaves.is_leaf_kind(module):
@@ -211,7 +210,7 @@ class Interceptor:
             if self.recorder.holds(held) or (path, name) in self.recorder.rebound:
                 with quiet():
                     self.recorder.write_attribute(path, module, name, value)
-        elif self._mine() and id(module) in self._paths and vars(module).get(name, _UNSET) is not value:
+        elif self._mine() and id(module) in self._paths and _held(module, name) is not value:
             self.recorder.note_setting(self._paths[id(module)][0], name)
         self._plain["__setattr__"](module, name, value)
 
@@ -312,6 +311,11 @@ class Interceptor:
 
 
 _UNSET = object()
+
+
+def _held(module: nn.Module, name: str) -> Any:
+    tables = (module._modules, module._parameters, module._buffers, vars(module))
+    return next((table[name] for table in tables if name in table), _UNSET)
 
 
 def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ key) the answer becomes a guard.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -29,6 +30,9 @@ class Ledger(Protocol):
 
     def pin(self, number: Any, plain: Any) -> None:
         """Write a guard that ``number`` is ``plain``."""
+
+    def element(self, source: fx.Node, index: int, value: int) -> fx.Node:
+        """Write ``source[index]`` down."""
 
 
 class RecordedInt(int):
@@ -53,6 +57,26 @@ class RecordedInt(int):
 
     def __invert__(self) -> int:
         return -self - 1
+
+
+class RecordedSize(RecordedInt):
+    """An element of a shape, which is written down once somebody asks about it.
+
+    Comparing with a ``torch.Size`` of the model's compares elements in C, past the shape's own methods.
+    """
+
+    source: fx.Node
+    index: int
+
+    def __new__(cls, value: int, source: Any, index: int, ledger: Any) -> RecordedSize:
+        number = int.__new__(cls, value)
+        number.source, number.index, number.ledger = source, index, ledger
+        return number
+
+    @functools.cached_property
+    def node(self) -> fx.Node:  # type: ignore[override]
+        """The node that takes the element."""
+        return self.ledger.element(self.source, self.index, plain(self))
 
 
 class RecordedFloat(float):

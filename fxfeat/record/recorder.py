@@ -15,9 +15,10 @@ from fxfeat.record.arrays import arrays_alone
 from fxfeat.record.calls import attribute_of, spell_call, written_by
 from fxfeat.record.decisions import Decisions
 from fxfeat.record.graph_writer import Effects
+from fxfeat.record.guards import raised
 from fxfeat.record.measuring import storage_of, version_of
 from fxfeat.record.places import model_line
-from fxfeat.record.recording import RNG, amend, facts
+from fxfeat.record.recording import RNG, amend, facts, measure
 from fxfeat.record.sequences import RecordedShape, RecordedTuple
 from fxfeat.record.structure import tensors
 from fxfeat.record.written import flat, opaque_in, without_opaque
@@ -92,6 +93,8 @@ class Recorder(Decisions, TorchFunctionMode):
             return self._run(func, args, kwargs)[0]
         if name in _ESCAPES:
             return self._escape(func, name, args, kwargs)
+        if name == "__set__" and attribute_of(func) == "data" and self._is_over(args[1], args[0]):
+            return None
         if name in _REBINDINGS or (name == "__set__" and attribute_of(func) == "data"):
             self.refuse(f"the memory of a tensor is exchanged at {self.line()}")
         if arrays_alone(args, kwargs):
@@ -121,6 +124,11 @@ class Recorder(Decisions, TorchFunctionMode):
         if attribute == "requires_grad":
             return answer
         return not answer if attribute == "is_leaf" else (_SOME_GRADIENT if answer else None)
+
+    def _is_over(self, value: torch.Tensor, tensor: torch.Tensor) -> bool:
+        """Say whether a tensor is another one already in all but name, as after ``.to`` with nothing to do."""
+        made, held = self.stand_in(value), self.stand_in(tensor)
+        return storage_of(made) == storage_of(held) and measure(made) == measure(held)
 
     def _is_trained(self, node: fx.Node) -> bool:
         """Say whether anything that a value was computed from is trained."""
@@ -168,7 +176,7 @@ class Recorder(Decisions, TorchFunctionMode):
             result = self._call(func, args, kwargs)
         except Exception as error:
             self.failure = error
-            self.caught = self.line()
+            self.caught = "" if self.live else self.line()
             raise
         changed = {storage_of(tensor) for tensor, old in zip(given, before, strict=True) if version_of(tensor) != old}
         changed |= {storage_of(tensor) for tensor in written_by(func, args, kwargs)}
@@ -210,8 +218,19 @@ class Recorder(Decisions, TorchFunctionMode):
         op, target, shown, shown_kwargs = call
         self._squeezes |= str(getattr(target, "__name__", target)).startswith("squeeze")
         written, written_kwargs = self.to_write(tuple(shown)), self.to_write(dict(shown_kwargs))
-        result, effects = self._run(func, args, kwargs)
+        try:
+            result, effects = self._run(func, args, kwargs)
+        except Exception as error:
+            self._guard_failure(op, target, written, written_kwargs, error)
+            raise
         return self.write_result(op, target, written, written_kwargs, result, effects)
+
+    def _guard_failure(self, op: str, target: Any, args: Any, kwargs: Any, error: Exception) -> None:
+        """Check that a call fails, in case the model's code catches that."""
+        function = getattr(torch.Tensor, target) if op == "call_method" else target
+        node = self.add_call("call_function", raised, (function, *args), kwargs)
+        amend(node, counted=False)
+        self.guard(node, type(error).__name__)
 
     def write_result(self, op: str, target: Any, args: Any, kwargs: Any, result: Any, effects: Effects) -> Any:
         """Append the node of a call that has run, and tie what it returned to it."""

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
+from fxfeat.record.numbers import RecordedSize, plain
+
 
 class Shelf(Protocol):
     """What a recorded tuple needs of the recorder."""
@@ -71,6 +73,10 @@ class RecordedTuple(tuple):
 
 class RecordedShape(RecordedTuple):
     """The shape of a recorded tensor: ``isinstance(shape, torch.Size)`` holds, which cannot be subclassed."""
+
+    def __new__(cls, values: Any, node: fx.Node, shelf: Shelf, counted: bool = False) -> RecordedShape:
+        sizes = (RecordedSize(plain(value), node, index, shelf) for index, value in enumerate(values))
+        return super().__new__(cls, sizes, node, shelf, counted)  # type: ignore[return-value]
 
     # Reporting torch.Size here is what makes isinstance agree.
     __class__ = property(lambda self: torch.Size)

@@ -3,121 +3,165 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 import fxfeat
-from fxfeat.record.leaves import choose_leaves
-from tests.oracle import call, hooked, kept_buffers, same
+from tests.zoo.against_torchvision import check_rival
+from tests.zoo.comparing import Calls, differing, run_extractor, run_hooked, unrepeatable
+from tests.zoo.entry import Entry
+from tests.zoo.resizing import resize
+from tests.zoo.result import Result
+from tests.zoo.timing import time_verify
 
-ALONE = 3
+ALONE = 1
+MODES = {"eval": False, "train": True}
+LONGEST_REASON = 400
 
-
-@dataclass
-class Outcome:
-    """What became of one model: how many features were compared, and what went wrong."""
-
-    compared: int = 0
-    refused: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+Report = Callable[[str, Result], None]
 
 
-def check_model(model: nn.Module, inputs: Any, resized: bool = True) -> Outcome:
-    """Compare every module that returns a tensor with its hook."""
-    outcome = Outcome()
-    for training in (False, True):
-        model.train(training)
-        try:
-            expected = run_hooked(model, inputs)
-        except Exception:
-            continue  # what does not run in eager mode is not to be compared
-        check_mode(model, inputs, expected, training, resized, outcome)
-    return outcome
+def check_entry(entry: Entry, report: Report = lambda stage, result: None) -> Result:
+    """Compare every module of a model that returns a tensor with its hook.
+
+    Args:
+        entry: the model.
+        report: called with the name of each stage before it, and with the result so far.
+    """
+    result, start = Result(entry.name), time.perf_counter()
+    report("building", result)
+    model, inputs = entry.build(), entry.inputs()
+    result.parameters = sum(parameter.numel() for parameter in model.parameters())
+    seen = {mode: held for mode in MODES if (held := _run_eager(model, inputs, mode, result, report)) is not None}
+    result.modules = max(map(len, seen.values()), default=0)
+    if seen:
+        _check_extractors(model, inputs, seen, result, report)
+    report("torchvision's extractor", result)
+    result.rival = check_rival(model, inputs, seen)
+    result.seconds = round(time.perf_counter() - start, 1)
+    return result
 
 
-def run_hooked(model: nn.Module, inputs: Any) -> dict[str, list[torch.Tensor]]:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        return hooked(model, inputs)
-
-
-def check_mode(model, inputs, expected, training, resized, outcome) -> None:
-    names = list(expected)
-    extractor = make(model, inputs, names, training, outcome)
-    if extractor is None:
-        return
-    compare(model, extractor, inputs, expected, names, outcome)
-    for name in random.Random(0).sample(names, min(ALONE, len(names))):
-        alone = make(model, inputs, [name], training, outcome)
-        if alone is not None:
-            compare(model, alone, inputs, expected, [name], outcome)
-    for other in resize(inputs) if resized else ():
-        try:
-            again = run_hooked(model, other)
-        except Exception:
-            continue
-        compare(model, extractor, other, again, [name for name in names if name in again], outcome)
-
-
-def make(model, inputs, names, training, outcome) -> fxfeat.FeatureExtractor | None:
-    # The other mode may not have these modules; it gets a name that every model has.
-    wanted, other = {name: name for name in names}, {"output": "output"}
-    other = wanted if len(names) == 1 else {names[0]: names[0]}
-    request = {"train_return_nodes": wanted if training else other, "eval_return_nodes": other if training else wanted}
+def _run_eager(model: nn.Module, inputs: Any, mode: str, result: Result, report: Report) -> Calls | None:
+    report(f"{mode}: eager", result)
+    model.train(MODES[mode])
     try:
-        return fxfeat.create_feature_extractor(model, **request, example_inputs=inputs).train(training)
-    except fxfeat.FxfeatError as error:
-        outcome.failed.append(f"{type(error).__name__}: {error}"[:300])
+        expected = run_hooked(model, inputs)
+    except Exception as error:
+        result.eager_errors[mode] = reason(error)
+        return None
+    result.eager_modes.append(mode)
+    return expected
+
+
+def _check_extractors(model: nn.Module, inputs: Any, seen: dict[str, Calls], result: Result, report: Report) -> None:
+    report(f"creating the extractor of all {result.modules} modules", result)
+    whole = _create(model, inputs, {mode: list(calls) for mode, calls in seen.items()}, result)
+    result.recorded_modes = list(whole)
+    for mode, extractor in whole.items():
+        report(f"{mode}: running", result)
+        _set_mode(model, extractor, mode)
+        _compare(model, extractor, inputs, seen[mode], list(seen[mode]), f"{mode}, as recorded", result)
+        _check_sizes(model, extractor, inputs, mode, list(seen[mode]), result, report)
+    alone: dict[str, nn.Module] = {}
+    for names in _sample(seen):
+        report(f"{next(iter(names.values()))} alone", result)
+        alone = _create(model, inputs, {mode: [name] for mode, name in names.items()}, result)
+        for mode, extractor in alone.items():
+            _set_mode(model, extractor, mode)
+            _compare(model, extractor, inputs, seen[mode], [names[mode]], f"{mode}, alone", result)
+    if "eval" in whole:
+        report("timing verify", result)
+        time_verify(model.eval(), whole["eval"].eval(), alone.get("eval"), inputs, result)
+
+
+def _set_mode(model: nn.Module, extractor: nn.Module, mode: str) -> None:
+    model.train(MODES[mode])
+    extractor.train(MODES[mode])
+
+
+def _sample(seen: dict[str, Calls]) -> Iterator[dict[str, str]]:
+    """Yield a few names for each mode, the same in both where both have it."""
+    chosen = random.Random(0)
+    first = next(iter(seen.values()))
+    for name in chosen.sample(list(first), min(ALONE, len(first))):
+        yield {mode: name if name in calls else chosen.choice(list(calls)) for mode, calls in seen.items()}
+
+
+def _create(model: nn.Module, inputs: Any, names: dict[str, list[str]], result: Result) -> dict[str, nn.Module]:
+    """Make one extractor for the modes that run, or else one for each mode alone, and note what fails."""
+    try:
+        made = _create_both(model, inputs, names)
+        return dict.fromkeys(names, made)
+    except Exception:
+        alone = {mode: _create_one(model, inputs, mode, held, result) for mode, held in names.items()}
+        return {mode: made for mode, made in alone.items() if made is not None}
+
+
+def _create_both(model: nn.Module, inputs: Any, names: dict[str, list[str]]) -> nn.Module:
+    first = next(iter(names.values()))
+    train, evaluation = (names.get(mode, first[:1]) for mode in ("train", "eval"))
+    model.train(next(iter(names)) == "train")
+    # Layers dropped at random are the same ones as in the seeded run of the model.
+    torch.manual_seed(0)
+    made = fxfeat.create_feature_extractor(
+        model, train_return_nodes=train, eval_return_nodes=evaluation, example_inputs=inputs
+    )
+    for mode in names:
+        made.train(MODES[mode]).code  # noqa: B018  a mode that could not be recorded says so now
+    return made
+
+
+def _create_one(model: nn.Module, inputs: Any, mode: str, names: list[str], result: Result) -> nn.Module | None:
+    try:
+        return _create_both(model, inputs, {mode: names})
+    except Exception as error:
+        asked = f"all {len(names)} modules" if len(names) > 1 else names[0]
+        result.failures.append(f"{mode}, creating with {asked}: {reason(error)}")
         return None
 
 
-def compare(model, extractor, inputs, expected, names, outcome) -> None:
-    torch.manual_seed(0)
+def _check_sizes(
+    model: nn.Module, extractor: nn.Module, inputs: Any, mode: str, names: list[str], result: Result, report: Report
+) -> None:
+    for size, other in resize(inputs).items():
+        report(f"{mode}: {size}", result)
+        _compare_resized(model, extractor, other, names, f"{mode}, {size}", result)
+
+
+def _compare_resized(
+    model: nn.Module, extractor: nn.Module, inputs: Any, names: list[str], case: str, result: Result
+) -> None:
     try:
-        with torch.no_grad(), kept_buffers(model):
-            actual = call(extractor, inputs)
+        expected = run_hooked(model, inputs)
+    except Exception:
+        return  # the model itself does not take this size
+    _compare(model, extractor, inputs, expected, [name for name in names if name in expected], case, result)
+
+
+def _compare(
+    model: nn.Module, extractor: nn.Module, inputs: Any, expected: Calls, names: list[str], case: str, result: Result
+) -> None:
+    try:
+        actual = run_extractor(model, extractor, inputs)
     except fxfeat.GuardError as error:
-        outcome.refused.append(str(error))
+        result.refused.append(f"{case}: {reason(error)}")
         return
-    several = shared(model)
-    for name in names:
-        outcome.compared += 1
-        calls = expected[name]
-        legal = calls if name in several else calls[:1] if is_leaf(model, name) else calls[-1:]
-        if not any(same(actual[name], value) for value in legal):
-            outcome.wrong.append(name)
+    except Exception as error:
+        result.failures.append(f"{case}, running: {reason(error)}")
+        return
+    suspects = differing(model, actual, expected, names)
+    excused = unrepeatable(model, inputs, expected, suspects)
+    result.compared += len(names) - len(excused)
+    result.wrong += [f"{case}: {name}" for name in suspects if name not in excused]
+    result.unrepeatable += [f"{case}: {name}" for name in suspects if name in excused]
 
 
-def shared(model: nn.Module) -> set[str]:
-    """List modules that several paths lead to, where a path means the calls made through it."""
-    counts = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    return {path for path, module in model.named_modules() if counts[id(module)] > 1}
-
-
-def is_leaf(model: nn.Module, name: str) -> bool:
-    return choose_leaves(None).has_module(model.get_submodule(name), name)
-
-
-def resize(inputs: Any) -> list[Any]:
-    """Give inputs with 1 and with 3 rows, and larger images."""
-
-    def rows(count: int) -> Any:
-        return change(inputs, lambda t: t[[i % len(t) for i in range(count)]] if t.dim() > 1 else t)
-
-    def larger(t: torch.Tensor) -> torch.Tensor:
-        return torch.rand(*t.shape[:-2], t.shape[-2] + 32, t.shape[-1] + 64) if t.dim() >= 4 else t
-
-    return [rows(1), rows(3), change(inputs, larger)]
-
-
-def change(inputs: Any, function: Any) -> Any:
-    if isinstance(inputs, torch.Tensor):
-        return function(inputs)
-    if isinstance(inputs, dict):
-        return {key: change(held, function) for key, held in inputs.items()}
-    return inputs
+def reason(error: BaseException) -> str:
+    """Put an error into one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:LONGEST_REASON]

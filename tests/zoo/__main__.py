@@ -1,0 +1,84 @@
+"""The sweep over whole zoos: ``python -m tests.zoo --help``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.zoo.entry import Entry
+from tests.zoo.families import entries
+from tests.zoo.report import write_report
+from tests.zoo.result import Result
+from tests.zoo.running import run_entries
+from tests.zoo.storing import append, load
+from tests.zoo.table import sheets
+
+RESULTS = Path("benchmarks/results/.cache/coverage.jsonl")
+REPORT = Path("benchmarks/results/coverage.md")
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.zoo", description="Check whole model zoos and print a table."
+    )
+    parser.add_argument("-k", default="", help="regular expression; only models whose name it is found in")
+    parser.add_argument("--only", choices=("all", "missing", "failed", "none"), default="all", help=_ONLY)
+    parser.add_argument("--jobs", type=int, default=2, help="models at a time")
+    parser.add_argument("--limit", type=float, default=300, help="seconds for one model")
+    parser.add_argument("--memory", type=float, default=9, help="GiB for one model")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of results, a line of JSON each, kept")
+    parser.add_argument("--report", type=Path, default=REPORT, help="Markdown; written when every model has a result")
+    parser.add_argument("--list", action="store_true", help="list the models and end")
+    return parser.parse_args()
+
+
+_ONLY = "run all models, those without a result, those and the failed ones, or none: show what was measured before"
+
+
+def main() -> int:
+    arguments, console = read_arguments(), Console(width=None if sys.stdout.isatty() else 160)
+    every = list(entries())
+    chosen = [entry for entry in every if re.search(arguments.k, entry.name)]
+    if arguments.list:
+        print(*chosen, sep="\n")
+        return 0
+    known = load(arguments.results)
+    todo = [entry for entry in chosen if _is_wanted(entry, known, arguments.only)]
+    for number, result in enumerate(run_entries(todo, arguments.jobs, arguments.limit, arguments.memory), 1):
+        known[result.name] = result
+        append(arguments.results, result)
+        console.print(f"{number}/{len(todo)} {_summary(result)}", highlight=False, markup=False, soft_wrap=True)
+    shown = [known[entry.name] for entry in chosen if entry.name in known]
+    console.print(*sheets(shown))
+    _write(arguments.report, every, known, console)
+    return 0 if all(result.faultless for result in shown if result.runs) else 1
+
+
+def _is_wanted(entry: Entry, known: dict[str, Result], only: str) -> bool:
+    if only in ("all", "none"):
+        return only == "all"
+    held = known.get(entry.name)
+    return held is None or (only == "failed" and not held.faultless)
+
+
+def _summary(result: Result) -> str:
+    state = "not run in eager mode" if not result.runs else "ok" if result.faultless else "FAILED"
+    counts = f"{result.compared} compared, {len(result.wrong)} wrong, {len(result.refused)} refused"
+    return f"{result.name}: {state}, {counts}, {result.seconds:.0f} s"
+
+
+def _write(path: Path, every: list[Entry], known: dict[str, Result], console: Console) -> None:
+    missing = [entry.name for entry in every if entry.name not in known]
+    if missing:
+        console.print(f"{path} not written: {len(missing)} of {len(every)} models have no result yet")
+        return
+    write_report(path, [known[entry.name] for entry in every])
+    console.print(f"{path} written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
