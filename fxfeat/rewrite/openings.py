@@ -12,7 +12,7 @@ import operator
 from torch import fx
 
 from fxfeat.errors import TraceError
-from fxfeat.record.recording import Guard, Opaque, Recording, Setting, Span, ancestors, facts
+from fxfeat.record.recording import Guard, Opaque, Recording, Refusal, Setting, Span, ancestors, facts
 from fxfeat.record.written import nodes_in, opaque_in
 from fxfeat.rewrite.dependencies import find_needed
 from fxfeat.rewrite.draft import Draft, last_moment
@@ -84,13 +84,13 @@ def _refuse(recording: Recording, plan: Plan) -> None:
     """Raise where an opened module does what cannot be written out, or a hook on it would be lost."""
     last = last_moment(plan.features)
     for refusal in recording.refusals:
-        if refusal.position < last and plan.region(recording, refusal.span) is None:
+        if plan.region(recording, refusal.span) is None and _matters(recording, plan, refusal):
             path = recording.spans[refusal.span].path
             within = "this module: then it is called whole" if path else "what it leads to"
             where = repr(path) if path else type(recording.root).__name__
             raise TraceError(f"In {where}, {refusal.reason}. Ask for features outside {within}.")
     for setting in recording.settings:
-        if setting.position < last and _is_lost(recording, plan, setting):
+        if _matters(recording, plan, setting) and _is_lost(recording, plan, setting):
             raise TraceError(
                 f"In {type(recording.root).__name__}, {setting.name!r} of {setting.path!r} is set at {setting.where}, "
                 "which written-out code does not do. Ask for features outside the module that sets it: then that is "
@@ -119,7 +119,18 @@ def _arguments(span: Span) -> list[fx.Node]:
 
 
 def _is_kept(recording: Recording, plan: Plan, guard: Guard) -> bool:
-    return guard.position < last_moment(plan.features) and plan.region(recording, guard.span) is None
+    return plan.region(recording, guard.span) is None and _matters(recording, plan, guard)
+
+
+def _matters(recording: Recording, plan: Plan, held: Guard | Refusal | Setting) -> bool:
+    """Say whether something happened before the last feature was produced.
+
+    What a module decides at its very end, with no operation behind it, still decides what it returns.
+    """
+    if held.position < last_moment(plan.features):
+        return True
+    around = {held.span, *ancestors(recording.spans, held.span)}
+    return any(feature.span in around and held.position <= feature.moment for feature in plan.features)
 
 
 def _enter(recording: Recording, feature: Feature) -> tuple[Feature, set[int]]:
