@@ -14,15 +14,22 @@ from fxfeat.record.examples import Example
 from fxfeat.record.leaves import Leaves
 from fxfeat.record.run import watch
 from fxfeat.record.structure import copy_tensors, follow
+from fxfeat.record.untouched import Photograph, lent_buffers
 
 
 def see(
-    model: nn.Module, rows: Sequence[Row], leaves: Leaves, example: Example, training: bool | None
+    model: nn.Module,
+    before: Photograph,
+    rows: Sequence[Row],
+    leaves: Leaves,
+    example: Example,
+    training: bool | None,
 ) -> dict[str, Any]:
     """Run a model and copy each feature at the moment it is produced.
 
     Args:
-        model: the model; buffers and attributes are left as the run leaves them.
+        model: the model; its buffers stay as they are, its attributes are left as the run leaves them.
+        before: the attributes that every run is to start from.
         rows: the features.
         leaves: what was called rather than entered when the rows were recorded.
         example: the arguments to run it with.
@@ -33,25 +40,34 @@ def see(
     """
     modules = [row for row in rows if row.origin is not None and row.origin.path is not None]
     operations = [row for row in rows if row.origin is not None and row.origin.path is None]
-    if training is not None:
-        _set_mode(model, training)
+    _set_mode(model, training)
     seen: dict[str, Any] = {}
     random = torch.get_rng_state()
     with torch.compiler.set_stance("force_eager"):
         if modules:
-            seen.update(_hooked(model, modules, copy_tensors(example.args), copy_tensors(example.kwargs)))
+            with lent_buffers(model):
+                seen.update(_hooked(model, modules, _copied(example)))
         if operations:
-            torch.set_rng_state(random)
-            seen.update(_watched(model, leaves, operations, example))
+            if modules:
+                before.restore()
+                torch.set_rng_state(random)
+                _set_mode(model, training)
+            with lent_buffers(model):
+                seen.update(_watched(model, leaves, operations, _copied(example)))
     return seen
 
 
-def _set_mode(model: nn.Module, training: bool) -> None:
-    if any(module.training != training for module in model.modules()):
+def _copied(example: Example) -> Example:
+    """Copy the tensors, which the model may write to."""
+    return Example(copy_tensors(example.args), copy_tensors(example.kwargs))
+
+
+def _set_mode(model: nn.Module, training: bool | None) -> None:
+    if training is not None and any(module.training != training for module in model.modules()):
         model.train(training)
 
 
-def _hooked(model: nn.Module, rows: list[Row], args: Any, kwargs: Any) -> dict[str, Any]:
+def _hooked(model: nn.Module, rows: list[Row], example: Example) -> dict[str, Any]:
     expected: dict[str, Any] = {}
     wanted: dict[nn.Module, list[Row]] = {}
     for row in rows:
@@ -59,7 +75,7 @@ def _hooked(model: nn.Module, rows: list[Row], args: Any, kwargs: Any) -> dict[s
         wanted.setdefault(model.get_submodule(row.origin.path or ""), []).append(row)
     handles = [module.register_forward_hook(_keeper(held, expected)) for module, held in wanted.items()]
     try:
-        result = model(*args, **kwargs)
+        result = model(*example.args, **example.kwargs)
     finally:
         for handle in handles:
             handle.remove()

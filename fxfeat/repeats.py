@@ -40,7 +40,7 @@ def check_repeats(
     Raises:
         TraceError: naming the attributes.
     """
-    differing = _differing(model, rows, leaves, example, training)
+    differing = _differing(model, rows, leaves, example, training, changed)
     if not differing:
         return
     shown = " and ".join(sorted(f"{path}.{name}".lstrip(".") for path, name in changed))
@@ -51,22 +51,27 @@ def check_repeats(
 
 
 def _differing(
-    model: nn.Module, rows: Sequence[Row], leaves: Leaves, example: Example, training: bool | None
+    model: nn.Module,
+    rows: Sequence[Row],
+    leaves: Leaves,
+    example: Example,
+    training: bool | None,
+    changed: Sequence[tuple[str, str]],
 ) -> list[str]:
     """List the features that a second call gives otherwise than the first."""
     if any(held.is_meta for held in (*model.parameters(), *model.buffers())):
         return []
     random = torch.get_rng_state()
     try:
-        with untouched(model), lent_buffers(model), torch.no_grad():
-            first = see(model, rows, leaves, example, training)
+        with untouched(model) as before, torch.no_grad():
+            first = see(model, before, rows, leaves, example, training)
         with untouched(model), torch.no_grad():
-            with lent_buffers(model):
+            with lent_buffers(model, keep=changed):
                 torch.set_rng_state(random)
                 model(*_other(example.args), **_other(example.kwargs))
-            with lent_buffers(model):
-                torch.set_rng_state(random)
-                again = see(model, rows, leaves, example, training)
+            torch.set_rng_state(random)
+            with untouched(model) as before:
+                again = see(model, before, rows, leaves, example, training)
     except FxfeatError:
         raise
     except Exception:

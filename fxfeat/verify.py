@@ -90,8 +90,7 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
     training = None if extractor.is_mixed else extractor.training
     with untouched(model) as before:
-        with lent_buffers(model):
-            expected = see(model, extractor.rows, leaves, Example(args, kwargs), training)
+        expected = see(model, before, extractor.rows, leaves, Example(args, kwargs), training)
         before.restore()
         torch.set_rng_state(random)
         given, named = copy_tensors(args), copy_tensors(kwargs)

@@ -25,6 +25,7 @@ class Messy(nn.Module):
         self.norm = nn.BatchNorm1d(4)
         self.drop = nn.Dropout(0.5)
         self.frozen = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4))
+        self.chance = Chance()
         self.script = torch.jit.script(nn.BatchNorm1d(4))
         self.register_buffer("n", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(4))
@@ -52,6 +53,11 @@ class Messy(nn.Module):
         self.plain.add_(1)
         x = self.script(self.norm(self.linear(x))) + torch.randn(4)
         x = F.dropout(self.frozen(self.drop(x)), 0.1, self.training)
+        return self.chance(x)
+
+
+class Chance(nn.Module):
+    def forward(self, x):
         random.random()
         np.random.rand()
         return x

@@ -47,13 +47,12 @@ def name_nodes(recording: Recording) -> NameTable:
     Source: torchvision's ``get_graph_node_names``, whose names these are wherever they are right.
     """
     paths = frozenset(path for path, _ in recording.root.named_modules(remove_duplicate=False))
-    called = {span.path for span in recording.spans if span.leaf}
+    called = {span.path for span in recording.spans}
     names: dict[str, fx.Node] = {}
     counts: dict[str, int] = {}
     calls: dict[str, Span] = {}
     taken: set[str] = set()
     entered = [span for span in recording.spans if span.entered]
-    called |= {span.path for span in entered}
     for node in recording.graph.nodes:
         while entered and entered[0].start <= facts(node).position:
             span = entered.pop(0)

@@ -11,6 +11,7 @@ import torch
 from torch import fx, is_grad_enabled, is_inference_mode_enabled
 
 from fxfeat.record.draws import Draws
+from fxfeat.record.memory import Tie
 from fxfeat.record.places import model_line
 from fxfeat.record.recording import Context, Facts, Guard, Refusal, Setting, Span, Storage, TensorFacts, facts
 from fxfeat.record.stand_ins import StandIns
@@ -48,6 +49,7 @@ class GraphWriter:
         self.caught = ""
         self.escapes: list[str] = []
         self.rebound: set[tuple[str, str]] = set()
+        self.ties: list[Tie] = []
         self.modules: dict[int, str] = {}
         self.parameters: dict[str, torch.nn.Parameter] = {}
         self.watched: frozenset[int] = frozenset()

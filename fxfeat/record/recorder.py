@@ -17,6 +17,7 @@ from fxfeat.record.decisions import Decisions
 from fxfeat.record.graph_writer import Effects
 from fxfeat.record.guards import raised
 from fxfeat.record.measuring import storage_of, version_of
+from fxfeat.record.memory import COPIES_OR_NOT, Tie
 from fxfeat.record.places import model_line
 from fxfeat.record.recording import RNG, amend, facts, measure
 from fxfeat.record.sequences import RecordedShape, RecordedTuple
@@ -189,6 +190,9 @@ class Recorder(Decisions, TorchFunctionMode):
         self._effects.draws |= effects.draws
         for _, tensor in tensors(result):
             self._own(tensor)
+        if getattr(func, "__name__", "") in COPIES_OR_NOT:
+            memory = frozenset({*effects.reads, *(storage_of(tensor) for _, tensor in tensors(result))} - {RNG})
+            self.ties.append(Tie(self._position, memory))
         return result, effects
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

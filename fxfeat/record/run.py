@@ -16,6 +16,7 @@ from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.record.examples import Example, bind
 from fxfeat.record.interception import Interceptor
 from fxfeat.record.leaves import Leaves
+from fxfeat.record.memory import widen_writes
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Kind, Recording
 from fxfeat.record.stand_ins import Originals, Recast, stand_ins
@@ -111,6 +112,8 @@ def _record_once(
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure
+    deciding = {*(guard.span for guard in recorder.guards), *(held.span for held in recorder.refusals)}
+    widen_writes(model, recorder.graph, tuple(recorder.spans), deciding, recorder.ties)
     return Recording(
         graph=recorder.graph,
         spans=tuple(recorder.spans),

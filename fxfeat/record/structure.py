@@ -80,6 +80,19 @@ def tensors(value: object) -> Iterator[tuple[Steps, torch.Tensor]]:
     return ((steps, held) for steps, held in walk(value) if isinstance(held, torch.Tensor))
 
 
+def clone_all(values: Any) -> Any:
+    """Clone each tensor of a tuple or a list, however many there are.
+
+    >>> clone_all((torch.zeros(1), [2]))
+    (tensor([0.]), [2])
+    """
+    if isinstance(values, torch.Tensor):
+        return values.clone()
+    if is_named_tuple(values):
+        return type(values)(*map(clone_all, values))
+    return type(values)(map(clone_all, values)) if isinstance(values, (tuple, list)) else values
+
+
 def copy_tensors(value: Any) -> Any:
     """Clone the tensors of a value, leaving containers of other kinds than tuple, list and dict as they are.
 

@@ -8,7 +8,7 @@ import functools
 import operator
 import random
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,22 +55,30 @@ def untouched(model: nn.Module) -> Iterator[Photograph]:
 
 
 @contextmanager
-def lent_buffers(model: nn.Module) -> Iterator[None]:
-    """Let a model run, and write, on copies of its buffers and of the tensors that it holds besides."""
-    lent: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+def lent_buffers(model: nn.Module, keep: Collection[tuple[str, str]] = ()) -> Iterator[None]:
+    """Let a model run, and write, on copies of its buffers and of the tensors that it holds besides.
+
+    Buffers come back even where code put others in their place, save those in ``keep``, by path of the module and
+    name. Other attributes are left to ``untouched``.
+    """
+    lent: list[tuple[dict[str, Any], str, torch.Tensor, bool]] = []
     copies: dict[int, torch.Tensor] = {}
-    for module in model.modules():
+    for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        for held in (module._buffers, module.__dict__):
-            lent += [(held, name, value) for name, value in held.items() if isinstance(value, torch.Tensor)]
-    for held, name, value in lent:
+        buffers = module._buffers.items()
+        lent += [
+            (module._buffers, name, value, (path, name) not in keep) for name, value in buffers if value is not None
+        ]
+        attributes = module.__dict__.items()
+        lent += [(module.__dict__, name, value, False) for name, value in attributes if isinstance(value, torch.Tensor)]
+    for held, name, value, _ in lent:
         held[name] = copies.setdefault(id(value), value.detach().clone())
     try:
         yield
     finally:
-        for held, name, value in lent:
-            if held.get(name) is copies[id(value)]:
+        for held, name, value, always in lent:
+            if always or held.get(name) is copies[id(value)]:
                 held[name] = value
 
 

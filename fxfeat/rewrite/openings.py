@@ -157,7 +157,8 @@ def _giver(recording: Recording, feature: Feature, node: fx.Node) -> int | None:
     deciding = {*(guard.span for guard in recording.guards), *(held.span for held in recording.refusals)}
     for index in chain[:-1]:
         span = recording.spans[index]
-        straight = index not in deciding
+        # What the model returns is what its part returned, whatever that part decided.
+        straight = index not in deciding or feature.span == 0
         if (
             not span.path
             or not _hands_out(recording, span, node, feature.moment)

@@ -12,7 +12,7 @@ from fxfeat.errors import TraceError
 from fxfeat.record.guards import check
 from fxfeat.record.recording import Build, Facts, Guard, ModuleAt, Opaque, Span, facts
 from fxfeat.record.structure import Steps
-from fxfeat.record.written import map_nodes, opaque_in
+from fxfeat.record.written import map_nodes, nodes_in, opaque_in
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.openings import Plan, is_movable, plan_openings, regions_of, uses_of
 from fxfeat.select.features import Feature
@@ -159,6 +159,9 @@ class _Copy:
     def _feature(self, feature: Feature) -> Feature:
         if opaque_in(feature.value):
             value: Any = self._result_of(feature)
+        elif self._is_whole(feature):
+            assert feature.span is not None
+            value = self._called(feature.span)
         else:
             value = self._built(map_nodes(feature.value, self._use), Facts(feature.moment - 1, 0))
         if feature.steps:
@@ -174,9 +177,22 @@ class _Copy:
                 f"{feature.name!r} holds a {kind}, which cannot be written down as code. Ask for its tensors one by "
                 "one, or for nothing inside the module."
             )
-        if feature.span not in self.calls:
-            self._call(self.recording.spans[feature.span])
-        return self.calls[feature.span]
+        return self._called(feature.span)
+
+    def _is_whole(self, feature: Feature) -> bool:
+        """Say whether a feature is all that a whole module returns, be it a tensor, a tuple or a dict."""
+        if feature.span is None or feature.steps or self.plan.region(self.recording, feature.span) != feature.span:
+            return False
+        span = self.recording.spans[feature.span]
+        memory = frozenset[Any]().union(*(facts(node).storages for node in nodes_in(feature.value)))
+        # What is written over later is taken apart, for its tensors to be cloned one by one.
+        written = any(facts(node).writes & memory for node in self.recording.nodes[feature.moment :])
+        return feature.value is span.result and not isinstance(span.result, fx.Node) and not written
+
+    def _called(self, index: int) -> fx.Node:
+        if index not in self.calls:
+            self._call(self.recording.spans[index])
+        return self.calls[index]
 
     def _explain_unwritable(self, node: fx.Node) -> str:
         path = self.recording.spans[facts(node).span].path or type(self.recording.root).__name__

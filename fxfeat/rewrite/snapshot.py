@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxfeat.record.recording import Facts, facts
+from fxfeat.record.recording import Facts, TensorFacts, facts
+from fxfeat.record.structure import clone_all
 from fxfeat.record.written import map_nodes
 from fxfeat.rewrite.draft import Draft, position
 from fxfeat.select.features import Feature
@@ -26,7 +27,8 @@ def _keep(graph: fx.Graph, writers: list[fx.Node], feature: Feature) -> Feature:
         later = (held for held in writers if position(held) >= feature.moment)
         if not any(facts(held).writes & facts(node).storages for held in later):
             return node
-        return _clone(graph, node, next(n for n in graph.nodes if position(n) >= feature.moment and n is not node))
+        before = next(n for n in graph.nodes if position(n) >= feature.moment and n is not node)
+        return _clone(graph, node, before)
 
     value: Any = map_nodes(feature.value, clone_if_overwritten)
     return dataclasses.replace(feature, value=value)
@@ -35,6 +37,6 @@ def _keep(graph: fx.Graph, writers: list[fx.Node], feature: Feature) -> Feature:
 def _clone(graph: fx.Graph, node: fx.Node, before: fx.Node) -> fx.Node:
     known = facts(node)
     with graph.inserting_before(before):
-        clone = graph.call_function(torch.clone, (node,))
+        clone = graph.call_function(torch.clone if isinstance(known.value, TensorFacts) else clone_all, (node,))
     clone.meta["facts"] = Facts(known.position, known.span, known.value, contexts=known.contexts)
     return clone

@@ -295,3 +295,17 @@ def test_verify_runs_both_from_the_same_state_and_leaves_none(kind, names):
     for _ in range(2):
         assert fxfeat.verify(model, extractor, given).ok
     assert torch.equal(given, X)
+
+
+class WritesToEachRow(nn.Module):
+    def forward(self, x):
+        [row.add_(1) for row in x.unbind(0)]
+        return x * 2
+
+
+def test_a_tuple_of_another_length_is_refused():
+    model = WritesToEachRow()
+    extractor = fxfeat.create_feature_extractor(model, ["unbind", "mul"], example_inputs=X)
+    assert fxfeat.verify(model, extractor, X).ok
+    with pytest.raises(fxfeat.GuardError):
+        extractor(ONE)

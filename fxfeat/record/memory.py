@@ -1,0 +1,131 @@
+"""Widen what nodes write by memory that is shared on some inputs only.
+
+``x.contiguous()`` is ``x`` itself for one input and a copy for another, and a module that decides on a size may hand
+its argument back at another one. The recording shows one of the two; written-out code has to be right for both.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from fxfeat.record.recording import Span, Storage, amend, ancestors, facts
+from fxfeat.record.written import nodes_in
+
+COPIES_OR_NOT = frozenset(
+    {
+        *("contiguous", "reshape", "reshape_as", "flatten", "ravel", "to", "type", "type_as", "cpu", "cuda", "xpu"),
+        *("float", "double", "half", "bfloat16", "int", "long", "short", "char", "byte", "bool", "cfloat", "cdouble"),
+        *("resolve_conj", "resolve_neg", "as_tensor", "asarray", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    }
+)
+"""Calls that return a view of their argument, or itself, on some inputs and a copy on others."""
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Memory that may be one from some position on."""
+
+    position: int
+    memory: frozenset[Storage]
+
+
+def widen_writes(
+    root: nn.Module, graph: fx.Graph, spans: tuple[Span, ...], deciding: Iterable[int], ties: Iterable[Tie]
+) -> None:
+    """Add to what each node writes the memory that may be the same on another input.
+
+    Args:
+        root: the model.
+        graph: its recorded nodes, which are changed.
+        spans: its recorded spans.
+        deciding: the spans whose own code decided on a size or a value.
+        ties: what calls may have handed back.
+    """
+    nodes = list(graph.nodes)
+    direct = {index for index in deciding if index}
+    around = direct | {outer for index in direct for outer in ancestors(spans, index) if outer}
+    _write_on_other_branches(root, nodes, [spans[index] for index in direct])
+    waiting = sorted((*ties, *(_handed_back(spans[index]) for index in around)), key=lambda tie: tie.position)
+    groups: dict[Storage, frozenset[Storage]] = {}
+    for node in nodes if waiting else []:
+        while waiting and waiting[0].position <= facts(node).position:
+            _join(groups, waiting.pop(0).memory)
+        written = facts(node).writes
+        if any(memory in groups for memory in written):
+            amend(node, writes=written.union(*(groups.get(memory, frozenset()) for memory in written)))
+
+
+def _join(groups: dict[Storage, frozenset[Storage]], memory: frozenset[Storage]) -> None:
+    joined = memory.union(*(groups[held] for held in memory if held in groups))
+    groups.update(dict.fromkeys(joined, joined))
+
+
+def _handed_back(span: Span) -> Tie:
+    given = _memory(nodes_in((span.args, span.kwargs)))
+    return Tie(span.stop, given | _memory(node for _, node in span.leaves))
+
+
+def _memory(nodes: Iterable[fx.Node]) -> frozenset[Storage]:
+    nothing: frozenset[Storage] = frozenset()
+    return nothing.union(*(facts(node).storages for node in nodes))
+
+
+def _write_on_other_branches(root: nn.Module, nodes: list[fx.Node], spans: list[Span]) -> None:
+    """Let a module that decides, and whose code has a write in it, write to its arguments."""
+    for span in spans:
+        inside = nodes[span.start : span.stop]
+        if inside and may_write(root.get_submodule(span.path)):
+            given = _memory(nodes_in((span.args, span.kwargs)))
+            amend(inside[-1], writes=facts(inside[-1]).writes | given)
+
+
+def may_write(module: nn.Module) -> bool:
+    """Say whether a module's code has anything in it that writes to a tensor in place.
+
+    >>> may_write(nn.ReLU(inplace=True)), may_write(nn.Linear(1, 1))
+    (True, False)
+    """
+    if any(getattr(held, "inplace", False) is True for held in module.modules()):
+        return True
+    own = {type(held) for held in module.modules() if not type(held).__module__.startswith("torch.")}
+    return any(_writes(code) for kind in own for code in _code_of(kind))
+
+
+def _code_of(kind: type) -> Iterator[types.CodeType]:
+    """Yield the code of a class's forward, and of the methods and functions that it calls by name."""
+    waiting: list[Any] = [getattr(kind, "forward", None)]
+    seen: set[types.CodeType] = set()
+    while waiting:
+        function = inspect.unwrap(waiting.pop())
+        if not isinstance(function, types.FunctionType) or function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        yield function.__code__
+        names = function.__code__.co_names
+        called = [function.__globals__.get(name) for name in names] + [getattr(kind, name, None) for name in names]
+        waiting += [held for held in called if not str(getattr(held, "__module__", "torch")).startswith("torch")]
+
+
+def _writes(code: types.CodeType) -> bool:
+    if any(name.endswith("_") and not name.startswith("_") for name in code.co_names) or _names(code) & {
+        "out",
+        "inplace",
+    }:
+        return True
+    return any(step.opname == "STORE_SUBSCR" or _is_in_place(step) for step in dis.get_instructions(code))
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """List the names of keyword arguments, which the compiler keeps as tuples of constants."""
+    return {name for held in code.co_consts if isinstance(held, tuple) for name in held if isinstance(name, str)}
+
+
+def _is_in_place(step: dis.Instruction) -> bool:
+    return step.opname.startswith("INPLACE_") or (step.opname == "BINARY_OP" and step.argrepr.endswith("="))
