@@ -96,6 +96,12 @@ def _refuse(recording: Recording, plan: Plan) -> None:
                 "which written-out code does not do. Ask for features outside the module that sets it: then that is "
                 "called whole."
             )
+    for path in _left_altered(recording, plan, last):
+        raise TraceError(
+            f"{type(recording.root).__name__} writes to its parameter {path!r} before these features are produced and "
+            "again after, as to put it back, which the extractor would leave out. Ask for 'output' as well, or for "
+            "features outside the module that writes."
+        )
     for node in _lookers(recording, plan):
         look = facts(node).look
         if look and not look.idle and facts(node).position >= last:
@@ -104,6 +110,22 @@ def _refuse(recording: Recording, plan: Plan) -> None:
                 f"{look.hook[0].upper()}{look.hook[1:]} would not run: it looks at a result that these features do not "
                 f"need. Ask for {path!r} as well, or take the hook off while the extractor is made."
             )
+
+
+def _left_altered(recording: Recording, plan: Plan, last: int) -> list[str]:
+    """List the parameters that written-out code would change for good, though the model puts them back."""
+    held = {str(node.target): facts(node).storages for node in recording.nodes if node.op == "get_attr"}
+    trained = {name for name, _ in recording.root.named_parameters(remove_duplicate=False)}
+    kept = regions_of(recording, plan)
+    writers = [node for node in recording.nodes if facts(node).writes]
+    loose = [node for node in writers if plan.region(recording, facts(node).span) not in kept]
+
+    def written(path: str, nodes: list[fx.Node]) -> bool:
+        return any(facts(node).writes & held[path] for node in nodes)
+
+    early = [node for node in writers if facts(node).position < last]
+    late = [node for node in loose if facts(node).position >= last]
+    return [path for path in held if path in trained and written(path, early) and written(path, late)]
 
 
 def _is_lost(recording: Recording, plan: Plan, setting: Setting) -> bool:

@@ -280,3 +280,50 @@ def test_constants_are_no_state():
 
 def test_constants_are_as_in_eager_call_after_call():
     assert_equals_eager(Constants(), ["linear", "add"], X, LONGER, X)
+
+
+class ScalesItsWeightForAWhile(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        with torch.no_grad():
+            old = self.linear.weight.clone()
+            self.linear.weight.mul_(2)
+        y = self.head(self.linear(x))
+        with torch.no_grad():
+            self.linear.weight.copy_(old)
+        return y
+
+
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = ScalesItsWeightForAWhile()
+
+    def forward(self, x):
+        return self.block(x) * 2
+
+
+def test_a_parameter_put_back_after_the_features_is_refused():
+    with pytest.raises(fxfeat.TraceError) as caught:
+        fxfeat.create_feature_extractor(ScalesItsWeightForAWhile(), ["linear"], example_inputs=X)
+    assert str(caught.value) == (
+        "ScalesItsWeightForAWhile writes to its parameter 'linear.weight' before these features are produced and again "
+        "after, as to put it back, which the extractor would leave out. Ask for 'output' as well, or for features "
+        "outside the module that writes."
+    )
+
+
+def test_a_parameter_put_back_within_a_whole_module_is_right():
+    assert_equals_eager(Around(), ["block"], X, LONGER, X)
+
+
+def test_a_parameter_put_back_before_the_last_feature_is_right():
+    model = ScalesItsWeightForAWhile()
+    extractor = fxfeat.create_feature_extractor(copy.deepcopy(model), ["linear", "output"], example_inputs=X)
+    for inputs in (X, LONGER, X):
+        seen, found = eager(model, inputs), run(extractor, inputs)
+        assert all(same(found[name], seen[name][0]) for name in ("linear", "output"))
