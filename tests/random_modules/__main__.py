@@ -24,8 +24,8 @@ def main() -> int:
     with multiprocessing.get_context("spawn").Pool(wanted.jobs) as pool:
         for part in track(pool.imap_unordered(run_round, rounds), total=len(rounds), console=console):
             tally.merge(part)
-    for found in tally.counterexamples:
-        console.print(str(found), markup=False, highlight=False)
+            for found in part.counterexamples:
+                console.print(str(found), markup=False, highlight=False)
     console.print(_table(tally, time.monotonic() - start))
     return 1 if tally.counterexamples else 0
 

@@ -31,7 +31,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=300, help="seconds for one model")
     parser.add_argument("--memory", type=float, default=9, help="GiB for one model")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of results, a line of JSON each, kept")
-    parser.add_argument("--report", type=Path, default=REPORT, help="Markdown; written when every model has a result")
+    parser.add_argument("--report", type=Path, default=REPORT, help="the Markdown to write")
     parser.add_argument("--list", action="store_true", help="list the models and end")
     return parser.parse_args()
 
@@ -72,12 +72,10 @@ def _summary(result: Result) -> str:
 
 
 def _write(path: Path, every: list[Entry], known: dict[str, Result], console: Console) -> None:
+    results = [known[entry.name] for entry in every if entry.name in known]
     missing = [entry.name for entry in every if entry.name not in known]
-    if missing:
-        console.print(f"{path} not written: {len(missing)} of {len(every)} models have no result yet")
-        return
-    write_report(path, [known[entry.name] for entry in every])
-    console.print(f"{path} written")
+    write_report(path, results, missing)
+    console.print(f"{path} written: {len(results)} of {len(every)} models have a result")
 
 
 if __name__ == "__main__":

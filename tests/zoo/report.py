@@ -24,7 +24,9 @@ the example leaves out are fixed by `concrete_args`.
 """
 
 
-def write_report(path: Path, results: list[Result]) -> None:
+def write_report(path: Path, results: list[Result], missing: list[str]) -> None:
+    """Write the tables of what was measured, and name what was not."""
     tables = [sheet.markdown() for sheet in (*sheets(results), every_model(results))]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join([INTRODUCTION.format(versions=versions(results)).strip(), *tables]) + "\n")
+    left = [f"Not measured in this run: {', '.join(missing)}."] if missing else []
+    path.write_text("\n\n".join([INTRODUCTION.format(versions=versions(results)).strip(), *tables, *left]) + "\n")
