@@ -24,6 +24,7 @@ from fxfeat.record.structure import tensors
 from fxfeat.record.untouched import untouched
 
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_ASSERTIONS = ("assert ", "assert(", "_assert(", "torch._assert(")
 KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
 
 
@@ -112,7 +113,9 @@ def _record_once(
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure
-    deciding = {*(guard.span for guard in recorder.guards), *(held.span for held in recorder.refusals)}
+    # What an assertion decides leads nowhere else: the other branch raises.
+    branches = [guard for guard in recorder.guards if not guard.source.startswith(_ASSERTIONS)]
+    deciding = {*(guard.span for guard in branches), *(held.span for held in recorder.refusals)}
     widen_writes(model, recorder.graph, tuple(recorder.spans), deciding, recorder.ties)
     return Recording(
         graph=recorder.graph,
