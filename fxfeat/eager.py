@@ -101,6 +101,6 @@ def _keeper(rows: list[Row], expected: dict[str, Any]) -> Any:
 def _watched(model: nn.Module, leaves: Leaves, rows: list[Row], example: Example) -> dict[str, Any]:
     """See operations that no hook can see, by listening to an eager run."""
     origins = {row.key: row.origin for row in rows if row.origin is not None}
-    positions = frozenset(origin.position for origin in origins.values())
-    seen = watch(unwrap(model), example, leaves, positions)
-    return {key: follow(seen[o.position], o.steps) for key, o in origins.items() if o.position in seen}
+    addresses = frozenset(origin.address for origin in origins.values())
+    seen = watch(unwrap(model), example, leaves, addresses)
+    return {key: follow(seen[o.address], o.steps) for key, o in origins.items() if o.address in seen}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import fx, is_grad_enabled, is_inference_mode_enabled
 from fxfeat.record.draws import Draws
 from fxfeat.record.memory import Tie
 from fxfeat.record.places import model_line
-from fxfeat.record.recording import Context, Facts, Guard, Refusal, Setting, Span, Storage, TensorFacts, facts
+from fxfeat.record.recording import Address, Context, Facts, Guard, Refusal, Setting, Span, Storage, TensorFacts, facts
 from fxfeat.record.stand_ins import StandIns
 from fxfeat.record.structure import Steps
 
@@ -52,8 +53,10 @@ class GraphWriter:
         self.ties: list[Tie] = []
         self.modules: dict[int, str] = {}
         self.parameters: dict[str, torch.nn.Parameter] = {}
-        self.watched: frozenset[int] = frozenset()
-        self.seen: dict[int, Any] = {}
+        self.watched: frozenset[Address] = frozenset()
+        self.seen: dict[Address, Any] = {}
+        self.addresses: dict[int, Address] = {}
+        self._events: Counter[Address] = Counter()
         self._state = state
         self.grad = is_grad_enabled()
         self._leaf_depth = 0
@@ -106,6 +109,7 @@ class GraphWriter:
         known["counted"] = known.get("counted", True) and self._counting
         runs_model = op in ("placeholder", "call_module")
         known.setdefault("constant", not runs_model and all(facts(n).constant for n in node.all_input_nodes))
+        known["address"] = self.next_address() if known["counted"] else ()
         node.meta["facts"] = Facts(self._position, self.owner, contexts=self.context(), **known)
         self._position += 1
         return node
@@ -136,6 +140,12 @@ class GraphWriter:
         elif not is_grad_enabled():
             regions.append(Context(torch.no_grad))
         return tuple(regions)
+
+    def next_address(self) -> Address:
+        """Number what happens next."""
+        around = self.addresses[self.stack[-1]] if self.stack else ()
+        self._events[around] += 1
+        return (*around, self._events[around])
 
     def next_position(self) -> int:
         """Return the position that the next node will have."""

@@ -143,6 +143,7 @@ class Interceptor:
         if path and not leaf and self.leaves.is_leaf_kind(module):
             span = dataclasses.replace(span, entered=True)
         recorder.spans.append(span)
+        recorder.addresses[index] = recorder.next_address()
         recorder.stack.append(index)
 
         def close(result: Any) -> None:

@@ -24,6 +24,11 @@ Storage = object
 """Identity of a piece of memory. Two tensors that share memory share it; ``RNG`` stands for the random state."""
 
 RNG: Storage = "rng"
+Address = tuple[int, ...]
+"""The number of a call among all that the module around it does, after that module's own address.
+
+Unlike a position, it stays the same where a module before it runs more calls or fewer on another input.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Facts:
     unwritable: str | None = None
     look: Look | None = None
     container: bool = False
+    address: Address = ()
 
 
 @dataclass(frozen=True)

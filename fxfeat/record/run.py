@@ -18,7 +18,7 @@ from fxfeat.record.interception import Interceptor
 from fxfeat.record.leaves import Leaves
 from fxfeat.record.memory import widen_writes
 from fxfeat.record.recorder import Recorder
-from fxfeat.record.recording import Kind, Recording
+from fxfeat.record.recording import Address, Kind, Recording
 from fxfeat.record.stand_ins import Originals, Recast, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.untouched import untouched
@@ -64,20 +64,20 @@ def record(
     ) from error
 
 
-def watch(model: nn.Module, example: Example, leaves: Leaves, positions: frozenset[int]) -> dict[int, Any]:
+def watch(model: nn.Module, example: Example, leaves: Leaves, addresses: frozenset[Address]) -> dict[Address, Any]:
     """Run ``model`` eagerly and copy the values of some nodes of its recording at the moment they are produced.
 
     Args:
         model: the model, in the mode to run it in; it comes back as it was.
         example: the arguments to run it with.
-        leaves: what was called rather than entered when the positions were recorded.
-        positions: positions of nodes in that recording.
+        leaves: what was called rather than entered when the addresses were recorded.
+        addresses: addresses of nodes in that recording.
 
     Returns:
-        The values by position. A position that this run does not reach is missing.
+        The values by address. One that this run does not reach is missing.
     """
     recorder = Recorder(Originals(), _state_of(model), _device_of(model, example))
-    recorder.watched = positions
+    recorder.watched = addresses
     _run(recorder, model, example, leaves, None)
     return recorder.seen
 

@@ -117,7 +117,9 @@ class Originals:
 
     def alias(self, tensor: torch.Tensor) -> torch.Tensor:
         """Make another tensor object over the same memory, with the same gradient history."""
-        return tensor.view(tensor.shape)
+        # A view made without gradients could not be written to with them, as the tensor itself can.
+        with torch.enable_grad():
+            return tensor.view(tensor.shape)
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function."""

@@ -98,8 +98,8 @@ class TiedTensors(GraphWriter):
 
     def _look(self, node: fx.Node, value: Any) -> None:
         """Copy a value that somebody wants to see as it was when it was produced."""
-        if facts(node).position in self.watched:
-            self.seen.setdefault(facts(node).position, copy_tensors(value))
+        if facts(node).address in self.watched:
+            self.seen.setdefault(facts(node).address, copy_tensors(value))
 
     def follow(self, node: fx.Node, steps: Steps, value: Any) -> fx.Node:
         """Write down the steps from ``node`` to something its result holds."""

@@ -12,7 +12,7 @@ import operator
 from torch import fx
 
 from fxfeat.errors import TraceError
-from fxfeat.record.recording import Guard, Opaque, Recording, Refusal, Setting, Span, ancestors, facts
+from fxfeat.record.recording import Guard, Opaque, Recording, Refusal, Setting, Span, Storage, ancestors, facts
 from fxfeat.record.written import nodes_in, opaque_in
 from fxfeat.rewrite.dependencies import find_needed
 from fxfeat.rewrite.draft import Draft, last_moment
@@ -181,21 +181,18 @@ def _giver(recording: Recording, feature: Feature, node: fx.Node) -> int | None:
         span = recording.spans[index]
         # What the model returns is what its part returned, whatever that part decided.
         straight = index not in deciding or feature.span == 0
-        if (
-            not span.path
-            or not _hands_out(recording, span, node, feature.moment)
-            or not (straight or index == feature.span)
-        ):
+        if not span.path or not _hands_out(recording, span, node, feature) or not (straight or index == feature.span):
             break
         giver = index
     return giver
 
 
-def _hands_out(recording: Recording, span: Span, node: fx.Node, moment: int) -> bool:
+def _hands_out(recording: Recording, span: Span, node: fx.Node, feature: Feature) -> bool:
+    """Say whether a module returns a node when no part of the feature has been written over yet."""
     if not _returns(span, node):
         return False
-    memory = facts(node).storages
-    return not any(facts(held).writes & memory for held in recording.nodes[moment : span.stop])
+    memory = frozenset[Storage]().union(*(facts(held).storages for held in nodes_in(feature.value)))
+    return not any(facts(held).writes & memory for held in recording.nodes[feature.moment : span.stop])
 
 
 def _returns(span: Span, node: fx.Node) -> bool:

@@ -10,7 +10,7 @@ from torch import fx
 
 from fxfeat.errors import NodeNotFoundError, RequestError
 from fxfeat.name.query import Found
-from fxfeat.record.recording import Build, Recording, Span, facts
+from fxfeat.record.recording import Address, Build, Recording, Span, facts
 from fxfeat.record.structure import Steps, spell
 from fxfeat.record.written import opaque_in
 
@@ -21,7 +21,7 @@ class Origin:
 
     path: str | None
     call: int
-    position: int
+    address: Address = ()
     steps: Steps = ()
 
 
@@ -101,14 +101,14 @@ def select_feature(recording: Recording, found: Found, key: str) -> Feature:
 def _origin_of_span(recording: Recording, span: Span, steps: Steps) -> Origin:
     """Count calls of the module itself, by whatever path: that is what a hook sees."""
     call = sum(held.module == span.module for held in recording.spans[: span.index])
-    return Origin(span.path, call, span.start, steps)
+    return Origin(span.path, call, (), steps)
 
 
 def _of_node(recording: Recording, found: Found, node: fx.Node, key: str) -> Feature:
     owner = recording.spans[facts(node).span]
     moment = owner.stop if owner.leaf and node.op == "call_module" else facts(node).position + 1
     leaves = dict(owner.leaves) if owner.leaf and node.op == "call_module" else {}
-    origin = Origin(None, 0, facts(node).position, found.steps)
+    origin = Origin(None, 0, facts(node).address, found.steps)
     if owner.leaf and node.op == "call_module":
         origin = _origin_of_span(recording, owner, found.steps)
     if found.steps in leaves:

@@ -190,7 +190,73 @@ class HeldByTheModule(nn.Module):
         return self.head(self.held + 1)
 
 
+class PartIsHandedOutLaterThanTheRest(nn.Module):
+    """``block@0`` returns two tensors: one leaves ``outer`` untouched, the other is written over before that."""
+
+    def __init__(self):
+        super().__init__()
+        self.outer = WritesToAPart()
+
+    def forward(self, x):
+        x, y = self.outer(x)
+        return x + 1, y
+
+
+class WritesToAPart(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = DoublesAndKeeps()
+
+    def forward(self, x):
+        first, kept = self.block(x)
+        second, _ = self.block(first)
+        return second, kept
+
+
+class DoublesAndKeeps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act = nn.Tanh()
+
+    def forward(self, x):
+        kept = x * 1
+        x.mul_(2)
+        return self.act(x), kept
+
+
+class LoopsByTheSize(nn.Module):
+    def forward(self, x):
+        while x.shape[-1] > 3:
+            x = x[..., :-1] * 2
+        return x
+
+
+class OperationAfterALoop(nn.Module):
+    """How many operations run before ``getitem`` depends on the size."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = LoopsByTheSize()
+
+    def forward(self, x):
+        return self.block(x).sum() + x[..., 0]
+
+
+class AddsToWhatIsFloatAlready(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        with torch.no_grad():
+            y = y.float()
+        y.add_(x)
+        return y * 2
+
+
 CASES = [
+    (PartIsHandedOutLaterThanTheRest, ["outer.block@0", "output"], X, ONE),
     (LastBranchChoosesTheResult, ["output"], X, ODD),
     (LastBranchInAnExpression, ["output", "output[0]"], X, ONE),
     (OpenedBlockEndsWithABranch, ["block", "block.conv"], X, ONE),
@@ -221,6 +287,16 @@ def test_value_is_that_of_eager_or_refused(kind, names, example, other, flatten)
                 assert same_value(found[name], pick(reference, seen, name)), f"{name}:\n{extractor.code}"
     except fxfeat.FxfeatError:
         assert kind not in (BlockNamedAsAnOperation, TupleBlockNamedAsAnOperation)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [(OperationAfterALoop, ["getitem"]), (AddsToWhatIsFloatAlready, ["float", "mul"])]
+)
+def test_an_operation_is_that_of_eager(kind, names):
+    model = kind()
+    extractor = fxfeat.create_feature_extractor(model, names, example_inputs=X)
+    for inputs in (X, ODD):
+        assert fxfeat.verify(model, extractor, inputs).ok
 
 
 def test_a_module_may_hold_a_tensor_for_the_rest_of_the_call():
