@@ -1,0 +1,135 @@
+"""Make the changed model: a copy of its structure that shares every tensor, with other windows in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from fxfeat.errors import RequestError, TraceError
+from fxfeat.modes import Setup
+from fxfeat.record.recording import facts
+from fxfeat.stride.alone import Changes, Run, call_sites, is_as_planned, windows_of
+from fxfeat.stride.attributes import set_attributes
+from fxfeat.stride.flow import Change, Flow
+from fxfeat.stride.layers import change_layer
+from fxfeat.stride.recordings import record_dense
+from fxfeat.stride.refusals import refuse
+from fxfeat.stride.sharing import own, replace, share
+from fxfeat.stride.write_out import write_out
+
+
+def apply_changes(setup: Setup, flows: dict[bool, Flow]) -> nn.Module:
+    """Copy a model and change its windows.
+
+    Layers get other settings. Calls of functions follow the settings of the module whose ``forward`` makes them, where
+    it has such settings; else that ``forward`` is written out with other arguments.
+
+    Raises:
+        RequestError: where one layer would need two settings at once.
+        TraceError: where a model cannot be copied, or a ``forward`` cannot be written out.
+    """
+    changed = share(setup.model)
+    for path, change in _layer_changes(flows).items():
+        owner = own(changed, path)
+        replace(changed, path, change_layer(owner, flows, change))
+    # The innermost first: a forward that is written out calls modules that are done.
+    codes = _code_changes(flows)
+    for path in sorted(codes, key=lambda held: (held.count("."), bool(held)), reverse=True):
+        changed = replace(changed, path, _change_code(own(changed, path), codes[path]))
+    return changed
+
+
+def _change_code(module: nn.Module, runs: dict[bool, Run]) -> nn.Module:
+    settled = set_attributes(module, next(iter(runs.values())).changes)
+    if settled is not None and all(is_as_planned(settled, run) for run in runs.values()):
+        return settled
+    for run in runs.values():
+        for change in run.changes.values():
+            if change.computed:
+                reason = "its padding is worked out from a stride that is no setting of its module"
+                refuse(run.flow.recording, change.node, reason)
+    return write_out(module, runs)
+
+
+def _layer_changes(flows: dict[bool, Flow]) -> dict[str, Change]:
+    """List each layer that changes by the path that it is called by.
+
+    Raises:
+        RequestError: where calls by one path want different windows.
+    """
+    wanted: dict[str, Change] = {}
+    for flow in flows.values():
+        known = {change.node: change for change in flow.changes if change.node.op == "call_module"}
+        paths = {str(node.target) for node in known}
+        calls = [node for node in flow.recording.graph.nodes if node.op == "call_module" and str(node.target) in paths]
+        for node in calls:
+            change = known.get(node)
+            if change is None or not change.agrees(wanted.setdefault(str(node.target), change)):
+                _refuse_two(str(node.target))
+    return wanted
+
+
+def _code_changes(flows: dict[bool, Flow]) -> dict[str, dict[bool, Run]]:
+    """List each ``forward`` with calls of functions to change, by its module's path and the mode.
+
+    Raises:
+        RequestError: where two calls of one module want different windows.
+    """
+    found: dict[str, dict[bool, Run]] = {}
+    for training, flow in flows.items():
+        spans = flow.recording.spans
+        paths = {spans[facts(held.node).span].path for held in flow.changes if held.node.op != "call_module"}
+        for path in paths:
+            runs = list(_runs(flow, path))
+            if any(not _agree(run.changes, runs[0].changes) for run in runs):
+                _refuse_two(path or type(flow.recording.root).__name__)
+            found.setdefault(path, {})[training] = runs[0]
+    for path, runs in found.items():
+        # A forward that changes in one mode is written out in both.
+        for training in set(flows) - set(runs):
+            found[path].update({training: run for run in list(_runs(flows[training], path))[:1]})
+    return found
+
+
+def _runs(flow: Flow, path: str) -> Iterator[Run]:
+    known = {change.node: change for change in flow.changes}
+    for span in flow.recording.spans:
+        if span.path == path:
+            sites = call_sites(flow.recording, span.index)
+            changes = {index: known[node] for index, node in enumerate(sites) if node in known}
+            yield Run(flow, span, changes, len(sites))
+
+
+def _agree(left: Changes, right: Changes) -> bool:
+    return left.keys() == right.keys() and all(left[index].agrees(right[index]) for index in left)
+
+
+def _refuse_two(name: str) -> None:
+    raise RequestError(
+        f"output_stride cannot be limited here: {name!r} is one module that is called more than once, and its calls "
+        "would need different strides or dilations. Give the model a module of its own for each call, or ask for a "
+        "larger output_stride."
+    )
+
+
+def check_result(changed: nn.Module, setup: Setup, flow: Flow) -> None:
+    """Check that the changed model runs, and does what was planned.
+
+    Raises:
+        RequestError: where it does not run.
+    """
+    try:
+        recording = record_dense(changed, setup, flow.recording.training)
+    except TraceError as error:
+        raise RequestError(
+            f"output_stride cannot be limited here: {type(setup.model).__name__} does not run on the finer maps that "
+            f"this gives, so something past the limit is bound to their size. {error}"
+        ) from error
+    planned, actual = flow.planned, windows_of(recording)
+    if planned != actual:
+        first = next((pair for pair in zip(planned, actual, strict=False) if pair[0] != pair[1]), (None, None))
+        raise RequestError(
+            f"output_stride cannot be limited here: code of {type(setup.model).__name__} runs differently with other "
+            f"strides. Planned was {first[0]}, and what runs is {first[1]}."
+        )

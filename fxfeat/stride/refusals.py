@@ -1,0 +1,110 @@
+"""What has no dense counterpart: say which node it is, and why."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from torch import fx
+
+from fxfeat.errors import RequestError
+from fxfeat.name.table import name_nodes
+from fxfeat.record.recording import Recording, TensorFacts, facts
+from fxfeat.stride.grid import Axes, Grid
+from fxfeat.stride.windows import Window
+
+
+def name_of(recording: Recording, node: fx.Node) -> str:
+    """Name a node as ``get_graph_node_names`` does."""
+    names = {held: name for name, held in name_nodes(recording).nodes.items()}
+    return names.get(node, str(node.target))
+
+
+def refuse(recording: Recording, node: fx.Node, reason: str) -> NoReturn:
+    """Raise the error that names a node.
+
+    Raises:
+        RequestError: always.
+    """
+    raise RequestError(
+        f"output_stride cannot be limited here: {name_of(recording, node)!r} lies past the limit, and {reason}. "
+        "Ask for a larger output_stride, or for none."
+    )
+
+
+def refuse_loss(recording: Recording, node: fx.Node, reason: str) -> NoReturn:
+    """Refuse a downsampling that is no window, such as patch merging."""
+    refuse(recording, node, f"{reason}; without its stride it has no counterpart with the same weights")
+
+
+def refuse_growth(recording: Recording, node: fx.Node) -> NoReturn:
+    """Refuse upsampling by a fixed factor of what stays dense."""
+    refuse(recording, node, "it upsamples by a fixed factor what is no longer downsampled before it")
+
+
+def refuse_window(recording: Recording, node: fx.Node, window: Window) -> None:
+    """Refuse a pool that returns indices: those of a dense map mean other positions."""
+    if window.indices:
+        refuse(recording, node, "it returns the indices of its maxima, which mean other positions in a dense map")
+
+
+def refuse_fixed_size(recording: Recording, node: fx.Node, grid: Grid, shape: Axes) -> None:
+    """Refuse code that is bound to the number of positions, or that cuts the positions into windows."""
+    if len(grid.sizes) < 2:
+        return
+    if _meets_constant(node, grid):
+        refuse(recording, node, f"it adds or multiplies values that exist for {_spell(grid.sizes)} positions only")
+    if _mixes_positions(recording, node, grid):
+        refuse(recording, node, f"it mixes positions with weights for exactly {grid.tokens} of them")
+    if _cuts_windows(node, grid, shape):
+        refuse(recording, node, "it cuts positions into windows, which would each see less of the image")
+
+
+def _spell(sizes: Axes) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _meets_constant(node: fx.Node, grid: Grid) -> bool:
+    constants = [held for held in node.all_input_nodes if _is_constant(held)]
+    shapes = [facts(held).value.shape for held in constants if isinstance(facts(held).value, TensorFacts)]
+    if not any(grid.sizes):
+        return False
+    return any(_has_positions(shape, grid) for shape in shapes)
+
+
+def _is_constant(node: fx.Node) -> bool:
+    return node.op == "get_attr" or facts(node).constant
+
+
+def _has_positions(shape: Axes, grid: Grid) -> bool:
+    rank = len(grid.sizes)
+    if max(grid.sizes) == 1:
+        return False
+    sides = any(tuple(shape[start : start + rank]) == grid.sizes for start in range(len(shape) - rank + 1))
+    return (sides and not _is_kernel(shape, grid)) or grid.tokens in shape
+
+
+def _is_kernel(shape: Axes, grid: Grid) -> bool:
+    """Say whether a shape may be that of a convolution's weight rather than of positions."""
+    return len(shape) == len(grid.sizes) + 2 and shape[0] > 1
+
+
+def _mixes_positions(recording: Recording, node: fx.Node, grid: Grid) -> bool:
+    if node.op != "call_module" or not node.all_input_nodes:
+        return False
+    layer: Any = recording.root.get_submodule(str(node.target))
+    value = facts(node.all_input_nodes[0]).value
+    if not isinstance(value, TensorFacts) or not hasattr(layer, "in_features"):
+        return False
+    return bool(value.shape[-1] == grid.tokens and layer.in_features == grid.tokens and len(value.shape) > 2)
+
+
+def _cuts_windows(node: fx.Node, grid: Grid, shape: Axes) -> bool:
+    """Say whether a reshape splits the spatial axes."""
+    if getattr(node.target, "__name__", node.target) not in ("view", "reshape", "unflatten", "unfold"):
+        return False
+    if grid.is_shown_by(shape) or max(grid.sizes) == 1:
+        return False
+    count = 1
+    for size in shape[1:]:
+        count *= size
+    return count % grid.tokens == 0 and len(shape) > len(grid.sizes) + 2
