@@ -87,8 +87,8 @@ class _Follower:
 
     def run(self) -> Flow:
         for node in self.recording.graph.nodes:
-            value = facts(node).value
-            if isinstance(value, TensorFacts):
+            value = _first_tensor(facts(node).value)
+            if value is not None:
                 self._place(node, value.shape)
         changes = _treat_side_branches(self.recording, self.changes)
         return Flow(self.recording, self.grids, changes)
@@ -106,6 +106,8 @@ class _Follower:
         window = read_window(self.recording, node)
         if window is not None and window.kind == "pad":
             self._place_pad(node, window, grid, shape)
+        elif _is_computed_pad(node):
+            self.grids[node] = Grid(tuple(shape[-len(grid.sizes) :]), grid.density, grid.rate)
         elif window is not None:
             self._place_window(node, window, shape)
         elif is_slice(node):
@@ -206,12 +208,20 @@ class _Follower:
         self.grids[node] = Grid(sizes, density, rate)
 
 
+def _first_tensor(value: object) -> TensorFacts | None:
+    """Return what is known of a tensor, or of the first part of one that was split."""
+    if isinstance(value, (tuple, list)) and value:
+        return _first_tensor(value[0])
+    return value if isinstance(value, TensorFacts) else None
+
+
 def _is_image(node: fx.Node, shape: Axes) -> bool:
     """Say whether a value is, or was picked from, an input that has positions."""
     held = node
     while held.op == "call_function" and held.target in (operator.getitem, getattr) and held.all_input_nodes:
         held = held.all_input_nodes[0]
-    return held.op == "placeholder" and len(shape) >= 3 and (held is node or not _is_tensor(held))
+    whole = held is node or not _is_tensor(held)
+    return held.op == "placeholder" and len(shape) >= 3 and whole and _is_tensor(node)
 
 
 def _is_tensor(node: fx.Node) -> bool:

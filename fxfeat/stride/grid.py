@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 Axes = tuple[int, ...]
@@ -39,23 +40,37 @@ class Grid:
 
     def has_axes(self, shape: Axes) -> bool:
         """Say whether a shape holds the spatial sizes side by side."""
-        rank = len(self.sizes)
-        return any(tuple(shape[start : start + rank]) == self.sizes for start in range(1, len(shape) - rank + 1))
+        return bool(self._starts(shape))
 
     def has_tokens(self, shape: Axes) -> bool:
         """Say whether a shape holds all positions on one axis, with a few tokens more in front."""
-        if len(self.sizes) < 2:
-            return False
-        tokens = self.tokens
-        return any(tokens <= size <= tokens + _MOST_PREFIX_TOKENS for size in shape[1:])
+        return bool(self._token_axes(shape))
+
+    def axes_in(self, shape: Axes) -> Axes:
+        """List the axes of a shape that hold positions.
+
+        >>> Grid((14, 7), (16, 16), (1, 1)).axes_in((2, 64, 14, 7))
+        (2, 3)
+        """
+        starts = self._starts(shape)
+        if starts:
+            return tuple(range(starts[-1], starts[-1] + len(self.sizes)))
+        return self._token_axes(shape)
 
     @property
     def tokens(self) -> int:
         """The number of positions."""
-        count = 1
-        for size in self.sizes:
-            count *= size
-        return count
+        return math.prod(self.sizes)
+
+    def _starts(self, shape: Axes) -> list[int]:
+        rank = len(self.sizes)
+        return [start for start in range(1, len(shape) - rank + 1) if tuple(shape[start : start + rank]) == self.sizes]
+
+    def _token_axes(self, shape: Axes) -> Axes:
+        if len(self.sizes) < 2:
+            return ()
+        sizes = range(self.tokens, self.tokens + _MOST_PREFIX_TOKENS + 1)
+        return tuple(axis for axis, size in enumerate(shape) if axis > 0 and size in sizes)
 
 
 _MOST_PREFIX_TOKENS = 16

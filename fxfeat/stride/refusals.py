@@ -51,7 +51,7 @@ def refuse_fixed_size(recording: Recording, node: fx.Node, grid: Grid, shape: Ax
     """Refuse code that is bound to the number of positions, or that cuts the positions into windows."""
     if len(grid.sizes) < 2:
         return
-    if _meets_constant(node, grid):
+    if _meets_constant(node, grid, shape):
         refuse(recording, node, f"it adds or multiplies values that exist for {_spell(grid.sizes)} positions only")
     if _mixes_positions(recording, node, grid):
         refuse(recording, node, f"it mixes positions with weights for exactly {grid.tokens} of them")
@@ -63,29 +63,24 @@ def _spell(sizes: Axes) -> str:
     return "x".join(map(str, sizes))
 
 
-def _meets_constant(node: fx.Node, grid: Grid) -> bool:
-    constants = [held for held in node.all_input_nodes if _is_constant(held)]
+_ELEMENTWISE = {"add", "iadd", "sub", "isub", "mul", "imul", "div", "truediv", "itruediv", "add_", "sub_", "mul_"}
+
+
+def _meets_constant(node: fx.Node, grid: Grid, shape: Axes) -> bool:
+    """Say whether a node combines positions one by one with a parameter that has a value for each."""
+    name = getattr(node.target, "__name__", str(node.target))
+    if name not in _ELEMENTWISE or max(grid.sizes) == 1:
+        return False
+    constants = (held for held in node.all_input_nodes if held.op == "get_attr" or facts(held).constant)
     shapes = [facts(held).value.shape for held in constants if isinstance(facts(held).value, TensorFacts)]
-    if not any(grid.sizes):
-        return False
-    return any(_has_positions(shape, grid) for shape in shapes)
+    axes = grid.axes_in(shape)
+    return any(any(_size_along(held, axis, len(shape)) > 1 for axis in axes) for held in shapes)
 
 
-def _is_constant(node: fx.Node) -> bool:
-    return node.op == "get_attr" or facts(node).constant
-
-
-def _has_positions(shape: Axes, grid: Grid) -> bool:
-    rank = len(grid.sizes)
-    if max(grid.sizes) == 1:
-        return False
-    sides = any(tuple(shape[start : start + rank]) == grid.sizes for start in range(len(shape) - rank + 1))
-    return (sides and not _is_kernel(shape, grid)) or grid.tokens in shape
-
-
-def _is_kernel(shape: Axes, grid: Grid) -> bool:
-    """Say whether a shape may be that of a convolution's weight rather than of positions."""
-    return len(shape) == len(grid.sizes) + 2 and shape[0] > 1
+def _size_along(shape: Axes, axis: int, rank: int) -> int:
+    """Return the size that a shape has along an axis of the shape that it is broadcast to."""
+    at = axis - rank + len(shape)
+    return shape[at] if at >= 0 else 1
 
 
 def _mixes_positions(recording: Recording, node: fx.Node, grid: Grid) -> bool:

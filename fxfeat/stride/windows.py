@@ -228,7 +228,8 @@ def densify(window: Window, kept: Axes, rate: Axes, dilated: bool = True, fixed_
     rate = rate if dilated else (1,) * len(rate)
     if kept == window.stride and max(rate, default=1) == 1:
         return window
-    dilation = tuple(d * r for d, r in zip(window.dilation, rate, strict=True))
+    # One element has nothing to be spread; torch may compute it in another way all the same.
+    dilation = tuple(d * r if k > 1 else d for d, r, k in zip(window.dilation, rate, window.kernel, strict=True))
     if fixed_pads:
         return dataclasses.replace(window, stride=kept, dilation=dilation, ceil=False)
     pads = tuple(_pads_of(window, axis, kept[axis], rate[axis]) for axis in range(len(kept)))
