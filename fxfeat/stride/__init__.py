@@ -1,6 +1,6 @@
 """Keep a model's maps at a finer resolution: strides past a limit become dilation."""
 
 from fxfeat.stride.limit import limit_stride
-from fxfeat.stride.proof import Proof, prove_stride
+from fxfeat.stride.proof import Break, Proof, prove
 
-__all__ = ["Proof", "limit_stride", "prove_stride"]
+__all__ = ["Break", "Proof", "limit_stride", "prove"]

@@ -78,6 +78,11 @@ def pool_average(
     return total / (divisor or math.prod(kernel))
 
 
+def leave_out(input: torch.Tensor) -> torch.Tensor:
+    """Stand for a pool that goes with its stride."""
+    return input.clone()
+
+
 def _add_up(
     padded: torch.Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> torch.Tensor:
@@ -172,4 +177,4 @@ class DenseAvgPool(nn.Module):
 
 
 DENSE_LAYERS = (EndPaddedConv1d, EndPaddedConv2d, EndPaddedConv3d, DenseMaxPool, DenseAvgPool)
-DENSE_FUNCTIONS = (convolve, pool_max, pool_average)
+DENSE_FUNCTIONS = (convolve, pool_max, pool_average, leave_out)

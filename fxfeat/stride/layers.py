@@ -10,7 +10,7 @@ from fxfeat.stride.dense import END_PADDED, DenseAvgPool, DenseMaxPool
 from fxfeat.stride.flow import Change, Flow
 from fxfeat.stride.refusals import refuse
 from fxfeat.stride.sharing import clone_module
-from fxfeat.stride.windows import Window, ends_of, even_pads
+from fxfeat.stride.windows import Window, ends_of, even_pads, fits_pool
 
 
 def change_layer(layer: Any, flows: dict[bool, Flow], change: Change) -> nn.Module:
@@ -51,7 +51,7 @@ def _convolution(layer: Any, window: Window) -> nn.Module | None:
 
 def _max_pool(layer: Any, window: Window) -> nn.Module:
     even = even_pads(window)
-    if even is None or any(2 * pad > reach + 1 for pad, reach in zip(even, window.reach, strict=True)):
+    if even is None or not fits_pool(window):
         return DenseMaxPool(window.kernel, tuple(ends_of(window)), window.stride, window.dilation)
     clone: Any = clone_module(layer)
     clone.stride, clone.dilation, clone.padding, clone.ceil_mode = window.stride, window.dilation, even, window.ceil

@@ -273,3 +273,8 @@ def even_pads(window: Window) -> Axes | None:
 def ends_of(window: Window) -> list[int]:
     """Spell padding as ``torch.nn.functional.pad`` takes it: last axis first, before and after."""
     return [amount for pair in reversed(window.pads) for amount in pair]
+
+
+def fits_pool(window: Window) -> bool:
+    """Say whether torch's max pools take a padding; they allow half of the kernel, whatever the dilation."""
+    return all(2 * max(pair) <= size for pair, size in zip(window.pads, window.kernel, strict=True))

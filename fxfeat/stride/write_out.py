@@ -6,7 +6,6 @@ import dataclasses
 import operator
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from fxfeat.emit.emit import emit
@@ -23,9 +22,9 @@ from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.passes import rewrite
 from fxfeat.select.features import select_feature
 from fxfeat.stride.alone import Changes, Run, call_sites, setup_alone
-from fxfeat.stride.dense import convolve, pool_average, pool_max
+from fxfeat.stride.dense import convolve, leave_out, pool_average, pool_max
 from fxfeat.stride.flow import Change
-from fxfeat.stride.windows import Window, arguments_of, ends_of, even_pads
+from fxfeat.stride.windows import Window, arguments_of, ends_of, even_pads, fits_pool
 
 _OUTPUT = "output"
 
@@ -100,7 +99,7 @@ def _call(node: fx.Node, change: Change) -> tuple[Any, tuple[Any, ...], dict[str
         return operator.getitem, (node.args[0], _index(node.args[1], change)), {}
     given = arguments_of(node, window.kind)
     if change.dropped:
-        return torch.clone, (given["input"],), {}
+        return leave_out, (given["input"],), {}
     if window.kind == "pad":
         return node.target, (given["input"], ends_of(window)), {k: v for k, v in given.items() if k in ("mode", "value")}
     return {"conv": _convolution, "max": _max_pool, "average": _average_pool}[window.kind](node, given, window)
@@ -118,7 +117,7 @@ def _convolution(node: fx.Node, given: dict[str, Any], window: Window) -> tuple[
 def _max_pool(node: fx.Node, given: dict[str, Any], window: Window) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     even = even_pads(window)
     settings = {"stride": window.stride, "dilation": window.dilation}
-    if even is None or any(2 * pad > reach + 1 for pad, reach in zip(even, window.reach, strict=True)):
+    if even is None or not fits_pool(window):
         return pool_max, (given["input"], window.kernel, tuple(ends_of(window))), settings
     settings |= {"padding": even, "ceil_mode": window.ceil}
     return node.target, (given["input"], window.kernel), settings
