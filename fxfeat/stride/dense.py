@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
@@ -17,6 +18,7 @@ _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _POOL_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
+@torch.fx.wrap
 def convolve(
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -35,6 +37,7 @@ def convolve(
     return function(F.pad(input, ends), weight, bias, tuple(stride), 0, tuple(dilation), groups)
 
 
+@torch.fx.wrap
 def pool_max(
     input: torch.Tensor, kernel: Sequence[int], ends: Ends, stride: Sequence[int], dilation: Sequence[int]
 ) -> torch.Tensor:
@@ -47,6 +50,7 @@ def pool_max(
     return _POOL_MAX[len(kernel)](padded, tuple(kernel), tuple(stride), 0, tuple(dilation))
 
 
+@torch.fx.wrap
 def pool_average(
     input: torch.Tensor,
     kernel: Sequence[int],
@@ -78,6 +82,7 @@ def pool_average(
     return total / (divisor or math.prod(kernel))
 
 
+@torch.fx.wrap
 def leave_out(input: torch.Tensor) -> torch.Tensor:
     """Stand for a pool that goes with its stride."""
     return input.clone()

@@ -141,7 +141,7 @@ def _index(index: Any, change: Change) -> Any:
     def settle(held: Any) -> Any:
         if not isinstance(held, slice) or held.step in (None, 1):
             return held
-        return slice(held.start, held.stop, old[held.step])
+        return slice(held.start, held.stop, old[held.step] if old[held.step] > 1 else None)
 
     return tuple(settle(held) for held in index) if isinstance(index, tuple) else settle(index)
 
