@@ -36,20 +36,25 @@ def apply_changes(setup: Setup, flows: dict[bool, Flow]) -> nn.Module:
     # The innermost first: a forward that is written out calls modules that are done.
     codes = _code_changes(flows)
     for path in sorted(codes, key=lambda held: (held.count("."), bool(held)), reverse=True):
-        changed = replace(changed, path, _change_code(own(changed, path), codes[path]))
+        changed = replace(changed, path, _change_code(setup.model.get_submodule(path), own(changed, path), codes[path]))
     return changed
 
 
-def _change_code(module: nn.Module, runs: dict[bool, Run]) -> nn.Module:
-    settled = set_attributes(module, next(iter(runs.values())).changes)
-    if settled is not None and all(is_as_planned(settled, run) for run in runs.values()):
+def _change_code(original: nn.Module, module: nn.Module, runs: dict[bool, Run]) -> nn.Module:
+    """Change what a ``forward`` calls by its module's settings, else by writing it out.
+
+    The original is what is run alone: in the changed module, whose children are changed already, shapes may not fit.
+    """
+    changes = next(iter(runs.values())).changes
+    trial, settled = set_attributes(original, changes), set_attributes(module, changes)
+    if trial is not None and settled is not None and all(is_as_planned(trial, run) for run in runs.values()):
         return settled
     for run in runs.values():
         for change in run.changes.values():
             if change.computed:
                 reason = "its padding is worked out from a stride that is no setting of its module"
                 refuse(run.flow.recording, change.node, reason)
-    return write_out(module, runs)
+    return write_out(original, module, runs)
 
 
 def _layer_changes(flows: dict[bool, Flow]) -> dict[str, Change]:
@@ -122,9 +127,10 @@ def check_result(changed: nn.Module, setup: Setup, flow: Flow) -> None:
     try:
         recording = record_dense(changed, setup, flow.recording.training)
     except TraceError as error:
+        where = _innermost(changed, error)
         raise RequestError(
-            f"output_stride cannot be limited here: {type(setup.model).__name__} does not run on the finer maps that "
-            f"this gives, so something past the limit is bound to their size. {error}"
+            f"output_stride cannot be limited here: {where!r} does not run on the finer maps that this gives, so it is "
+            f"bound to their size. Ask for a larger output_stride, or for none. {error}"
         ) from error
     planned, actual = flow.planned, windows_of(recording)
     if planned != actual:
@@ -133,3 +139,14 @@ def check_result(changed: nn.Module, setup: Setup, flow: Flow) -> None:
             f"output_stride cannot be limited here: code of {type(setup.model).__name__} runs differently with other "
             f"strides. Planned was {first[0]}, and what runs is {first[1]}."
         )
+
+
+def _innermost(model: nn.Module, error: BaseException) -> str:
+    """Name the innermost module whose code an error passed through."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found = type(model).__name__
+    trace = (error.__cause__ or error).__traceback__
+    while trace is not None:
+        path = paths.get(id(trace.tb_frame.f_locals.get("self")))
+        found, trace = path or found, trace.tb_next
+    return found

@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import fx, nn
@@ -15,7 +16,7 @@ from fxfeat.record.recording import Recording, TensorFacts, facts
 from fxfeat.record.written import nodes_in
 from fxfeat.stride.branches import Branches, Treatment
 from fxfeat.stride.grid import Axes, Grid
-from fxfeat.stride.refusals import refuse_fixed_size, refuse_growth, refuse_loss, refuse_window
+from fxfeat.stride.refusals import refuse, refuse_fixed_size, refuse_growth, refuse_loss, refuse_window
 from fxfeat.stride.windows import Window, arguments_of, densify, even_pads, read_window
 
 
@@ -82,11 +83,15 @@ class _Follower:
         self.recording, self.limit = recording, limit
         self.grids: dict[fx.Node, Grid] = {}
         self.hidden: dict[fx.Node, Grid] = {}
+        self.forgotten: set[fx.Node] = set()
+        self.fixed: set[fx.Node] = set()
         self.changes: list[Change] = []
         self.batch = 0
 
     def run(self) -> Flow:
         for node in self.recording.graph.nodes:
+            if node.op != "placeholder" and all(held in self.fixed for held in node.all_input_nodes):
+                self.fixed.add(node)
             value = _first_tensor(facts(node).value)
             if value is not None:
                 self._place(node, value.shape)
@@ -97,17 +102,15 @@ class _Follower:
         sources = [self.grids[held] for held in node.all_input_nodes if held in self.grids]
         # What is on its way from one shape to another counts only where nothing else tells the positions.
         sources = sources or [self.hidden[held] for held in node.all_input_nodes if held in self.hidden]
-        if not sources and _is_image(node, shape):
-            self.batch = shape[0]
-            self.grids[node] = _image(shape[2:])
         if not sources:
+            self._start(node, shape)
             return
-        grid = max(sources, key=lambda held: (held.rate, held.sizes))
+        grid = max(sources, key=lambda held: (held.is_shown_by(shape), held.rate, held.sizes))
         window = read_window(self.recording, node)
         if window is not None and window.kind == "pad":
             self._place_pad(node, window, grid, shape)
         elif _is_computed_pad(node):
-            self.grids[node] = Grid(tuple(shape[-len(grid.sizes) :]), grid.density, grid.rate)
+            self.grids[node] = _padded(grid, node, shape)
         elif window is not None:
             self._place_window(node, window, shape)
         elif is_slice(node):
@@ -123,6 +126,7 @@ class _Follower:
         rank = len(window.kernel)
         # A convolution on what a global pool left has no positions to keep.
         if grid is None or grid.sizes != tuple(facts(source).value.shape[-rank:]):  # type: ignore[arg-type]
+            self._check_lost(node, window, source)
             return
         kept = self._kept(window.stride, grid)
         computed = _is_computed_pad(source)
@@ -131,6 +135,13 @@ class _Follower:
             refuse_window(self.recording, node, window)
             self.changes.append(Change(node, window, after, computed=computed))
         self.grids[node] = _strided(grid, window.stride, kept, shape[-rank:])
+
+    def _check_lost(self, node: fx.Node, window: Window, source: Any) -> None:
+        """Refuse a window on a map whose place on the image is not known, unless it pools to a fixed size before."""
+        slides = max(window.kernel) > 1 or max(window.stride) > 1
+        sizes = facts(source).value.shape[-len(window.kernel) :]
+        if self.limit is not None and self.changes and slides and max(sizes) > 1 and source not in self.forgotten:
+            refuse(self.recording, node, "how its input lies on the image cannot be told from the shapes")
 
     def _kept(self, stride: Axes, grid: Grid) -> Axes:
         """Say how much of a stride stays under the limit."""
@@ -143,14 +154,22 @@ class _Follower:
 
     def _place_pad(self, node: fx.Node, window: Window, grid: Grid, shape: Axes) -> None:
         rank = len(grid.sizes)
-        if len(window.pads) < rank or any(any(pair) for pair in window.pads[:-rank]):
-            self._place_other(node, grid, shape)
-            return
-        pads = tuple((b * r, a * r) for (b, a), r in zip(window.pads[-rank:], grid.rate, strict=True))
-        after = Window("pad", window.kernel, window.stride, (*window.pads[:-rank], *pads), window.dilation)
+        last = _first_axis(facts(node.all_input_nodes[0]).value.shape, grid) == len(shape) - rank
+        pads = tuple((b * r, a * r) for (b, a), r in zip(window.pads[-rank:], grid.rate, strict=False))
+        after = dataclasses.replace(window, pads=(*window.pads[:-rank], *pads))
+        if after != window and not last:
+            refuse(self.recording, node, "it pads maps whose channels come last")
         if after != window:
             self.changes.append(Change(node, window, after))
-        self.grids[node] = Grid(tuple(shape[-rank:]), grid.density, grid.rate)
+        self.grids[node] = _padded(grid, node, shape)
+
+    def _start(self, node: fx.Node, shape: Axes) -> None:
+        """Place an input; and mind what has lost its positions on the way."""
+        if _is_image(node, shape):
+            self.batch = shape[0]
+            self.grids[node] = _image(shape[2:])
+        if any(held in self.forgotten for held in node.all_input_nodes):
+            self.forgotten.add(node)
 
     # -- slices -----------------------------------------------------------------------------------------------------
 
@@ -173,10 +192,11 @@ class _Follower:
 
     def _place_other(self, node: fx.Node, grid: Grid, shape: Axes) -> None:
         if grid.is_dense:
-            refuse_fixed_size(self.recording, node, grid, shape)
+            refuse_fixed_size(self.recording, node, grid, shape, self.fixed, self.batch)
         if _forgets_positions(self.recording, node):
+            self.forgotten.add(node)
             return
-        factors, sizes = _shrunk_by(grid, shape, self.batch), _grown_to(grid, shape)
+        factors, sizes = _shrunk_by(grid, shape, self.batch), _grown_to(grid, shape, self.batch)
         if grid.is_shown_by(shape):
             self.grids[node] = grid
         elif factors is not None:
@@ -187,6 +207,8 @@ class _Follower:
             self.grids[node] = _refined(grid, sizes)
         elif math.prod(shape) % (grid.tokens * self.batch) == 0:
             self.hidden[node] = grid
+        else:
+            self.forgotten.add(node)
 
     def _place_shrunk(self, node: fx.Node, grid: Grid, factors: Axes) -> None:
         kept = self._kept(factors, grid)
@@ -233,6 +255,12 @@ def _image(sizes: Axes) -> Grid:
     return Grid(tuple(sizes), ones, ones)
 
 
+def _padded(grid: Grid, node: fx.Node, shape: Axes) -> Grid:
+    """Place a padded map, whose channels may come first or last."""
+    start = _first_axis(facts(node.all_input_nodes[0]).value.shape, grid)
+    return Grid(tuple(shape[start : start + len(grid.sizes)]), grid.density, grid.rate)
+
+
 def _strided(grid: Grid, stride: Axes, kept: Axes, sizes: Axes) -> Grid:
     density = tuple(d * k for d, k in zip(grid.density, kept, strict=True))
     rate = tuple(r * s // k for r, s, k in zip(grid.rate, stride, kept, strict=True))
@@ -259,10 +287,10 @@ def _shrunk_by(grid: Grid, shape: Axes, batch: int) -> Axes | None:
     return None
 
 
-def _grown_to(grid: Grid, shape: Axes) -> Axes | None:
+def _grown_to(grid: Grid, shape: Axes, batch: int) -> Axes | None:
     rank = len(grid.sizes)
     sizes = shape[-rank:]
-    if len(shape) != rank + 2 or not all(new > old for old, new in zip(grid.sizes, sizes, strict=True)):
+    if len(shape) != rank + 2 or shape[0] != batch or not all(new > old for old, new in zip(grid.sizes, sizes, strict=True)):
         return None
     return tuple(sizes)
 

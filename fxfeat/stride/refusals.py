@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container
 from typing import Any, NoReturn
 
 from torch import fx
@@ -47,15 +49,26 @@ def refuse_window(recording: Recording, node: fx.Node, window: Window) -> None:
         refuse(recording, node, "it returns the indices of its maxima, which mean other positions in a dense map")
 
 
-def refuse_fixed_size(recording: Recording, node: fx.Node, grid: Grid, shape: Axes) -> None:
-    """Refuse code that is bound to the number of positions, or that cuts the positions into windows."""
+def refuse_fixed_size(
+    recording: Recording, node: fx.Node, grid: Grid, shape: Axes, fixed: Container[fx.Node], batch: int
+) -> None:
+    """Refuse code that is bound to the number of positions, or that cuts the positions into windows.
+
+    Args:
+        recording: where the node is from.
+        node: a node behind a removed stride.
+        grid: the positions of its input.
+        shape: the shape of its result.
+        fixed: the nodes that depend on no input.
+        batch: how many images the example has.
+    """
     if len(grid.sizes) < 2:
         return
-    if _meets_constant(node, grid, shape):
+    if _meets_constant(node, grid, shape, fixed):
         refuse(recording, node, f"it adds or multiplies values that exist for {_spell(grid.sizes)} positions only")
     if _mixes_positions(recording, node, grid):
         refuse(recording, node, f"it mixes positions with weights for exactly {grid.tokens} of them")
-    if _cuts_windows(node, grid, shape):
+    if _cuts_windows(node, grid, shape, batch):
         refuse(recording, node, "it cuts positions into windows, which would each see less of the image")
 
 
@@ -66,13 +79,13 @@ def _spell(sizes: Axes) -> str:
 _ELEMENTWISE = {"add", "iadd", "sub", "isub", "mul", "imul", "div", "truediv", "itruediv", "add_", "sub_", "mul_"}
 
 
-def _meets_constant(node: fx.Node, grid: Grid, shape: Axes) -> bool:
+def _meets_constant(node: fx.Node, grid: Grid, shape: Axes, fixed: Container[fx.Node]) -> bool:
     """Say whether a node combines positions one by one with a parameter that has a value for each."""
     name = getattr(node.target, "__name__", str(node.target))
     if name not in _ELEMENTWISE or max(grid.sizes) == 1:
         return False
-    constants = (held for held in node.all_input_nodes if held.op == "get_attr" or facts(held).constant)
-    shapes = [facts(held).value.shape for held in constants if isinstance(facts(held).value, TensorFacts)]
+    values = (facts(held).value for held in node.all_input_nodes if held in fixed)
+    shapes = [held.shape for held in values if isinstance(held, TensorFacts)]
     axes = grid.axes_in(shape)
     return any(any(_size_along(held, axis, len(shape)) > 1 for axis in axes) for held in shapes)
 
@@ -93,13 +106,10 @@ def _mixes_positions(recording: Recording, node: fx.Node, grid: Grid) -> bool:
     return bool(value.shape[-1] == grid.tokens and layer.in_features == grid.tokens and len(value.shape) > 2)
 
 
-def _cuts_windows(node: fx.Node, grid: Grid, shape: Axes) -> bool:
+def _cuts_windows(node: fx.Node, grid: Grid, shape: Axes, batch: int) -> bool:
     """Say whether a reshape splits the spatial axes."""
     if getattr(node.target, "__name__", node.target) not in ("view", "reshape", "unflatten", "unfold"):
         return False
-    if grid.is_shown_by(shape) or max(grid.sizes) == 1:
+    if grid.is_shown_by(shape) or max(grid.sizes) == 1 or math.prod(shape) % (grid.tokens * batch):
         return False
-    count = 1
-    for size in shape[1:]:
-        count *= size
-    return count % grid.tokens == 0 and len(shape) > len(grid.sizes) + 2
+    return shape[0] != batch or len(shape) > len(grid.sizes) + 2

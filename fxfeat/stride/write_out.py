@@ -29,11 +29,12 @@ from fxfeat.stride.windows import Window, arguments_of, ends_of, even_pads, fits
 _OUTPUT = "output"
 
 
-def write_out(module: nn.Module, runs: dict[bool, Run]) -> nn.Module:
+def write_out(original: nn.Module, module: nn.Module, runs: dict[bool, Run]) -> nn.Module:
     """Make a module with the same children and tensors, and a ``forward`` of recorded code.
 
     Args:
-        module: the module, whose children are changed already.
+        original: the module as it was recorded.
+        module: the module that is to be replaced, whose children are changed already.
         runs: a call of it in each mode that the model runs in.
 
     Raises:
@@ -41,7 +42,7 @@ def write_out(module: nn.Module, runs: dict[bool, Run]) -> nn.Module:
     """
     forms: dict[bool, Emission | TraceError] = {}
     for training, run in runs.items():
-        forms[training] = _emit(setup_alone(module, run), training, run)
+        forms[training] = _emit(setup_alone(original, run), training, run)
     for training in {True, False} - set(forms):
         forms[training] = TraceError(f"{type(module).__name__} was not recorded in {'train' if training else 'eval'} mode.")
     written = build_extractor(Forms(forms[True], forms[False]), module)
