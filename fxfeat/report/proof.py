@@ -45,4 +45,6 @@ def _judge(proof: Proof) -> str:
     if proof.ok:
         return "every denser map, subsampled, is the original's"
     count = sum(held.inside for held in proof.breaks)
-    return f"denser maps differ through {count} operations; behind the original's values of these, all are the original's"
+    return (
+        f"denser maps differ through {count} operations; behind the original's values of these, all are the original's"
+    )

@@ -99,4 +99,6 @@ def _carries(node: fx.Node) -> bool:
 
 
 def _any_tensor(value: object) -> bool:
-    return isinstance(value, (tuple, list)) and any(isinstance(held, TensorFacts) or _any_tensor(held) for held in value)
+    return isinstance(value, (tuple, list)) and any(
+        isinstance(held, TensorFacts) or _any_tensor(held) for held in value
+    )

@@ -171,9 +171,7 @@ class DenseAvgPool(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Pool a map (N, C, *spatial)."""
-        return pool_average(
-            input, self.kernel, self.ends, self.stride, self.dilation, self.counted, self.divisor
-        )
+        return pool_average(input, self.kernel, self.ends, self.stride, self.dilation, self.counted, self.divisor)
 
     def extra_repr(self) -> str:
         """Show the window."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from fxfeat.record.recording import Recording, TensorFacts, facts
 from fxfeat.record.written import nodes_in
@@ -140,7 +140,7 @@ class _Follower:
         """Refuse a window on a map whose place on the image is not known, unless it pools to a fixed size before."""
         slides = max(window.kernel) > 1 or max(window.stride) > 1
         sizes = facts(source).value.shape[-len(window.kernel) :]
-        if self.limit is not None and self.changes and slides and max(sizes) > 1 and source not in self.forgotten:
+        if self.limit is not None and slides and max(sizes) > 1 and source not in self.forgotten:
             refuse(self.recording, node, "how its input lies on the image cannot be told from the shapes")
 
     def _kept(self, stride: Axes, grid: Grid) -> Axes:
@@ -150,7 +150,9 @@ class _Follower:
     def _kept_along(self, stride: int, density: int) -> int:
         if self.limit is None:
             return stride
-        return max(kept for kept in range(1, stride + 1) if stride % kept == 0 and (kept == 1 or density * kept <= self.limit))
+        return max(
+            kept for kept in range(1, stride + 1) if stride % kept == 0 and (kept == 1 or density * kept <= self.limit)
+        )
 
     def _place_pad(self, node: fx.Node, window: Window, grid: Grid, shape: Axes) -> None:
         rank = len(grid.sizes)
@@ -196,7 +198,7 @@ class _Follower:
         if _forgets_positions(self.recording, node):
             self.forgotten.add(node)
             return
-        factors, sizes = _shrunk_by(grid, shape, self.batch), _grown_to(grid, shape, self.batch)
+        factors, sizes = _shrunk_by(grid, shape, self.batch), _grown_to(self.recording, node, grid, shape)
         if grid.is_shown_by(shape):
             self.grids[node] = grid
         elif factors is not None:
@@ -214,7 +216,9 @@ class _Follower:
         kept = self._kept(factors, grid)
         if kept != factors:
             refuse_loss(self.recording, node, "it moves positions into channels")
-        self.grids[node] = _strided(grid, factors, kept, tuple(s // f for s, f in zip(grid.sizes, factors, strict=True)))
+        self.grids[node] = _strided(
+            grid, factors, kept, tuple(s // f for s, f in zip(grid.sizes, factors, strict=True))
+        )
 
     def _place_resized(self, node: fx.Node, grid: Grid, shape: Axes) -> None:
         """Place what is resized to the size of another value, which is known when it runs."""
@@ -269,9 +273,19 @@ def _strided(grid: Grid, stride: Axes, kept: Axes, sizes: Axes) -> Grid:
 
 def _forgets_positions(recording: Recording, node: fx.Node) -> bool:
     """Say whether a node pools to a size that does not depend on its input's."""
-    layer = recording.root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-    name = type(layer).__name__ if isinstance(layer, nn.Module) else getattr(layer, "__name__", str(layer))
-    return name.lower().replace("_", "").startswith("adaptive")
+    return called(recording, node).startswith("adaptive")
+
+
+def called(recording: Recording, node: fx.Node) -> str:
+    """Spell what a node calls without underscores and capitals, so that layers and functions are alike.
+
+    A layer is ``AdaptiveAvgPool2d``, the function ``adaptive_avg_pool2d``.
+    """
+    if node.op == "call_module":
+        name = type(recording.root.get_submodule(str(node.target))).__name__
+    else:
+        name = getattr(node.target, "__name__", str(node.target))
+    return name.lower().replace("_", "")
 
 
 def _shrunk_by(grid: Grid, shape: Axes, batch: int) -> Axes | None:
@@ -287,12 +301,15 @@ def _shrunk_by(grid: Grid, shape: Axes, batch: int) -> Axes | None:
     return None
 
 
-def _grown_to(grid: Grid, shape: Axes, batch: int) -> Axes | None:
+_GROWS = ("interpolate", "upsamp", "convtranspose", "pixelshuffle", "maxunpool", "gridsample")
+
+
+def _grown_to(recording: Recording, node: fx.Node, grid: Grid, shape: Axes) -> Axes | None:
+    """Return the sizes that an upsampling leads to."""
     rank = len(grid.sizes)
-    sizes = shape[-rank:]
-    if len(shape) != rank + 2 or shape[0] != batch or not all(new > old for old, new in zip(grid.sizes, sizes, strict=True)):
+    if not called(recording, node).startswith(_GROWS) or len(shape) != rank + 2:
         return None
-    return tuple(sizes)
+    return tuple(shape[-rank:])
 
 
 def _refined(grid: Grid, sizes: Axes) -> Grid:

@@ -264,5 +264,3 @@ def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def _bound(theirs: torch.Tensor) -> float:
     finite = theirs[theirs.isfinite()]
     return _TOLERANCE.get(theirs.dtype, 1e-2) * max(float(finite.abs().max()) if finite.numel() else 0.0, 1e-30)
-
-

@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import fx
 
 from fxfeat.record.recording import Recording, TensorFacts, facts
+from fxfeat.stride.flow import called
 from fxfeat.stride.windows import read_window
 
 
 def explain(recording: Recording, node: fx.Node) -> str:
     """Explain why the dense value of a node is not the strided one."""
     window = read_window(recording, node)
-    called = _called(recording, node)
-    if called in ("Identity", "leave_out"):
+    name = called(recording, node)
+    if name in ("identity", "leaveout"):
         return "an average behind a convolution on a side branch goes with its stride, as in timm"
     if window is not None and window.kind == "average" and max(window.dilation) == 1:
         return "an average on a side branch is not dilated, as in timm"
@@ -23,13 +24,7 @@ def explain(recording: Recording, node: fx.Node) -> str:
     before, after = _positions_before(node), _positions_after(node)
     if before is not None and after is not None and after < before:
         return "it pools over all positions, of which there are more"
-    return _BY_NAME.get(called.lower().replace("_", "").rstrip("123d"), "it looks at several positions at once")
-
-
-def _called(recording: Recording, node: fx.Node) -> str:
-    if node.op == "call_module":
-        return type(recording.root.get_submodule(str(node.target))).__name__
-    return getattr(node.target, "__name__", str(node.target))
+    return _BY_NAME.get(name.rstrip("123d"), "it looks at several positions at once")
 
 
 _BY_NAME = {

@@ -66,7 +66,7 @@ def refuse_fixed_size(
         return
     if _meets_constant(node, grid, shape, fixed):
         refuse(recording, node, f"it adds or multiplies values that exist for {_spell(grid.sizes)} positions only")
-    if _mixes_positions(recording, node, grid):
+    if _mixes_positions(recording, node, grid, batch):
         refuse(recording, node, f"it mixes positions with weights for exactly {grid.tokens} of them")
     if _cuts_windows(node, grid, shape, batch):
         refuse(recording, node, "it cuts positions into windows, which would each see less of the image")
@@ -96,20 +96,23 @@ def _size_along(shape: Axes, axis: int, rank: int) -> int:
     return shape[at] if at >= 0 else 1
 
 
-def _mixes_positions(recording: Recording, node: fx.Node, grid: Grid) -> bool:
+def _mixes_positions(recording: Recording, node: fx.Node, grid: Grid, batch: int) -> bool:
     if node.op != "call_module" or not node.all_input_nodes:
         return False
     layer: Any = recording.root.get_submodule(str(node.target))
     value = facts(node.all_input_nodes[0]).value
     if not isinstance(value, TensorFacts) or not hasattr(layer, "in_features"):
         return False
-    return bool(value.shape[-1] == grid.tokens and layer.in_features == grid.tokens and len(value.shape) > 2)
+    alone = not grid.is_shown_by(value.shape[:-1]) and value.shape[0] == batch
+    return bool(alone and value.shape[-1] == grid.tokens == layer.in_features and len(value.shape) > 2)
 
 
 def _cuts_windows(node: fx.Node, grid: Grid, shape: Axes, batch: int) -> bool:
     """Say whether a reshape splits the spatial axes."""
     if getattr(node.target, "__name__", node.target) not in ("view", "reshape", "unflatten", "unfold"):
         return False
-    if grid.is_shown_by(shape) or max(grid.sizes) == 1 or math.prod(shape) % (grid.tokens * batch):
+    # As many channels as positions look like tokens on the last axis.
+    shown = grid.is_shown_by(shape[:-1]) or grid.has_axes(shape) or (len(shape) <= 3 and grid.has_tokens(shape))
+    if shown or max(grid.sizes) == 1 or math.prod(shape) % (grid.tokens * batch):
         return False
     return shape[0] != batch or len(shape) > len(grid.sizes) + 2

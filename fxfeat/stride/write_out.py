@@ -44,7 +44,9 @@ def write_out(original: nn.Module, module: nn.Module, runs: dict[bool, Run]) -> 
     for training, run in runs.items():
         forms[training] = _emit(setup_alone(original, run), training, run)
     for training in {True, False} - set(forms):
-        forms[training] = TraceError(f"{type(module).__name__} was not recorded in {'train' if training else 'eval'} mode.")
+        forms[training] = TraceError(
+            f"{type(module).__name__} was not recorded in {'train' if training else 'eval'} mode."
+        )
     written = build_extractor(Forms(forms[True], forms[False]), module)
     for table in ("_modules", "_parameters", "_buffers"):
         # Everything, not only what is called: the names in state_dict() are the module's own.
@@ -102,7 +104,11 @@ def _call(node: fx.Node, change: Change) -> tuple[Any, tuple[Any, ...], dict[str
     if change.dropped:
         return leave_out, (given["input"],), {}
     if window.kind == "pad":
-        return node.target, (given["input"], ends_of(window)), {k: v for k, v in given.items() if k in ("mode", "value")}
+        return (
+            node.target,
+            (given["input"], ends_of(window)),
+            {k: v for k, v in given.items() if k in ("mode", "value")},
+        )
     return {"conv": _convolution, "max": _max_pool, "average": _average_pool}[window.kind](node, given, window)
 
 
@@ -145,5 +151,3 @@ def _index(index: Any, change: Change) -> Any:
         return slice(held.start, held.stop, old[held.step] if old[held.step] > 1 else None)
 
     return tuple(settle(held) for held in index) if isinstance(index, tuple) else settle(index)
-
-
