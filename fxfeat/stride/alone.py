@@ -13,7 +13,9 @@ from fxfeat.modes import Setup, read_setup, record_mode
 from fxfeat.record.examples import Example
 from fxfeat.record.recording import Build, ModuleAt, Opaque, Recording, Span, TensorFacts, facts
 from fxfeat.record.written import flat, map_nodes
-from fxfeat.stride.flow import Change, Flow, is_slice
+from fxfeat.stride.change import Change
+from fxfeat.stride.flow import Flow
+from fxfeat.stride.slices import is_slice
 from fxfeat.stride.windows import Window, read_window
 
 Changes = dict[int, Change]

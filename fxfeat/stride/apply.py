@@ -11,11 +11,12 @@ from fxfeat.modes import Setup
 from fxfeat.record.recording import facts
 from fxfeat.stride.alone import Changes, Run, call_sites, is_as_planned, windows_of
 from fxfeat.stride.attributes import set_attributes
-from fxfeat.stride.flow import Change, Flow
+from fxfeat.stride.change import Change
+from fxfeat.stride.flow import Flow
 from fxfeat.stride.layers import change_layer
 from fxfeat.stride.recordings import record_dense
 from fxfeat.stride.refusals import refuse
-from fxfeat.stride.sharing import own, replace, share
+from fxfeat.stride.sharing import Places, own, replace, share
 from fxfeat.stride.write_out import write_out
 
 
@@ -30,13 +31,23 @@ def apply_changes(setup: Setup, flows: dict[bool, Flow]) -> nn.Module:
         TraceError: where a model cannot be copied, or a ``forward`` cannot be written out.
     """
     changed = share(setup.model)
-    for path, change in _layer_changes(flows).items():
-        owner = own(changed, path)
-        replace(changed, path, change_layer(owner, flows, change))
+    places = Places(setup.model, flows)
+    layers = _layer_changes(flows)
+    for path, change in layers.items():
+        alike = {other for other, held in layers.items() if held.agrees(change)}
+        paths = places.same_as(path, alike)
+        layer = change_layer(own(changed, path, paths), flows, change)
+        for place in paths:
+            replace(changed, place, layer)
     # The innermost first: a forward that is written out calls modules that are done.
     codes = _code_changes(flows)
     for path in sorted(codes, key=lambda held: (held.count("."), bool(held)), reverse=True):
-        changed = replace(changed, path, _change_code(setup.model.get_submodule(path), own(changed, path), codes[path]))
+        alike = {other for other, runs in codes.items() if _agree_runs(runs, codes[path])}
+        paths = places.same_as(path, alike)
+        module = own(changed, path, paths)
+        written = _change_code(setup.model.get_submodule(path), module, codes[path])
+        for place in paths:
+            changed = replace(changed, place, written)
     return changed
 
 
@@ -90,10 +101,12 @@ def _code_changes(flows: dict[bool, Flow]) -> dict[str, dict[bool, Run]]:
             if any(not _agree(run.changes, runs[0].changes) for run in runs):
                 _refuse_two(path or type(flow.recording.root).__name__)
             found.setdefault(path, {})[training] = runs[0]
-    for path, runs in found.items():
+    for path, held in found.items():
         # A forward that changes in one mode is written out in both.
-        for training in set(flows) - set(runs):
-            found[path].update({training: run for run in list(_runs(flows[training], path))[:1]})
+        for training in set(flows) - set(held):
+            run = next(_runs(flows[training], path), None)
+            if run is not None:
+                held[training] = run
     return found
 
 
@@ -104,6 +117,10 @@ def _runs(flow: Flow, path: str) -> Iterator[Run]:
             sites = call_sites(flow.recording, span.index)
             changes = {index: known[node] for index, node in enumerate(sites) if node in known}
             yield Run(flow, span, changes, len(sites))
+
+
+def _agree_runs(left: dict[bool, Run], right: dict[bool, Run]) -> bool:
+    return left.keys() == right.keys() and all(_agree(left[mode].changes, right[mode].changes) for mode in left)
 
 
 def _agree(left: Changes, right: Changes) -> bool:

@@ -9,7 +9,7 @@ import networkx as nx
 from torch import fx
 
 from fxfeat.record.recording import Recording, TensorFacts, facts
-from fxfeat.record.written import nodes_in
+from fxfeat.record.written import flat, nodes_in
 from fxfeat.stride.windows import read_window
 
 _ENTRY, _EXIT = "entry", "exit"
@@ -94,11 +94,4 @@ def _draw(recording: Recording) -> nx.DiGraph:
 
 
 def _carries(node: fx.Node) -> bool:
-    value = facts(node).value
-    return isinstance(value, TensorFacts) or (isinstance(value, (tuple, list)) and _any_tensor(value))
-
-
-def _any_tensor(value: object) -> bool:
-    return isinstance(value, (tuple, list)) and any(
-        isinstance(held, TensorFacts) or _any_tensor(held) for held in value
-    )
+    return any(isinstance(held, TensorFacts) for held in flat(facts(node).value))

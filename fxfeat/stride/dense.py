@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.fx
@@ -99,7 +100,8 @@ def _add_up(
         for axis, offset in enumerate(offsets):
             start, size = offset * dilation[axis], padded.shape[axis - rank] - reach[axis]
             part = part.narrow(axis - rank, start, size)
-        part = part[(..., *(slice(None, None, step) for step in stride))]
+        steps: Any = (..., *(slice(None, None, step) for step in stride))
+        part = part[steps]
         total = part if total is None else total + part
     assert total is not None
     return total

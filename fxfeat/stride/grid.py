@@ -57,6 +57,10 @@ class Grid:
             return tuple(range(starts[-1], starts[-1] + len(self.sizes)))
         return self._token_axes(shape)
 
+    def first_axis(self, shape: Axes) -> int:
+        """Return the first spatial axis of a shape, -1 where it has none."""
+        return max(self._starts(shape), default=-1)
+
     @property
     def tokens(self) -> int:
         """The number of positions."""

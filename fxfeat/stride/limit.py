@@ -93,6 +93,6 @@ def check_limit(model: nn.Module, flow: Flow, limit: int) -> None:
     shown = ", ".join(map(str, known))
     near = min(known, key=lambda held: (abs(held - limit), held)) if isinstance(limit, int) else known[-1]
     raise RequestError(
-        f"output_stride={limit!r} is no reduction of {name}, whose convolutions and pools leave maps reduced by {shown}. "
-        f"Pass one of these, for instance output_stride={near}."
+        f"output_stride={limit!r} is no reduction of {name}, whose convolutions and pools leave maps reduced by "
+        f"{shown}. Pass one of these, for instance output_stride={near}."
     )

@@ -92,8 +92,8 @@ def prove(model: nn.Module, output_stride: int, *, example_inputs: Any = None) -
     Args:
         model: any module that takes images; it is not changed.
         output_stride: as for ``limit_stride``.
-        example_inputs: as for ``limit_stride``; image sizes should be multiples of the model's largest reduction. Random
-            values are put in place of the given ones.
+        example_inputs: as for ``limit_stride``; image sizes should be multiples of the model's largest reduction.
+            Random values are put in place of the given ones.
 
     Returns:
         A ``Proof`` with ``.ok`` and ``.breaks``; prints as a table.
@@ -220,7 +220,7 @@ class _Comparison:
 
 def _pads_zeros(node: fx.Node) -> bool:
     """Say whether a node pads by constants, which is no result of its own: the window behind it is compared."""
-    return node.target is F.pad and node.kwargs.get("mode", "constant") == "constant"
+    return bool(node.target is F.pad and node.kwargs.get("mode", "constant") == "constant")
 
 
 def _behind(node: fx.Node) -> set[fx.Node]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from fxfeat.record.recording import Recording, TensorFacts, facts
-from fxfeat.stride.flow import called
+from fxfeat.stride.shapes import called
 from fxfeat.stride.windows import read_window
 
 

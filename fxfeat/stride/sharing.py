@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from fxfeat.errors import TraceError
+from fxfeat.stride.flow import Flow
 
 
 def share(model: nn.Module) -> nn.Module:
@@ -41,19 +42,40 @@ def _tensors_in(values: Iterable[Any], depth: int = 3) -> Iterator[torch.Tensor]
             yield from _tensors_in(value.values(), depth - 1)
 
 
-def own(model: nn.Module, path: str) -> nn.Module:
-    """Return the module at a path after making it, and all around it, the path's own.
+class Places:
+    """Where each module of a model hangs, and by which of these paths it is called."""
 
-    A module that hangs in the model under several paths can then be changed under one of them.
-    """
+    def __init__(self, model: nn.Module, flows: dict[bool, Flow]) -> None:
+        self.paths: dict[int, list[str]] = {}
+        self.modules: dict[str, int] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            self.paths.setdefault(id(module), []).append(path)
+            self.modules[path] = id(module)
+        self.called = {span.path for flow in flows.values() for span in flow.recording.spans}
+
+    def same_as(self, path: str, alike: Container[str]) -> list[str]:
+        """List the paths of the module at a path, or that one alone if it is called otherwise by another.
+
+        Args:
+            path: a path that the module is called by.
+            alike: the paths of modules that are to change in the same way.
+        """
+        every = self.paths[self.modules[path]]
+        same = all(other in alike for other in every if other in self.called)
+        return every if same else [path]
+
+
+def own(model: nn.Module, path: str, paths: Sequence[str]) -> nn.Module:
+    """Return the module at a path; make all around it the path's own, unless all its paths change alike."""
     held = model
     counts: dict[int, int] = {}
     for _, module in model.named_modules(remove_duplicate=False):
         counts[id(module)] = counts.get(id(module), 0) + 1
+    alone = len(paths) == 1
     for name in path.split(".") if path else ():
         child = held._modules[name]
         assert child is not None
-        if counts[id(child)] > 1:
+        if alone and counts[id(child)] > 1:
             child = clone_module(child)
             held._modules[name] = child
             counts[id(child)] = 1

@@ -129,7 +129,8 @@ def _of_function(recording: Recording, node: fx.Node, kind: Kind) -> Window | No
         kernel = known["weight"].shape[2:] if isinstance(known["weight"], TensorFacts) else ()
         learned = not _is_fixed(recording, given["weight"])
         settings = (known.get("stride", 1), known.get("padding", 0), known.get("dilation", 1))
-        return _convolution(kernel, *(_spread(value, rank) for value in settings), learned)
+        stride, padding, dilation = (_spread(value, rank) for value in settings)
+        return _convolution(kernel, stride, padding, dilation, learned)
     return _max_pool(known, rank) if kind == "max" else _average_pool(known, rank)
 
 
@@ -142,14 +143,14 @@ _DENSE: dict[Any, tuple[str, ...]] = {
 
 def _of_dense_call(recording: Recording, node: fx.Node) -> Window:
     target: Any = node.target
-    given = {**dict(zip(_DENSE[target], node.args, strict=False)), **node.kwargs}
+    given: dict[str, Any] = {**dict(zip(_DENSE[target], node.args, strict=False)), **node.kwargs}
     pads, stride, dilation = _pairs(given["ends"]), tuple(given["stride"]), tuple(given["dilation"])
     if target is convolve:
         kernel = tuple(facts(given["weight"]).value.shape[2:])
         return Window("conv", kernel, stride, pads, dilation, learned=not _is_fixed(recording, given["weight"]))
     if target is pool_max:
         return Window("max", tuple(given["kernel"]), stride, pads, dilation)
-    counts, divisor = given["counted"], given["divisor"]
+    counts, divisor = given.get("counted", True), given.get("divisor")
     return Window("average", tuple(given["kernel"]), stride, pads, dilation, counts_pads=counts, divisor=divisor)
 
 

@@ -22,8 +22,8 @@ from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.passes import rewrite
 from fxfeat.select.features import select_feature
 from fxfeat.stride.alone import Changes, Run, call_sites, setup_alone
+from fxfeat.stride.change import Change
 from fxfeat.stride.dense import convolve, leave_out, pool_average, pool_max
-from fxfeat.stride.flow import Change
 from fxfeat.stride.windows import Window, arguments_of, ends_of, even_pads, fits_pool
 
 _OUTPUT = "output"
@@ -123,7 +123,7 @@ def _convolution(node: fx.Node, given: dict[str, Any], window: Window) -> tuple[
 
 def _max_pool(node: fx.Node, given: dict[str, Any], window: Window) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     even = even_pads(window)
-    settings = {"stride": window.stride, "dilation": window.dilation}
+    settings: dict[str, Any] = {"stride": window.stride, "dilation": window.dilation}
     if even is None or not fits_pool(window):
         return pool_max, (given["input"], window.kernel, tuple(ends_of(window))), settings
     settings |= {"padding": even, "ceil_mode": window.ceil}
@@ -133,21 +133,21 @@ def _max_pool(node: fx.Node, given: dict[str, Any], window: Window) -> tuple[Any
 def _average_pool(node: fx.Node, given: dict[str, Any], window: Window) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     even = even_pads(window)
     if even is None or max(window.dilation) > 1:
-        settings = (window.stride, window.dilation, window.counts_pads, window.divisor)
-        return pool_average, (given["input"], window.kernel, tuple(ends_of(window)), *settings), {}
-    settings = {"stride": window.stride, "padding": even, "ceil_mode": window.ceil}
+        dense: dict[str, Any] = {"stride": window.stride, "dilation": window.dilation}
+        dense |= {"counted": window.counts_pads, "divisor": window.divisor}
+        return pool_average, (given["input"], window.kernel, tuple(ends_of(window))), dense
+    settings: dict[str, Any] = {"stride": window.stride, "padding": even, "ceil_mode": window.ceil}
     settings |= {"count_include_pad": window.counts_pads, "divisor_override": window.divisor}
     return node.target, (given["input"], window.kernel), settings
 
 
 def _index(index: Any, change: Change) -> Any:
     """Write a slice with the steps that are left of it."""
-    steps = iter(zip(change.before.stride, change.after.stride, strict=True))
-    old = {before: after for before, after in steps}
+    left = dict(zip(change.before.stride, change.after.stride, strict=True))
 
     def settle(held: Any) -> Any:
         if not isinstance(held, slice) or held.step in (None, 1):
             return held
-        return slice(held.start, held.stop, old[held.step] if old[held.step] > 1 else None)
+        return slice(held.start, held.stop, left[held.step] if left[held.step] > 1 else None)
 
     return tuple(settle(held) for held in index) if isinstance(index, tuple) else settle(index)
