@@ -32,20 +32,26 @@ def apply_changes(setup: Setup, flows: dict[bool, Flow]) -> nn.Module:
     """
     changed = share(setup.model)
     places = Places(setup.model, flows)
-    layers = _layer_changes(flows)
+    layers, done = _layer_changes(flows), set[str]()
     for path, change in layers.items():
+        if path in done:
+            continue
         alike = {other for other, held in layers.items() if held.agrees(change)}
         paths = places.same_as(path, alike)
         layer = change_layer(own(changed, path, paths), flows, change)
+        done.update(paths)
         for place in paths:
             replace(changed, place, layer)
     # The innermost first: a forward that is written out calls modules that are done.
     codes = _code_changes(flows)
     for path in sorted(codes, key=lambda held: (held.count("."), bool(held)), reverse=True):
+        if path in done:
+            continue
         alike = {other for other, runs in codes.items() if _agree_runs(runs, codes[path])}
         paths = places.same_as(path, alike)
         module = own(changed, path, paths)
         written = _change_code(setup.model.get_submodule(path), module, codes[path])
+        done.update(paths)
         for place in paths:
             changed = replace(changed, place, written)
     return changed

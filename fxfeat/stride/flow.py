@@ -176,7 +176,7 @@ class _Follower:
         kept = self._kept(steps, grid)
         if kept != steps:
             if any(start for start in starts_of(node)):
-                refuse_loss(self.recording, node, "it takes every other position of several shifted maps apart")
+                refuse_loss(self.recording, node, "it takes one of several shifted maps")
             window = Window("slice", (1,) * len(steps), steps, ((0, 0),) * len(steps), (1,) * len(steps))
             self.changes.append(Change(node, window, densify(window, kept, grid.rate)))
         start = grid.first_axis(facts(node.all_input_nodes[0]).value.shape)
@@ -192,14 +192,14 @@ class _Follower:
             self.forgotten.add(node)
             return
         factors, sizes = shrunk_by(grid, shape, self.batch), grown_to(self.recording, node, grid, shape)
-        if grid.is_shown_by(shape):
-            self.grids[node] = grid
-        elif factors is not None:
-            self._place_shrunk(node, grid, factors)
-        elif sizes is not None and grid.is_dense:
+        if sizes is not None and grid.is_dense:
             self._place_resized(node, grid, shape)
         elif sizes is not None:
             self.grids[node] = refined(grid, sizes)
+        elif grid.is_shown_by(shape):
+            self.grids[node] = grid
+        elif factors is not None:
+            self._place_shrunk(node, grid, factors)
         elif crops(node) and len(shape) == len(facts(node.all_input_nodes[0]).value.shape):
             self._place_crop(node, grid, shape)
         elif math.prod(shape) % (grid.tokens * self.batch) == 0:

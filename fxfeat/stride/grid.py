@@ -71,7 +71,8 @@ class Grid:
         return [start for start in range(1, len(shape) - rank + 1) if tuple(shape[start : start + rank]) == self.sizes]
 
     def _token_axes(self, shape: Axes) -> Axes:
-        if len(self.sizes) < 2:
+        # One number per channel, as a global pool leaves, is no row of tokens.
+        if len(self.sizes) < 2 or len(shape) < 3 or max(shape[1:]) == math.prod(shape[1:]):
             return ()
         sizes = range(self.tokens, self.tokens + _MOST_PREFIX_TOKENS + 1)
         return tuple(axis for axis, size in enumerate(shape) if axis > 0 and size in sizes)

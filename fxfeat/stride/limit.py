@@ -25,8 +25,8 @@ def limit_stride(model: nn.Module, output_stride: int, *, example_inputs: Any = 
         >>> dense = limit_stride(model, 2)
         >>> dense[1:]
         Sequential(
-          (0): Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
-          (1): Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(2, 2), dilation=(2, 2))
+          (1): Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+          (2): Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(2, 2), dilation=(2, 2))
         )
         >>> image = torch.rand(1, 3, 16, 16)
         >>> torch.equal(dense(image)[..., ::2, ::2], model(image))

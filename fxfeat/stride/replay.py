@@ -30,7 +30,7 @@ def replay(recording: Recording, example: Example, visit: Visit) -> None:
     for node in recording.graph.nodes:
         last.update(dict.fromkeys(node.all_input_nodes, node))
     for node in recording.graph.nodes:
-        value = given[node.name] if node.op == "placeholder" else _run(recording, node, values)
+        value = given[str(node.target).lstrip("*")] if node.op == "placeholder" else _run(recording, node, values)
         values[node] = visit(node, value)
         for source in node.all_input_nodes:
             if last[source] is node:

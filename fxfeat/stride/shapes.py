@@ -90,7 +90,9 @@ def grown_to(recording: Recording, node: fx.Node, grid: Grid, shape: Axes) -> Ax
     rank = len(grid.sizes)
     if not called(recording, node).startswith(_GROWS) or len(shape) != rank + 2:
         return None
-    return tuple(shape[-rank:])
+    sizes = tuple(shape[-rank:])
+    # An interpolation to a smaller map is a downsampling.
+    return sizes if max(sizes) > max(grid.sizes) else None
 
 
 def refined(grid: Grid, sizes: Axes) -> Grid:
