@@ -16,6 +16,9 @@ from fxfeat.modes import read_setup
 from fxfeat.record.examples import Example
 from fxfeat.record.recording import Recording
 from fxfeat.record.structure import tensors
+from fxfeat.stride.flow import follow_image
+from fxfeat.stride.grid import Grid
+from fxfeat.stride.lattice import Lattice, find_lattice
 from fxfeat.stride.limit import limit_stride
 from fxfeat.stride.reasons import explain
 from fxfeat.stride.recordings import record_dense, record_windows
@@ -113,9 +116,15 @@ def prove(model: nn.Module, output_stride: int, *, example_inputs: Any = None) -
     dense = record_dense(changed, setup, False)
     with torch.no_grad():
         seen = _see(strided, example)
-        comparison = _Comparison(seen, dense)
+        comparison = _Comparison(seen, _places(strided), dense)
         replay(dense, example, comparison.visit)
     return comparison.conclude(output_stride)
+
+
+def _places(recording: Recording) -> dict[Key, Grid]:
+    """Say where the values of a recording lie on the image."""
+    grids, keys = follow_image(recording, None).grids, key_nodes(recording)
+    return {keys[node]: grid for node, grid in grids.items()}
 
 
 def _random(example: Example) -> Example:
@@ -151,9 +160,10 @@ def _see(recording: Recording, example: Example) -> dict[Key, list[torch.Tensor]
 class _Comparison:
     """Compares as the dense model runs, and puts the original's value in where an operation breaks."""
 
-    def __init__(self, seen: dict[Key, list[torch.Tensor]], recording: Recording) -> None:
+    def __init__(self, seen: dict[Key, list[torch.Tensor]], places: dict[Key, Grid], recording: Recording) -> None:
         self.seen, self.recording = seen, recording
         self.keys = key_nodes(recording)
+        self.ours, self.theirs = _places(recording), places
         self.broken: dict[fx.Node, float | None] = {}
         self.denser: set[fx.Node] = set()
         self.offsets: dict[fx.Node, tuple[int, ...]] = {}
@@ -173,40 +183,36 @@ class _Comparison:
         return value
 
     def _compare(self, node: fx.Node, ours: torch.Tensor, theirs: torch.Tensor) -> None:
-        steps = _steps(ours.shape, theirs.shape)
+        key = self.keys[node]
+        lattice = find_lattice(tuple(ours.shape), tuple(theirs.shape), self.ours.get(key), self.theirs.get(key))
         self.compared += 1
-        if steps is None:
+        if lattice is None:
             self.broken[node] = None
             return
         if ours.shape != theirs.shape:
             self.denser.add(node)
-        difference = self._smallest_difference(node, ours, theirs, steps)
+        difference = self._smallest_difference(node, ours, theirs, lattice)
         if difference <= _bound(theirs):
             self.worst = max(self.worst, difference)
             return
         self.broken[node] = difference
-        _pick(ours, theirs.shape, steps, self.offsets.get(node, ())).copy_(theirs)
+        ours[lattice.index(tuple(ours.shape), tuple(theirs.shape), self.offsets[node])] = theirs
 
-    def _smallest_difference(
-        self, node: fx.Node, ours: torch.Tensor, theirs: torch.Tensor, steps: tuple[int, ...]
-    ) -> float:
+    def _smallest_difference(self, node: fx.Node, ours: torch.Tensor, theirs: torch.Tensor, lattice: Lattice) -> float:
         """Try the offset of the inputs first; unequal padding moves it."""
-        axes = sum(step > 1 for step in steps)
+        axes = len(lattice.spread)
         inherited = max((self.offsets.get(held, ()) for held in node.all_input_nodes), default=())
         inherited = inherited if len(inherited) == axes else (0,) * axes
-        others = itertools.product(*(range(step) for step in steps if step > 1))
+        self.offsets[node] = inherited
         smallest = float("inf")
-        for offset in itertools.chain([inherited], others):
-            picked = _pick(ours, theirs.shape, steps, offset)
-            if picked.shape != theirs.shape:
-                continue
-            difference = _difference(picked, theirs)
+        for offset in itertools.chain([inherited], lattice.offsets()):
+            picked = ours[lattice.index(tuple(ours.shape), tuple(theirs.shape), offset)]
+            difference = _difference(picked, theirs) if picked.shape == theirs.shape else float("inf")
             smallest = min(smallest, difference)
             if difference <= _bound(theirs):
                 self.offsets[node] = offset
                 self.last = offset if axes else self.last
                 return difference
-        self.offsets[node] = inherited
         return smallest
 
     def conclude(self, output_stride: int) -> Proof:
@@ -231,27 +237,6 @@ def _behind(node: fx.Node) -> set[fx.Node]:
         seen |= fresh
         waiting += fresh
     return seen
-
-
-def _steps(ours: torch.Size, theirs: torch.Size) -> tuple[int, ...] | None:
-    """Return the step along each axis that leads from one shape to the other."""
-    if len(ours) != len(theirs):
-        return None
-    steps = tuple(round(mine / other) if other else 1 for mine, other in zip(ours, theirs, strict=True))
-    fits = all(
-        step >= 1 and (mine == other if step == 1 else mine >= (other - 1) * step + 1)
-        for mine, other, step in zip(ours, theirs, steps, strict=True)
-    )
-    return steps if fits else None
-
-
-def _pick(ours: torch.Tensor, shape: torch.Size, steps: tuple[int, ...], offset: tuple[int, ...]) -> torch.Tensor:
-    starts = iter(offset)
-    index = []
-    for step, size in zip(steps, shape, strict=True):
-        start = next(starts, 0) if step > 1 else 0
-        index.append(slice(start, start + (size - 1) * step + 1, step))
-    return ours[tuple(index)]
 
 
 def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -90,7 +90,7 @@ class Attends(nn.Module):
 
 def test_attention_is_named():
     proof = proof_of(Holder(conv(4, 4, stride=2), Attends()), 2)
-    assert [held.name for held in proof.breaks] == ["blocks.1.reshape"]
+    assert [held.name for held in proof.breaks] == ["blocks.1.scaled_dot_product_attention"]
 
 
 def test_averages_that_follow_timm_are_named():

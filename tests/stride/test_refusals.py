@@ -33,8 +33,8 @@ def down() -> nn.Module:
 
 def test_a_limit_between_the_reductions():
     assert refusal(Chain(), 3) == (
-        "output_stride=3 is no reduction of Chain, whose convolutions and pools leave maps reduced by 2, 4, 8. Pass one "
-        "of these, for instance output_stride=2."
+        "output_stride=3 is no reduction of Chain, whose convolutions and pools leave maps reduced by 2, 4, 8. Pass "
+        "one of these, for instance output_stride=2."
     )
 
 
@@ -86,7 +86,9 @@ class Reshaped(nn.Module):
 
 def test_patch_merging_by_reshaping():
     model = Holder(Reshaped(), nn.Conv2d(16, 4, 1))
-    assert refusal(model, 2).startswith("output_stride cannot be limited here: 'blocks.0.reshape_1' lies past the limit")
+    assert refusal(model, 2).startswith(
+        "output_stride cannot be limited here: 'blocks.0.reshape_1' lies past the limit"
+    )
 
 
 def test_learned_positions():

@@ -51,9 +51,7 @@ def test_pools():
 
 def test_slices():
     model = Sliced()
-    assert before(model) == (
-        "def forward(self, x):\n    x = self.a(x)\n    return self.b(x[:, :, ::2, ::2]).relu()\n"
-    )
+    assert before(model) == ("def forward(self, x):\n    x = self.a(x)\n    return self.b(x[:, :, ::2, ::2]).relu()\n")
     assert after(model, 2) == (
         "def forward(self, x):\n"
         "    x = self.a(x)\n"
