@@ -52,7 +52,15 @@ def write_out(original: nn.Module, module: nn.Module, runs: dict[bool, Run]) -> 
         # Everything, not only what is called: the names in state_dict() are the module's own.
         written.__dict__[table] = dict(module.__dict__[table])
     written.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
+    _keep_settings(module, written)
     return written
+
+
+def _keep_settings(module: nn.Module, written: nn.Module) -> None:
+    """Keep what else the module says of itself, such as a configuration."""
+    for name, value in vars(module).items():
+        if not name.startswith("_") and name not in vars(written) and not hasattr(type(written), name):
+            written.__dict__[name] = value
 
 
 def _emit(setup: Setup, training: bool, run: Run) -> Emission:
