@@ -77,7 +77,7 @@ class _Follower:
         self.fixed: set[fx.Node] = set()
         self.changes: list[Change] = []
         self.reductions: set[int] = set()
-        self.batch = 0
+        self.batch = self.rank = 0
 
     def run(self) -> Flow:
         for node in self.recording.graph.nodes:
@@ -129,7 +129,8 @@ class _Follower:
 
     def _check_lost(self, node: fx.Node, window: Window, source: Any) -> None:
         """Refuse a window on a map whose place on the image is not known, unless it pools to a fixed size before."""
-        slides = max(window.kernel) > 1 or max(window.stride) > 1
+        # A convolution along channels, as efficient channel attention has it, slides over no positions.
+        slides = len(window.kernel) == self.rank and (max(window.kernel) > 1 or max(window.stride) > 1)
         sizes = facts(source).value.shape[-len(window.kernel) :]
         if self.limit is not None and slides and max(sizes) > 1 and source not in self.forgotten:
             refuse(self.recording, node, "how its input lies on the image cannot be told from the shapes")
@@ -161,7 +162,7 @@ class _Follower:
     def _start(self, node: fx.Node, shape: Axes) -> None:
         """Place an input; and mind what has lost its positions on the way."""
         if is_image(node, shape):
-            self.batch = shape[0]
+            self.batch, self.rank = shape[0], len(shape) - 2
             self.grids[node] = image(shape[2:])
         if any(held in self.forgotten for held in node.all_input_nodes):
             self.forgotten.add(node)
