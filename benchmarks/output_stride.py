@@ -4,7 +4,7 @@ Run from the root of the project, with timm installed:
 
     python benchmarks/output_stride.py
 
-Writes ``benchmarks/results/output_stride.md``. With names of models, only these are run; the other rows of the page stay:
+Writes ``benchmarks/results/output_stride.md``. With names of models only these run, and the page's other rows stay:
 
     python benchmarks/output_stride.py ecaresnet26t gernet_s
 """

@@ -196,6 +196,9 @@ class _Comparison:
             self.worst = max(self.worst, difference)
             return
         self.broken[node] = difference
+        if any(step == 0 and size > 1 for step, size in zip(ours.stride(), ours.shape, strict=True)):
+            # An expanded value cannot be written to; what is behind it is compared without the original's.
+            return
         ours[lattice.index(tuple(ours.shape), tuple(theirs.shape), self.offsets[node])] = theirs
 
     def _smallest_difference(self, node: fx.Node, ours: torch.Tensor, theirs: torch.Tensor, lattice: Lattice) -> float:
