@@ -274,7 +274,7 @@ def main() -> int:
             gc.collect()
         written.append(write_section(section, rows))
         good &= all(map(section.is_good, rows))
-    RESULT.write_text("\n".join(written))
+        RESULT.write_text("\n".join(written))
     return 0 if good else 1
 
 
