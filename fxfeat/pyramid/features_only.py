@@ -9,15 +9,15 @@ import torch
 from torch import fx, nn
 
 from fxfeat.api import create_feature_extractor
-from fxfeat.errors import RequestError, TraceError
-from fxfeat.modes import read_setup, record_mode
+from fxfeat.errors import RequestError
+from fxfeat.modes import read_setup
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.formats import FORMATS
 from fxfeat.pyramid.layout import Order
-from fxfeat.pyramid.levels import Level, find_levels
-from fxfeat.pyramid.maps import find_maps
+from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.pyramid import FeaturePyramid
+from fxfeat.pyramid.search import search_levels
 from fxfeat.record.examples import Example
 
 
@@ -68,20 +68,17 @@ def features_only(
 
         model = limit_stride(model, output_stride, example_inputs)
     setup = read_setup(model, None, None, example_inputs)
-    recording = record_mode(setup, False)
-    maps = find_maps(setup, recording)
-    levels = find_levels(recording, maps)
-    if not levels:
-        raise TraceError(f"{type(model).__name__} has no levels.")
-    wanted = read_out_indices(out_indices, levels, flat=False)
+    found = search_levels(setup)
+    levels = found.levels
+    wanted = read_out_indices(out_indices, levels, found.flat)
     extractor = create_feature_extractor(
         setup.model,
         {levels[index].module: str(index) for index in sorted(set(wanted))},
         example_inputs=_as_inputs(setup.examples[0]),
     )
-    info = FeatureInfo([_describe(level, maps.extent.batch, output_fmt) for level in levels], wanted)
+    info = FeatureInfo([_describe(level, found.maps.extent.batch, output_fmt) for level in levels], wanted)
     layouts = {index: levels[index].layout for index in wanted}
-    return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, maps.image), output_fmt, return_dict)
+    return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, found.maps.image), output_fmt, return_dict)
 
 
 def _as_inputs(example: Example) -> Any:

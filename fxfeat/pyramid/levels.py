@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from fxfeat.name.table import name_nodes
-from fxfeat.pyramid.descent import Descent, find_descent
-from fxfeat.pyramid.drops import Drop, find_drops
-from fxfeat.pyramid.flow import draw_flow
+from fxfeat.pyramid.descent import Descent
+from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.mixing import mixes
@@ -38,7 +37,7 @@ class Level:
     why: str
 
 
-def find_levels(recording: Recording, maps: Maps) -> tuple[Level, ...]:
+def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[Drop]) -> tuple[Level, ...]:
     """Find the levels of a model that lowers the resolution step by step.
 
     A level ends where the resolution drops: it is what was given to the outermost module call that holds exactly that
@@ -47,12 +46,12 @@ def find_levels(recording: Recording, maps: Maps) -> tuple[Level, ...]:
     Args:
         recording: of the model in eval mode.
         maps: of that recording.
+        descent: the maps on the way down.
+        drops: its drops, from ``find_drops``.
 
     Returns:
         The levels, of rising reduction; none where the resolution never drops.
     """
-    descent = find_descent(draw_flow(recording, maps.image), maps)
-    drops = find_drops(recording, descent, maps.layouts)
     if not drops:
         return ()
     ends = [_end_before(descent, drop) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
