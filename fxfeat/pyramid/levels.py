@@ -66,6 +66,8 @@ def _explain(drop: Drop) -> str:
         return f"the last map before {names} lowers the resolution, which no module does by itself"
     if drop.passed:
         return f"goes into {drop.span.path}, the last module to lower this of several resolutions side by side"
+    if drop.stage is not None and drop.stage is not drop.span:
+        return f"goes into {drop.span.path}, by which {drop.stage.path} lowers the resolution after its own work"
     return f"goes into {drop.span.path}, the outermost module that holds this one drop in resolution"
 
 
