@@ -85,8 +85,9 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
         return False
     if not is_drop(layouts[maps.image], layouts[bottom]) or any(SINK in flow[node] for node in deeper):
         return True
-    sizes = sorted(layouts[node].size for node in deeper)
-    return sizes[-1] >= DROP * sizes[0] or _has_blocks(recording, flow.subgraph(deeper))
+    below = flow.subgraph(deeper)
+    twice = any(is_drop(layouts[left], layouts[right]) for left, right in below.edges)
+    return twice or _has_blocks(recording, below)
 
 
 def _has_blocks(recording: Recording, flow: nx.DiGraph) -> bool:
