@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -78,3 +79,36 @@ def test_windows_and_merging_in_channels_last():
     assert (pyramid.feature_info.reduction(), pyramid.channels) == ([4, 8], [4, 8])
     assert [tuple(held.shape) for held in pyramid(image)] == [(2, 4, 8, 16), (2, 8, 4, 8)]
     assert [held.is_contiguous() for held in pyramid(image)] == [True, True]
+
+
+class Sorted(nn.Module):
+    """Sorts its tokens by window once, and works on them so."""
+
+    def __init__(self, turn):
+        super().__init__()
+        self.patch, self.turn, self.layers = nn.Conv2d(3, 8, 4, 4), turn, nn.ModuleList(nn.Linear(8, 8) for _ in "12")
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.patch(x).permute(0, 2, 3, 1)
+        n, h, w, c = x.shape
+        x = x.view(n, h // 2, 2, w // 2, 2, c)
+        x = (x.permute(0, 1, 3, 2, 4, 5) if self.turn else x).reshape(n, h * w, c)
+        for layer in self.layers:
+            x = x + layer(x).relu()
+        return self.fc(x.mean(1))
+
+
+def test_tokens_sorted_by_window_are_no_map():
+    image = torch.rand(2, 3, 32, 64)
+    plain = fxfeat.features_only(Sorted(turn=False), 1, example_inputs=image)
+    assert plain(image)[0].shape == (2, 8, 8, 16)
+    turned = fxfeat.features_only(Sorted(turn=True), 1, example_inputs=image)
+    with pytest.raises(fxfeat.RequestError) as caught:
+        turned(image)
+    assert str(caught.value) == (
+        "The model keeps the places of this map in another order than the image's rows, so they make no map. Pass "
+        "output_fmt='NLC' to features_only for the tokens as the model orders them."
+    )
+    tokens = fxfeat.features_only(Sorted(turn=True), 1, output_fmt="NLC", example_inputs=image)
+    assert tokens(image)[0].shape == (2, 128, 8)
