@@ -156,6 +156,27 @@ def test_a_u_gives_its_descent():
     assert levels_of(UNet()) == [(1, 4, "relu"), (2, 8, "relu_1"), (4, 16, "relu_2")]
 
 
+class Around(nn.Module):
+    """A U whose bottom has a way round it, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.down0, self.down1, self.down2 = conv(3, 4, 3, 2), conv(4, 8, 3, 2), conv(8, 16, 3, 2)
+        self.bottom, self.up1, self.up0 = conv(16, 32), conv(56, 8), conv(12, 2)
+
+    def forward(self, x):
+        zero = self.down0(x)
+        one = self.down1(zero)
+        two = self.down2(one)
+        up = F.interpolate(torch.cat([two, self.bottom(two)], 1), scale_factor=2.0)
+        up = F.interpolate(self.up1(torch.cat([one, up], 1)), scale_factor=2.0)
+        return self.up0(torch.cat([zero, up], 1))
+
+
+def test_the_way_round_the_bottom_of_a_u_is_not_joined():
+    assert levels_of(Around()) == [(2, 4, "down0"), (4, 8, "down1"), (8, 32, "bottom")]
+
+
 def test_resolutions_side_by_side_end_where_the_last_of_each_goes_down():
     assert levels_of(SideBySide()) == [(2, 4, "high"), (4, 8, "add"), (8, 16, "add_1")]
 
