@@ -1,0 +1,166 @@
+"""In which layout a value holds a map of the image: which axes are the grid's, and how much smaller it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Order = Literal["NCHW", "NHWC", "NLC"]
+Shape = tuple[int, ...]
+
+_MOST_PREFIX_TOKENS = 32
+_MOST_FITTING = 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a value holds a map.
+
+    Attributes:
+        order: ``NCHW`` (one channel axis, then the grid), ``NHWC`` (the grid, then channels) or ``NLC`` (tokens).
+            The same words are used for grids of one or three axes.
+        grid: the size of the map, as in ``(14, 14)``.
+        channels: how many numbers each place has.
+        scale: how many pixels of the image one step on each axis of the grid is, not rounded.
+        prefix: how many tokens come before those of the grid.
+        shuffled: whether the places are in another order than the image's rows.
+    """
+
+    order: Order
+    grid: tuple[int, ...]
+    channels: int
+    scale: tuple[float, ...]
+    prefix: int = 0
+    shuffled: bool = False
+
+    @property
+    def size(self) -> float:
+        """The scale as one number."""
+        return math.prod(self.scale) ** (1 / len(self.scale))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The image's batch, and its height and width, at the example's size and at a second one if there is one."""
+
+    batch: int
+    grid: tuple[int, ...]
+    larger: tuple[int, ...] | None = None
+
+
+def read_layout(
+    shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout] = (), slid: bool = False
+) -> Layout | None:
+    """Say how a value of some shape holds a map of the image; None where it holds none.
+
+    Over two image sizes, a grid's axes are those that grow with the image. Over one, they are those that fit the grids
+    of the values it was computed from.
+
+    Args:
+        shape: of the value.
+        larger: its shape for the second, larger image.
+        extent: the image's sizes.
+        near: the layouts of the values that it was computed from, nearest first.
+        slid: whether a convolution, a pool or an interpolation made it, whose result is sure to be ``NCHW``.
+
+    Example:
+        >>> read_layout((2, 64, 56, 56), (2, 64, 112, 112), Extent(2, (224, 224), (448, 448)))
+        Layout(order='NCHW', grid=(56, 56), channels=64, scale=(4.0, 4.0), prefix=0, shuffled=False)
+        >>> near = Layout("NCHW", (14, 14), 384, (16.0, 16.0))
+        >>> read_layout((2, 197, 384), None, Extent(2, (224, 224)), [near])
+        Layout(order='NLC', grid=(14, 14), channels=384, scale=(16.0, 16.0), prefix=1, shuffled=False)
+    """
+    if len(shape) < 3 or shape[0] != extent.batch or (larger is not None and larger[0] != extent.batch):
+        return None
+    if len(shape) == len(extent.grid) + 2:
+        return _read_map(shape, larger, extent, near, slid)
+    return _read_tokens(shape, larger, extent, near) if len(shape) == 3 else None
+
+
+def _read_map(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout], slid: bool) -> Layout | None:
+    orders: tuple[tuple[Order, slice, int], ...] = (("NCHW", slice(2, None), 1), ("NHWC", slice(1, -1), -1))
+    found = []
+    for order, place, channel in orders[: 1 if slid else 2]:
+        if larger is not None:
+            scale = _grow(shape[place], larger[place], extent) if larger[channel] == shape[channel] else None
+        else:
+            scale = _fit(shape[place], extent, near, slid)
+        if scale is not None:
+            found.append(Layout(order, shape[place], shape[channel], scale))
+    # A grid of as many places as there are channels fits both; then it is what it was before.
+    same = [held for held in found if any(held.order == other.order for other in near[:1])]
+    return next(iter(same or found), None)
+
+
+def _grow(grid: Shape, larger: Shape, extent: Extent) -> tuple[float, ...] | None:
+    """Return how many pixels of the image one step is, from how much the grid grows with it."""
+    assert extent.larger is not None
+    grown = [after - before for before, after in zip(grid, larger, strict=True)]
+    if min(grown) <= 0:
+        return None
+    pixels = [after - before for before, after in zip(extent.grid, extent.larger, strict=True)]
+    scale = tuple(image / step for image, step in zip(pixels, grown, strict=True))
+    # A size that the model picks, whatever the image's, grows by steps that have nothing to do with the image's.
+    sizes = zip(scale, extent.grid, grid, strict=True)
+    return scale if all(image / step / 2 <= pixel <= image / step * 2 for pixel, image, step in sizes) else None
+
+
+def _fit(grid: Shape, extent: Extent, near: Sequence[Layout], slid: bool) -> tuple[float, ...] | None:
+    """Return how many pixels of the image one step is, if the grid is a whole part of one before it."""
+    # A single place is what global pooling leaves.
+    fits = slid or any(_is_whole_part(grid, other.grid) for other in near[:_MOST_FITTING])
+    if math.prod(grid) <= 1 or not fits:
+        return None
+    return tuple(image / step for image, step in zip(extent.grid, grid, strict=True))
+
+
+def _is_whole_part(grid: Shape, other: Shape) -> bool:
+    """Say whether a grid is another one in whole steps, give or take the border.
+
+    >>> _is_whole_part((7, 7), (14, 14)), _is_whole_part((4, 4), (7, 7)), _is_whole_part((16, 16), (7, 7))
+    (True, True, False)
+    """
+    step = round(sum(other) / sum(grid))
+    return step > 0 and all(abs(before / step - size) < 1 for size, before in zip(grid, other, strict=True))
+
+
+def _read_tokens(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout]) -> Layout | None:
+    if larger is not None and (larger[1] == shape[1] or larger[2] != shape[2]):
+        return None
+    if any((other.channels, math.prod(other.grid)) == shape[1:] for other in near[:_MOST_FITTING]):
+        return None  # channels first, then the places in one axis
+    prefixes = [(shape[1] - math.prod(other.grid), other) for other in near]
+    fitting = [
+        (prefix, other)
+        for prefix, other in prefixes
+        if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(other, prefix, larger, extent)
+    ]
+    if fitting:
+        prefix, other = min(fitting, key=lambda held: held[0])
+        return Layout("NLC", other.grid, shape[2], other.scale, prefix)
+    return next(_guess_grids(shape, larger, extent, near), None)
+
+
+def _grows_alike(near: Layout, prefix: int, larger: Shape | None, extent: Extent) -> bool:
+    """Say whether the prefix is as long for the larger image."""
+    if larger is None or extent.larger is None:
+        return True
+    pairs = zip(near.grid, near.scale, extent.grid, extent.larger, strict=True)
+    grown = [step + round((after - before) / scale) for step, scale, before, after in pairs]
+    return math.prod(grown) + prefix == larger[1]
+
+
+def _guess_grids(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout]) -> Iterator[Layout]:
+    """Yield the grids that tokens may have which no map before them has: whole parts of the nearest one."""
+    before = next(iter(near), None)
+    if before is None or shape[2] < before.channels:
+        return  # the heads of an attention, not the places of a smaller map
+    for step in range(1, max(before.grid) + 1):
+        grid = tuple(-(-size // step) for size in before.grid)
+        prefix = shape[1] - math.prod(grid)
+        scale = tuple(size * step for size in before.scale)
+        held = Layout("NLC", grid, shape[2], scale, prefix)
+        if math.prod(grid) > 1 and prefix == before.prefix and _grows_alike(held, prefix, larger, extent):
+            yield held
