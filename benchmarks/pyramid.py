@@ -3,7 +3,7 @@
     python -m benchmarks.pyramid [--levels] [MODULE ...]
 
 The model's ``feature_info`` is deleted before fxfeat sees it. ``--levels`` leaves out the comparison of maps. Results
-are kept in ``benchmarks/results/pyramid.jsonl``, so that a run can be taken up again; delete the file to start anew.
+are kept in ``benchmarks/results/.cache/pyramid.jsonl``, so that a run can be taken up again; delete the file to start anew.
 The report is ``benchmarks/results/pyramid.md``.
 """
 
@@ -31,7 +31,7 @@ from fxfeat.pyramid.search import search_levels
 from tests.zoo.families.timm import MODELS
 
 RESULTS = Path(__file__).parent / "results"
-CACHE, REPORT = RESULTS / "pyramid.jsonl", RESULTS / "pyramid.md"
+CACHE, REPORT = RESULTS / ".cache" / "pyramid.jsonl", RESULTS / "pyramid.md"
 Row = dict[str, Any]
 Pairs = list[tuple[Row, Row | None]]
 

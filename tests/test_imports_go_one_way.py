@@ -1,4 +1,4 @@
-"""Each stage imports the ones before it and none after: record, name, select, rewrite, report, emit, stride, pyramid, cli."""
+"""Each stage imports the ones before it and none after, from record to cli."""
 
 from __future__ import annotations
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +20,7 @@ from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.pyramid import FeaturePyramid
 from fxfeat.pyramid.search import search_levels
 from fxfeat.record.examples import Example
+from fxfeat.stride import limit_stride
 
 
 def features_only(
@@ -72,7 +71,7 @@ def features_only(
     levels, example = found.levels, _as_inputs(setup.examples[0])
     source = setup.model
     if output_stride is not None and output_stride != levels[-1].reduction:
-        source = _import_limit_stride()(source, output_stride, example_inputs=example)
+        source = limit_stride(source, output_stride, example_inputs=example)
         levels = tuple(limit_level(level, output_stride) for level in levels)
     names = {levels[index].module: str(index) for index in sorted(set(wanted))}
     extractor = create_feature_extractor(source, names, example_inputs=example)
@@ -88,11 +87,6 @@ def limit_level(level: Level, output_stride: int) -> Level:
     scale = tuple(size / factor for size in level.layout.scale)
     layout = replace(level.layout, grid=grid, scale=scale)
     return replace(level, reduction=level.reduction // factor, layout=layout)
-
-
-def _import_limit_stride() -> Callable[..., nn.Module]:
-    limit: Callable[..., nn.Module] = importlib.import_module("fxfeat.stride").limit_stride
-    return limit
 
 
 def _as_inputs(example: Example) -> Any:
