@@ -1,0 +1,116 @@
+"""Which values have positions: axes along the image or the sequence, besides the batch and the channels."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+from torch import fx, nn
+
+from fxfeat.backbone.operations import module_of, name_of
+from fxfeat.errors import TraceError
+from fxfeat.modes import Setup, record_variant
+from fxfeat.record.examples import Example
+from fxfeat.record.recording import Recording, TensorFacts, facts
+from fxfeat.record.variants import find_groups, resize
+
+ATTENTION = {"scaled_dot_product_attention", "matmul", "bmm", "baddbmm"}
+
+
+def find_positions(recording: Recording, larger: Recording | None) -> frozenset[fx.Node]:
+    """Find the values that still tell positions apart.
+
+    Where the model runs at two sizes, they are those whose shape follows the input's. Where it does not, they are
+    those with two axes or more besides the batch that came from such values.
+
+    Args:
+        recording: a recording.
+        larger: the same model on a larger input, if it ran the same code.
+    """
+    found: set[fx.Node] = set()
+    twins = larger.nodes if larger is not None else [None] * len(recording.nodes)
+    for node, twin in zip(recording.nodes, twins, strict=True):
+        if _comes_with_positions(node, found) and not _sums_up(recording, node, found, twin):
+            found.add(node)
+    return frozenset(found)
+
+
+def record_larger(setup: Setup, recording: Recording, training: bool | None) -> Recording | None:
+    """Record on a larger input; return None where the model does not run on one, or runs other code."""
+    example = setup.examples[0]
+    groups = find_groups(example)
+    images = tuple(group for group in groups if group.name == "extent")
+    lengths = tuple(group for group in groups if group.name.startswith("length"))
+    for wanted, times in ((images, 2), (lengths[:1], 2)):
+        if not wanted:
+            continue
+        grown: Example = resize(example, wanted, lambda axis, times=times: axis.size * times)
+        with contextlib.suppress(TraceError):
+            larger = record_variant(setup, recording, training, grown)
+            if [node.target for node in larger.nodes] == [node.target for node in recording.nodes]:
+                return larger
+    return None
+
+
+def _comes_with_positions(node: fx.Node, found: set[fx.Node]) -> bool:
+    if node.op == "placeholder":
+        value = facts(node).value
+        return isinstance(value, TensorFacts) and (len(value.shape) > 2 or not value.dtype.is_floating_point)
+    if name_of(node) in ATTENTION:
+        # A query without positions gathers those of keys and values up: attention pooling.
+        return any(held in found for held in node.all_input_nodes[:1])
+    return any(held in found for held in node.all_input_nodes)
+
+
+def _sums_up(recording: Recording, node: fx.Node, found: set[fx.Node], twin: fx.Node | None) -> bool:
+    value = facts(node).value
+    if not isinstance(value, TensorFacts):
+        return not isinstance(value, (tuple, list, dict))
+    if node.op == "placeholder":
+        return False
+    if _covers_map(module_of(recording, node), node, value):
+        return True
+    if twin is None:
+        return sum(size > 1 for size in value.shape[1:]) < 2
+    other = facts(twin).value
+    return not isinstance(other, TensorFacts) or value.shape == other.shape
+
+
+def _covers_map(module: nn.Module | None, node: fx.Node, value: TensorFacts) -> bool:
+    """Say whether a convolution or pool takes the whole map at once: a flattening in disguise."""
+    kernel = getattr(module, "kernel_size", None)
+    source = facts(node.all_input_nodes[0]).value if node.all_input_nodes else None
+    if kernel is None or not isinstance(source, TensorFacts) or len(value.shape) < 3:
+        return False
+    before, after = source.shape[2:], value.shape[2:]
+    sizes = _each(kernel, len(before))
+    return math.prod(before) > 1 and math.prod(after) == 1 and sizes == before and set(_each(_padding(module), 1)) == {0}
+
+
+def _padding(module: Any) -> Any:
+    return getattr(module, "padding", 0)
+
+
+def _each(value: Any, count: int) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * count
+
+
+def find_channels(node: fx.Node, larger: Recording | None) -> int:
+    """Find the axis of a value that holds its channels: the one that does not follow the input's size.
+
+    Where that cannot be seen, channels come last in sequences and behind a norm or a linear layer over the last axis,
+    and second in maps.
+    """
+    shape = facts(node).value.shape
+    if len(shape) < 3:
+        return len(shape) - 1
+    if larger is not None:
+        other = facts(larger.nodes[facts(node).position]).value.shape
+        still = [axis for axis in range(1, len(shape)) if shape[axis] == other[axis]]
+        if len(still) == 1:
+            return still[0]
+    if len(shape) == 3:
+        return 2
+    maps = shape[2:]
+    return len(shape) - 1 if len(set(maps)) > 1 and len(set(shape[1:-1])) == 1 else 1

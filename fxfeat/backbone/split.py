@@ -1,0 +1,145 @@
+"""Write the code of a split: features, head, and the head up to and behind its classifiers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from fxfeat.backbone.head import Head, find_head
+from fxfeat.backbone.layers import Layer, read_layer
+from fxfeat.backbone.positions import find_channels, record_larger
+from fxfeat.backbone.program import Program, Version, plant_constants
+from fxfeat.checked import emit_checked
+from fxfeat.emit.emit import emit
+from fxfeat.errors import FxfeatError, TraceError
+from fxfeat.modes import Setup, record_mode
+from fxfeat.name.query import Found
+from fxfeat.name.table import name_nodes
+from fxfeat.record.recording import Recording, facts
+from fxfeat.rewrite.downstream import check_start, start_from
+from fxfeat.rewrite.draft import Draft
+from fxfeat.rewrite.passes import PASSES, rewrite
+from fxfeat.select.features import select_feature
+
+X = "x"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a classifier sits: the module to take out, and the linear layer in it."""
+
+    path: str
+    layer_path: str
+    layer: Layer
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is known of a model's head, apart from its code.
+
+    ``channels`` is the axis of the features that holds channels, ``shape`` their shape at the example's size.
+    ``places`` is None where a classifier's weight is held by no module of its own.
+    """
+
+    name: str
+    why: str
+    shape: tuple[int, ...]
+    channels: int
+    places: tuple[Place, ...] | None
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The code of a split. ``inputs`` and ``after`` lie before and behind the classifiers."""
+
+    features: Program
+    head: Program
+    inputs: Program
+    after: Program
+
+
+def split_model(setup: Setup) -> tuple[Split, Programs]:
+    """Find the head in each mode and write its code; what is told of it is that of eval mode, if there is one.
+
+    Raises:
+        FxfeatError: where neither mode can be split.
+    """
+    versions: dict[str, dict[bool, Version]] = {name: {} for name in ("features", "head", "inputs", "after")}
+    splits: dict[bool, Split] = {}
+    errors: dict[bool, FxfeatError] = {}
+    for training in (False, True):
+        try:
+            splits[training], written = _split_mode(setup, training)
+        except FxfeatError as error:
+            errors[training] = error
+            written = dict.fromkeys(versions, error)
+        for name, version in written.items():
+            versions[name][training] = version
+    if not splits:
+        raise errors[False]
+    return splits.get(False, splits.get(True)), Programs(**{n: Program(held) for n, held in versions.items()})  # type: ignore[return-value]
+
+
+def _split_mode(setup: Setup, training: bool) -> tuple[Split, dict[str, Version]]:
+    recording = record_mode(setup, training)
+    larger = record_larger(setup, recording, training)
+    head = find_head(recording, larger)
+    shape = facts(head.features).value.shape
+    split = Split(head.name, head.why, shape, find_channels(head.features, larger), _places(recording, head))
+    return split, _write(setup, recording, training, head)
+
+
+def _places(recording: Recording, head: Head) -> tuple[Place, ...] | None:
+    places = []
+    for held in head.classifiers:
+        if held.path is None or held.layer is None:
+            return None
+        layer = read_layer(recording.root.get_submodule(held.layer))
+        if layer is None:
+            return None
+        places.append(Place(held.path, held.layer, layer))
+    return tuple(places)
+
+
+def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> dict[str, Version]:
+    def make(held: Recording) -> Draft:
+        return draft_of(held, {head.name: name_nodes(held).nodes[head.name]})
+
+    emission = emit_checked(setup, recording, training, make)
+    plant_constants(setup.model, emission)
+    sources = {str(i): held.source for i, held in enumerate(head.classifiers)}
+    results = {f"scores_{i}": held.result for i, held in enumerate(head.classifiers)}
+    cut = {X: head.features}
+    return {
+        "features": emission.source,
+        "head": write_downstream(setup.model, recording, cut, {"scores": head.scores}),
+        "inputs": write_downstream(setup.model, recording, cut, sources or {"scores": head.scores}),
+        "after": write_downstream(setup.model, recording, results or {X: head.scores}, {"scores": head.scores}, head.squashes),
+    }
+
+
+def draft_of(recording: Recording, wanted: Mapping[str, fx.Node]) -> Draft:
+    """Ask a recording for some values by key, as code that runs on the model's own modules."""
+    features = tuple(select_feature(recording, Found(key, node, None), key) for key, node in wanted.items())
+    return Draft(recording, recording.graph, features, on_model=True)
+
+
+def write_downstream(
+    root: nn.Module,
+    recording: Recording,
+    sources: Mapping[str, fx.Node],
+    wanted: Mapping[str, fx.Node],
+    passed: frozenset[fx.Node] = frozenset(),
+) -> Version:
+    """Write the code from some inner values to others, or say why it cannot be written."""
+    behind = start_from(recording, sources, passed)
+    draft = draft_of(behind.recording, {key: behind.twins[node] for key, node in wanted.items()})
+    try:
+        emission = emit(rewrite(draft, (*PASSES, check_start))[0])
+    except TraceError as error:
+        return error
+    plant_constants(root, emission)
+    return dataclasses.replace(emission.source)
