@@ -91,7 +91,7 @@ def _find_cut(
     if not spread:
         return _before_dropout(recording, [node for node in before if node not in positions])
     later = chain[chain.index(spread[-1]) + 1 :]
-    pool = later[0] if later else scores
+    pool = next((node for node in later if node not in positions), scores)
     if name_of(pool) in ATTENTION:
         spread = _before_attention(recording, spread, pool)
     while len(spread) > 1 and _belongs_to_pool(recording, spread[-1], spread[-2], pool):
