@@ -4,11 +4,14 @@ from fxfeat.api import create_feature_extractor, get_graph_node_names
 from fxfeat.backbone import Backbone
 from fxfeat.emit.extractor import FeatureExtractor
 from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, RequestError, TraceError
+from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
 from fxfeat.verify import Verification, verify
 
 __all__ = [
     "Backbone",
     "FeatureExtractor",
+    "FeatureInfo",
+    "FeaturePyramid",
     "FxfeatError",
     "GuardError",
     "NodeNotFoundError",
@@ -16,6 +19,7 @@ __all__ = [
     "TraceError",
     "Verification",
     "create_feature_extractor",
+    "features_only",
     "get_graph_node_names",
     "verify",
 ]

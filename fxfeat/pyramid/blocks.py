@@ -1,0 +1,116 @@
+"""The blocks of a flat model: calls of one class, one after another, at one resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+from torch import fx
+
+from fxfeat.name.table import name_nodes
+from fxfeat.pyramid.drops import Drop
+from fxfeat.pyramid.layout import Layout
+from fxfeat.pyramid.levels import Level
+from fxfeat.pyramid.maps import Maps
+from fxfeat.pyramid.naming import name_value
+from fxfeat.record.recording import Recording, Span, facts
+
+_LEAST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Block:
+    """One call of a repeated block, and the map that it returned."""
+
+    span: Span
+    node: fx.Node
+
+
+def find_blocks(recording: Recording, maps: Maps, flow: nx.DiGraph, drops: list[Drop]) -> tuple[Level, ...]:
+    """Find the blocks of a model that works at one resolution, such as a vision transformer.
+
+    They are calls of modules of one class by one caller, each fed by the one before, whose maps have one grid. They
+    come after all drops in resolution, all of which one stem makes, and hold at least half of the parameters up to
+    their end.
+
+    Args:
+        recording: of the model in eval mode.
+        maps: of that recording.
+        flow: how the image flows through it.
+        drops: the drops in resolution.
+
+    Returns:
+        One level for each block; none where the model is not flat.
+    """
+    first = max((_position(node) for drop in drops for node in drop.nodes), default=0)
+    runs = [run for run in _find_runs(recording, maps, flow) if run[0].span.start > first]
+    run = max(runs, key=lambda held: _count_parameters(recording, held), default=[])
+    if not run or not _is_most(recording, run) or not _is_one_stem(recording, drops, run):
+        return ()
+    table = name_nodes(recording)
+    name = type(recording.root.get_submodule(run[0].span.path)).__name__
+    levels = []
+    for index, block in enumerate(run):
+        layout = maps.layouts[block.node]
+        query = name_value(recording, block.node, table, lambda span, at=block.span: span.index >= at.index)  # type: ignore[misc]
+        why = f"block {index + 1} of {len(run)}: {name}, repeated at one resolution"
+        levels.append(Level(index, query or block.span.path, max(1, round(layout.size)), layout, block.node, why))
+    return tuple(levels)
+
+
+def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[Block]]:
+    groups: dict[object, list[Block]] = {}
+    for span in recording.spans[1:]:
+        node = None if span.leaf else _find_map(span, maps.layouts, flow)
+        if node is None:
+            continue
+        layout = maps.layouts[node]
+        kind = type(recording.root.get_submodule(span.path))
+        groups.setdefault((kind, span.parent, layout.grid, layout.order), []).append(Block(span, node))
+    runs = [_take_line(flow, group) for group in groups.values()]
+    return [run for run in runs if len(run) > 1]
+
+
+def _find_map(span: Span, layouts: dict[fx.Node, Layout], flow: nx.DiGraph) -> fx.Node | None:
+    """Find the first map among what a module returned."""
+    held = [span.result] if isinstance(span.result, fx.Node) else [node for _, node in span.leaves]
+    return next((node for node in held if node in layouts and node in flow), None)
+
+
+def _take_line(flow: nx.DiGraph, group: list[Block]) -> list[Block]:
+    """Take the blocks of which each is fed by the one before."""
+    line = group[:1]
+    for block in group[1:]:
+        if block.node is not line[-1].node and nx.has_path(flow, line[-1].node, block.node):
+            line.append(block)
+    return line
+
+
+def _is_most(recording: Recording, run: list[Block]) -> bool:
+    """Say whether a run holds most of the parameters that are used up to its end."""
+    stop = run[-1].span.stop
+    used = {
+        span.path for span in recording.spans if span.stop <= stop and (span.leaf or span.start < run[0].span.start)
+    }
+    seen = {parameter for path in used for parameter in recording.root.get_submodule(path).parameters()}
+    inside = {p for block in run for p in recording.root.get_submodule(block.span.path).parameters()}
+    total = sum(parameter.numel() for parameter in seen | inside)
+    return sum(parameter.numel() for parameter in inside) >= _LEAST_SHARE * total
+
+
+def _count_parameters(recording: Recording, run: list[Block]) -> tuple[int, int]:
+    held = {p for block in run for p in recording.root.get_submodule(block.span.path).parameters()}
+    return sum(parameter.numel() for parameter in held), -run[0].span.index
+
+
+def _is_one_stem(recording: Recording, drops: list[Drop], run: list[Block]) -> bool:
+    """Say whether all drops are in one module's call, or are one drop."""
+    if len(drops) < 2:
+        return True
+    first, last = _position(drops[0].nodes[0]), _position(drops[-1].nodes[-1])
+    start = run[0].span.start
+    return any(span.start <= first and last < span.stop <= start for span in recording.spans)
+
+
+def _position(node: fx.Node) -> int:
+    return int(facts(node).position)

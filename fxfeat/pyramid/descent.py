@@ -1,0 +1,105 @@
+"""The descent of a model: the maps on the way from the image down to its lowest resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+from torch import fx
+
+from fxfeat.pyramid.flow import SINK, find_chain
+from fxfeat.pyramid.layout import Layout
+from fxfeat.pyramid.maps import Maps
+from fxfeat.record.recording import facts
+
+DROP = 1.5
+"""A map is of a lower resolution than another if its scale is at least this many times the other's."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Maps that everything flowing to the lowest resolution goes through.
+
+    Attributes:
+        chain: the maps in the order in which they ran, each at the resolution of the one before or a lower one.
+        flow: all values on the way to the last of them.
+        whole: whether the model's result comes from the last of them alone; not so in a U-shaped model.
+        after: what comes next on the way to the result, if the model is no U.
+    """
+
+    chain: tuple[fx.Node, ...]
+    flow: nx.DiGraph
+    whole: bool
+    after: fx.Node | None = None
+
+
+def find_descent(flow: nx.DiGraph, maps: Maps) -> Descent:
+    """Find the maps from the image down to the lowest resolution.
+
+    In most models they are values that every path from the image to the result goes through. In a U-shaped model, or
+    one that returns several maps, paths leave the descent early; there, they are the values that every path to the
+    lowest resolution goes through.
+
+    Source: dominators of a flow graph, Lengauer and Tarjan 1979.
+    """
+    spine = find_chain(flow, maps.image, SINK)
+    chain = _take_descent([node for node in spine if node in maps.layouts], maps.layouts)
+    bottom = chain[-1] if chain else maps.image
+    if not _is_passed_by(flow, maps, bottom):
+        after = next((node for node in spine if facts(node).position > facts(bottom).position), None)
+        return Descent(tuple(chain), _above(flow, bottom), True, after)
+    bottom = _find_bottom(flow, maps)
+    chain = [node for node in (*find_chain(flow, maps.image, bottom), bottom) if node in maps.layouts]
+    return Descent(tuple(_take_descent(chain, maps.layouts)), _above(flow, bottom), False)
+
+
+def is_drop(before: Layout, after: Layout) -> bool:
+    """Say whether one map is of a lower resolution than another."""
+    return after.size >= DROP * before.size
+
+
+def _above(flow: nx.DiGraph, bottom: fx.Node) -> nx.DiGraph:
+    return flow.subgraph({bottom, *nx.ancestors(flow, bottom)})
+
+
+def _take_descent(chain: list[fx.Node], layouts: dict[fx.Node, Layout]) -> list[fx.Node]:
+    """Take maps for as long as none has a higher resolution than one before it."""
+    taken: list[fx.Node] = []
+    for node in chain:
+        if taken and is_drop(layouts[node], layouts[taken[-1]]):
+            break
+        taken.append(node)
+    return taken
+
+
+def _is_passed_by(flow: nx.DiGraph, maps: Maps, bottom: fx.Node) -> bool:
+    """Say whether the model goes lower in resolution than all that every path goes through.
+
+    A block may look at a smaller copy of its map and come back; a U goes down twice or more, or from the image itself.
+    """
+    layouts = maps.layouts
+    deeper = [node for node in flow if node in layouts and is_drop(layouts[bottom], layouts[node])]
+    if not deeper:
+        return False
+    if not is_drop(layouts[maps.image], layouts[bottom]) or any(SINK in flow[node] for node in deeper):
+        return True
+    sizes = sorted(layouts[node].size for node in deeper)
+    return sizes[-1] >= DROP * sizes[0]
+
+
+def _find_bottom(flow: nx.DiGraph, maps: Maps) -> fx.Node:
+    """Find the last map of the lowest resolution that ran before the first way up."""
+    layouts = maps.layouts
+    held = sorted((node for node in flow if node in layouts), key=lambda node: facts(node).position)
+    lowest = max((layouts[node] for node in held), key=lambda layout: layout.size)
+    bottoms = {node for node in held if not is_drop(layouts[node], lowest)}
+    ascent = (
+        node for node in held if node not in bottoms and any(source in bottoms for source in flow.predecessors(node))
+    )
+    first = next(ascent, None)
+    before = [node for node in held if node in bottoms and (first is None or _runs_before(node, first))]
+    return before[-1]
+
+
+def _runs_before(left: fx.Node, right: fx.Node) -> bool:
+    return bool(facts(left).position < facts(right).position)

@@ -1,0 +1,109 @@
+"""A pyramid of feature maps from any model."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxfeat.api import create_feature_extractor
+from fxfeat.errors import RequestError
+from fxfeat.modes import read_setup
+from fxfeat.pyramid.feature_info import FeatureInfo
+from fxfeat.pyramid.formats import FORMATS
+from fxfeat.pyramid.layout import Order
+from fxfeat.pyramid.levels import Level
+from fxfeat.pyramid.out_indices import read_out_indices
+from fxfeat.pyramid.pyramid import FeaturePyramid
+from fxfeat.pyramid.search import search_levels
+from fxfeat.record.examples import Example
+
+
+def features_only(
+    model: nn.Module,
+    out_indices: int | tuple[int, ...] | list[int] | None = None,
+    output_stride: int | None = None,
+    output_fmt: Order = "NCHW",
+    return_dict: bool = False,
+    *,
+    example_inputs: Any = None,
+) -> FeaturePyramid:
+    """Cut a model down to a module that returns its feature maps.
+
+    Example:
+        >>> import torch, torchvision
+        >>> pyramid = features_only(torchvision.models.resnet18(), example_inputs=torch.rand(1, 3, 64, 64))
+        >>> pyramid.feature_info.channels(), pyramid.feature_info.reduction()
+        ([64, 64, 128, 256, 512], [2, 4, 8, 16, 32])
+        >>> [tuple(level.shape) for level in pyramid(torch.rand(1, 3, 64, 64))][-2:]
+        [(1, 256, 4, 4), (1, 512, 2, 2)]
+
+    Args:
+        model: any module that takes an image ``(N, C, H, W)``, a volume or a signal; it is not changed, and the
+            pyramid shares its parameters.
+        out_indices: the levels to return: an int for the last n, or indices in the order wanted, negative ones from
+            the end. By default those of reduction 2 to 32 of a model that lowers the resolution step by step, and the
+            last three blocks of one that does not.
+        output_stride: the largest reduction wanted; strides past it become dilations. 8, 16 or 32.
+        output_fmt: ``NCHW``, ``NHWC`` or ``NLC``, in whatever layout the model works.
+        return_dict: return a dict by the levels' indices, as strings, instead of a list.
+        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments; worked out from the
+            model if not given.
+
+    Returns:
+        The pyramid; ``feature_info`` tells of its levels, and ``feature_info[i]["why"]`` why each was chosen.
+
+    Raises:
+        RequestError: for levels or a format that there is not.
+        TraceError: for a model that has no levels or cannot be recorded.
+
+    Source: timm's ``create_model(..., features_only=True)``.
+    """
+    if output_fmt not in FORMATS:
+        raise RequestError(f"output_fmt is {output_fmt!r}; it must be one of {', '.join(map(repr, FORMATS))}.")
+    if output_stride is not None:
+        from fxfeat.stride import limit_stride  # type: ignore[import-not-found]
+
+        model = limit_stride(model, output_stride, example_inputs)
+    setup = read_setup(model, None, None, example_inputs)
+    found = search_levels(setup)
+    levels = found.levels
+    wanted = read_out_indices(out_indices, levels, found.flat)
+    extractor = create_feature_extractor(
+        setup.model,
+        {levels[index].module: str(index) for index in sorted(set(wanted))},
+        example_inputs=_as_inputs(setup.examples[0]),
+    )
+    info = FeatureInfo([_describe(level, found.maps.extent.batch, output_fmt) for level in levels], wanted)
+    layouts = {index: levels[index].layout for index in wanted}
+    return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, found.maps.image), output_fmt, return_dict)
+
+
+def _as_inputs(example: Example) -> Any:
+    return example.args if not example.kwargs else example.kwargs
+
+
+def _place_of(model: nn.Module, image: fx.Node) -> tuple[int, str]:
+    """Say which argument of ``forward`` the image is: its position and its name."""
+    names = list(inspect.signature(model.forward).parameters)
+    name = str(image.target)
+    return (names.index(name) if name in names else 0), name
+
+
+def _describe(level: Level, batch: int, output_fmt: Order) -> dict[str, Any]:
+    layout = level.layout
+    shapes: dict[Order, tuple[int, ...]] = {
+        "NCHW": (batch, layout.channels, *layout.grid),
+        "NHWC": (batch, *layout.grid, layout.channels),
+        "NLC": (batch, int(torch.Size(layout.grid).numel()), layout.channels),
+    }
+    return {
+        "num_chs": layout.channels,
+        "reduction": level.reduction,
+        "module": level.module,
+        "index": level.index,
+        "shape": shapes[output_fmt],
+        "why": level.why,
+    }

@@ -1,0 +1,57 @@
+"""How an image flows through a recording, and which values all of it passes through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import networkx as nx
+from torch import fx
+
+from fxfeat.name.table import holds_tensor
+from fxfeat.record.recording import Recording, Storage, facts
+from fxfeat.record.written import nodes_in
+
+SINK = "output"
+
+
+def draw_flow(recording: Recording, image: fx.Node) -> nx.DiGraph:
+    """Draw an edge from each tensor to those computed from it, for all that is computed from the image.
+
+    Sizes are left out: a size read from a map does not carry the map. What the model returns leads to ``SINK``.
+    """
+    drawn = nx.DiGraph()
+    drawn.add_edges_from(_find_edges(recording))
+    drawn.remove_nodes_from([node for node in drawn if not holds_tensor(facts(node).value)])
+    drawn.add_node(image)
+    reached = {image, *nx.descendants(drawn, image)}
+    flow = nx.DiGraph(drawn.subgraph(reached))
+    flow.add_edges_from((node, SINK) for node in nodes_in(recording.result) if node in reached)
+    if SINK in flow:
+        flow.remove_nodes_from(set(flow) - {SINK} - nx.ancestors(flow, SINK))
+    return flow
+
+
+def _find_edges(recording: Recording) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Yield edges from what a node reads, and from what overwrote that since it was produced.
+
+    What was overwritten before it was produced is left out, which memory alone could not tell: an activation in place,
+    then a view of it, then a pool is one line, and the view must not be passed by.
+    """
+    writers: dict[Storage, fx.Node] = {}
+    for node in recording.graph.nodes:
+        for source in node.all_input_nodes:
+            yield source, node
+            late = (writers[memory] for memory in facts(source).storages if memory in writers)
+            yield from ((writer, node) for writer in late if facts(writer).position > facts(source).position)
+        writers.update(dict.fromkeys(facts(node).writes, node))
+
+
+def find_chain(flow: nx.DiGraph, image: fx.Node, target: fx.Node | str) -> list[fx.Node]:
+    """List the values that every path from the image to a target goes through, in order."""
+    above: dict[fx.Node | str, fx.Node] = nx.immediate_dominators(flow, image)
+    chain: list[fx.Node] = []
+    found = above.get(target)
+    while found is not None and found not in chain[-1:]:
+        chain.append(found)
+        found = above.get(found)
+    return chain[::-1]

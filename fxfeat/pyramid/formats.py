@@ -1,0 +1,68 @@
+"""Bring a map from the layout a model works in to the one that was asked for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+
+from fxfeat.errors import GuardError
+from fxfeat.pyramid.layout import Layout, Order
+
+FORMATS: tuple[Order, ...] = ("NCHW", "NHWC", "NLC")
+
+
+def to_format(value: torch.Tensor, layout: Layout, image: tuple[int, ...], wanted: Order) -> torch.Tensor:
+    """Bring a map to another layout, without the tokens before those of the grid.
+
+    Example:
+        >>> layout = Layout("NLC", (14, 14), 384, (16.0, 16.0), prefix=1)
+        >>> to_format(torch.zeros(2, 197, 384), layout, (224, 224), "NCHW").shape
+        torch.Size([2, 384, 14, 14])
+
+    Args:
+        value: the map, of shape ``(N, C, *grid)``, ``(N, *grid, C)`` or ``(N, prefix + places, C)``.
+        layout: how it holds it.
+        image: the size of the image that it was computed from, without batch and channels.
+        wanted: ``NCHW``, ``NHWC`` or ``NLC``.
+
+    Raises:
+        GuardError: where the number of tokens fits no grid for this image.
+    """
+    if layout.order == wanted and not layout.prefix:
+        return value
+    if layout.order == "NLC":
+        value = value[:, layout.prefix :] if layout.prefix else value
+        if wanted == "NLC":
+            return value
+        value = value.unflatten(1, find_grid(value.shape[1], layout, image))
+    elif layout.order == "NCHW":
+        value = value.movedim(1, -1)
+    if wanted == "NLC":
+        return value.flatten(1, -2)
+    return value.movedim(-1, 1).contiguous() if wanted == "NCHW" else value
+
+
+def find_grid(places: int, layout: Layout, image: tuple[int, ...]) -> tuple[int, ...]:
+    """Find the grid of so many places over an image, whether the model rounds its size down, up or to the nearest.
+
+    >>> find_grid(6, Layout("NLC", (14, 14), 8, (16.0, 16.0)), (32, 50))
+    (2, 3)
+
+    Raises:
+        GuardError: where there is none.
+    """
+    exact = [pixels / scale for pixels, scale in zip(image, layout.scale, strict=True)]
+    sizes = [sorted({math.floor(size), math.ceil(size), round(size)}, key=lambda n: abs(n - size)) for size in exact]
+    grids = itertools.product(*sizes)
+    found = next((grid for grid in grids if math.prod(grid) == places), None)
+    if found is None and layout.grid is not None and math.prod(layout.grid) == places:
+        return layout.grid
+    if found is None:
+        steps = tuple(round(step) for step in layout.scale)
+        raise GuardError(
+            f"The map has {places} places, which fit no grid over an image of {image} pixels in steps of {steps}. "
+            "Create the pyramid with example_inputs= like this input."
+        )
+    return found

@@ -1,0 +1,134 @@
+"""In which layout a value holds a map of the image: which axes are the grid's, and how much smaller it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Order = Literal["NCHW", "NHWC", "NLC"]
+Shape = tuple[int, ...]
+
+_MOST_PREFIX_TOKENS = 32
+_LEAST_SCALE = 0.05
+_UNEVENNESS = 1.4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a value holds a map.
+
+    Attributes:
+        order: ``NCHW`` (one channel axis, then the grid), ``NHWC`` (the grid, then channels) or ``NLC`` (tokens).
+            The same words are used for grids of one or three axes.
+        grid: the size of the map, as in ``(14, 14)``.
+        channels: how many numbers each place has.
+        scale: how many pixels of the image one step on each axis of the grid is, not rounded.
+        prefix: how many tokens come before those of the grid.
+    """
+
+    order: Order
+    grid: tuple[int, ...]
+    channels: int
+    scale: tuple[float, ...]
+    prefix: int = 0
+
+    @property
+    def size(self) -> float:
+        """The scale as one number."""
+        return math.prod(self.scale) ** (1 / len(self.scale))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The image's batch, and its height and width, at the example's size and at a second one if there is one."""
+
+    batch: int
+    grid: tuple[int, ...]
+    larger: tuple[int, ...] | None = None
+
+
+def read_layout(shape: Shape, larger: Shape | None, extent: Extent, near: Iterable[Layout] = ()) -> Layout | None:
+    """Say how a value of some shape holds a map of the image; None where it holds none.
+
+    Args:
+        shape: of the value.
+        larger: its shape for the second, larger image.
+        extent: the image's sizes.
+        near: the layouts of values it was computed from, nearest first, to tell a grid's axes or tokens apart.
+
+    Example:
+        >>> read_layout((2, 64, 56, 56), (2, 64, 112, 112), Extent(2, (224, 224), (448, 448)))
+        Layout(order='NCHW', grid=(56, 56), channels=64, scale=(4.0, 4.0), prefix=0)
+        >>> near = Layout("NCHW", (14, 14), 384, (16.0, 16.0))
+        >>> read_layout((2, 197, 384), None, Extent(2, (224, 224)), [near])
+        Layout(order='NLC', grid=(14, 14), channels=384, scale=(16.0, 16.0), prefix=1)
+    """
+    if len(shape) < 3 or shape[0] != extent.batch or (larger is not None and larger[0] != extent.batch):
+        return None
+    known = list(near)
+    if len(shape) == len(extent.grid) + 2:
+        return _read_map(shape, larger, extent, known)
+    return _read_tokens(shape, larger, extent, known) if len(shape) == 3 else None
+
+
+def _read_map(shape: Shape, larger: Shape | None, extent: Extent, near: list[Layout]) -> Layout | None:
+    orders: tuple[tuple[Order, slice, int], ...] = (("NCHW", slice(2, None), 1), ("NHWC", slice(1, -1), -1))
+    found = []
+    for order, place, channel in orders:
+        if larger is not None and larger[channel] != shape[channel]:
+            continue
+        scale = _find_scale(shape[place], None if larger is None else larger[place], extent)
+        if scale is not None:
+            found.append(Layout(order, shape[place], shape[channel], scale))
+    # A grid of as many places as there are channels fits both; then it is what it was before.
+    same = [held for held in found if any(held.order == other.order for other in near[:1])]
+    return next(iter(same or found), None)
+
+
+def _find_scale(grid: Shape, larger: Shape | None, extent: Extent) -> tuple[float, ...] | None:
+    if larger is not None and extent.larger is not None:
+        grown = [after - before for before, after in zip(grid, larger, strict=True)]
+        if min(grown) <= 0:
+            return None
+        pixels = [after - before for before, after in zip(extent.grid, extent.larger, strict=True)]
+        return tuple(image / step for image, step in zip(pixels, grown, strict=True))
+    scale = tuple(image / step for image, step in zip(extent.grid, grid, strict=True))
+    # At one size, a single place is what global pooling leaves.
+    if math.prod(grid) <= 1 or min(scale) < _LEAST_SCALE:
+        return None
+    return scale if max(scale) <= _UNEVENNESS * min(scale) else None
+
+
+def _read_tokens(shape: Shape, larger: Shape | None, extent: Extent, near: list[Layout]) -> Layout | None:
+    if larger is not None and (larger[1] == shape[1] or larger[2] != shape[2]):
+        return None
+    for other in near:
+        prefix = shape[1] - math.prod(other.grid)
+        if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(other, prefix, larger, extent):
+            return Layout("NLC", other.grid, shape[2], other.scale, prefix)
+    return next(_guess_grids(shape, larger, extent), None)
+
+
+def _grows_alike(near: Layout, prefix: int, larger: Shape | None, extent: Extent) -> bool:
+    """Say whether the prefix is as long for the larger image."""
+    if larger is None or extent.larger is None:
+        return True
+    pairs = zip(near.grid, near.scale, extent.grid, extent.larger, strict=True)
+    grown = [step + round((after - before) / scale) for step, scale, before, after in pairs]
+    return math.prod(grown) + prefix == larger[1]
+
+
+def _guess_grids(shape: Shape, larger: Shape | None, extent: Extent) -> Iterator[Layout]:
+    """Yield the grids of square cells that tokens without a map before them may come from, smallest prefix first."""
+    found = []
+    for cell in range(1, min(extent.grid) + 1):
+        if any(size % cell for size in extent.grid):
+            continue
+        grid = tuple(size // cell for size in extent.grid)
+        prefix = shape[1] - math.prod(grid)
+        held = Layout("NLC", grid, shape[2], (float(cell),) * len(grid), prefix)
+        if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(held, prefix, larger, extent):
+            found.append(held)
+    yield from sorted(found, key=lambda held: held.prefix)

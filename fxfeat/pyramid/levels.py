@@ -1,0 +1,147 @@
+"""The levels of a hierarchical model: the map at the end of each resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from fxfeat.name.table import name_nodes
+from fxfeat.pyramid.descent import Descent
+from fxfeat.pyramid.drops import Drop
+from fxfeat.pyramid.layout import Layout
+from fxfeat.pyramid.maps import Maps
+from fxfeat.pyramid.mixing import mixes
+from fxfeat.pyramid.naming import name_value
+from fxfeat.record.recording import Recording, Span, facts
+
+
+@dataclass(frozen=True)
+class Level:
+    """One map of a feature pyramid.
+
+    Attributes:
+        index: its place among the levels, from 0.
+        module: the name to ask for it by, of a module or an operation.
+        reduction: how many pixels of the image one step on its grid is.
+        layout: how it holds the map, at the example's size.
+        node: the value in the recording.
+        why: the rule that chose it, in words.
+    """
+
+    index: int
+    module: str
+    reduction: int
+    layout: Layout
+    node: fx.Node
+    why: str
+
+
+def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[Drop]) -> tuple[Level, ...]:
+    """Find the levels of a model that lowers the resolution step by step.
+
+    A level ends where the resolution drops: it is what was given to the outermost module call that holds exactly that
+    one drop. The last level is what the container of the last drop's module made at that resolution.
+
+    Args:
+        recording: of the model in eval mode.
+        maps: of that recording.
+        descent: the maps on the way down.
+        drops: its drops, from ``find_drops``.
+
+    Returns:
+        The levels, of rising reduction; none where the resolution never drops.
+    """
+    if not drops:
+        return ()
+    ends = [_end_before(descent, drop) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
+    return _number(recording, maps, ends, [node for drop in drops for node in drop.nodes[-1:]])
+
+
+def _end_before(descent: Descent, drop: Drop) -> tuple[fx.Node, str]:
+    """Take the map that goes into a drop, with the reason."""
+    names = ", ".join(dict.fromkeys(str(node) for node in drop.nodes[:2]))
+    if drop.span is None:
+        return drop.source, f"the last map before {names} lowers the resolution, which no module holds by itself"
+    before = [node for node in descent.chain if facts(node).position < drop.span.start]
+    return before[-1], f"goes into {drop.span.path}, the outermost module that holds this one drop in resolution"
+
+
+def _last_end(
+    recording: Recording, descent: Descent, layouts: dict[fx.Node, Layout], drop: Drop
+) -> tuple[fx.Node, str]:
+    """Take the last map of the lowest resolution inside the container of the last stage, before the head."""
+    container = _container_of(recording, drop)
+    stop = container.stop
+    head = _find_head(recording, descent, drop)
+    if head is not None:
+        stop = min(stop, head.start)
+    last = facts(drop.nodes[-1]).position
+    held = [node for node in descent.chain if last <= facts(node).position < stop] or [descent.chain[-1]]
+    tail = _find_tail(recording, layouts, drop, container, held)
+    if tail is not None:
+        before = [node for node in held if facts(node).position < tail.start]
+        return before[-1], f"the last map of the lowest resolution before {tail.path}, which only adds channels"
+    where = f"inside {container.path}" if container.path else "before the head"
+    return held[-1], f"the last map of the lowest resolution {where}"
+
+
+def _find_tail(
+    recording: Recording, layouts: dict[fx.Node, Layout], drop: Drop, container: Span, held: list[fx.Node]
+) -> Span | None:
+    """Find where, at the end of the container, channels are added for the head: 1x1 convolutions, norms, activations.
+
+    They are told from a stage by their classes, which are others than that of the module that holds the last drop.
+    """
+    last, tail = facts(held[-1]).position, None
+    children = [span for span in recording.spans if span.parent == container.index and span.start <= last]
+    for child in reversed(children):
+        if drop.span is None or child.start <= facts(held[0]).position:
+            break
+        nodes = recording.nodes[child.start : child.stop]
+        if _class_of(recording, child) is _class_of(recording, drop.span) or any(mixes(recording, n) for n in nodes):
+            break
+        tail = child
+    if tail is None:
+        return None
+    before = [node for node in held if facts(node).position < tail.start]
+    return tail if layouts[held[-1]].channels > layouts[before[-1]].channels else None
+
+
+def _class_of(recording: Recording, span: Span) -> type:
+    return type(recording.root.get_submodule(span.path))
+
+
+def _container_of(recording: Recording, drop: Drop) -> Span:
+    if drop.span is not None and drop.span.parent is not None:
+        return recording.spans[drop.span.parent]
+    return recording.spans[facts(drop.nodes[-1]).span if drop.span is None else 0]
+
+
+def _find_head(recording: Recording, descent: Descent, drop: Drop) -> Span | None:
+    """Find the outermost module call after the last drop that does away with the map."""
+    if descent.after is None:
+        return None
+    first, last = facts(descent.chain[-1]).position + 1, facts(descent.after).position
+    after_drop = facts(drop.nodes[-1]).position
+    holding = (span for span in recording.spans if after_drop < span.start <= first and last < span.stop)
+    return next(holding, None)
+
+
+def _number(
+    recording: Recording, maps: Maps, ends: list[tuple[fx.Node, str]], dropping: list[fx.Node]
+) -> tuple[Level, ...]:
+    def is_one_stage(span: Span) -> bool:
+        return sum(span.start <= facts(node).position < span.stop for node in dropping) < 2
+
+    table = name_nodes(recording)
+    levels: list[Level] = []
+    reduction, size = 1, 1.0
+    for node, why in ends:
+        layout = maps.layouts[node]
+        reduction, size = reduction * max(1, round(layout.size / size)), layout.size
+        name = name_value(recording, node, table, is_one_stage)
+        if node is maps.image or name is None:
+            continue
+        levels.append(Level(len(levels), name, reduction, layout, node, why))
+    return tuple(levels)

@@ -1,0 +1,33 @@
+"""Which operations with weights, or of attention, let the places of a map see each other."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from fxfeat.record.recording import Recording, TensorFacts, facts
+
+_LAYERS = (nn.MultiheadAttention, nn.RNNBase, nn.TransformerEncoderLayer)
+_FUNCTIONS = frozenset(("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention", "__matmul__"))
+_CONVOLUTIONS = frozenset(f"conv{suffix}" for suffix in ("1d", "2d", "3d", "olution"))
+
+
+def mixes(recording: Recording, node: fx.Node) -> bool:
+    """Say whether an operation mixes places by learnt weights: a convolution wider than 1, attention, recurrence."""
+    if node.op == "call_module":
+        module = recording.root.get_submodule(str(node.target))
+        return isinstance(module, _LAYERS) or _is_wide(getattr(module, "kernel_size", 1), module)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name in _CONVOLUTIONS:
+        return _has_wide_weight(node)
+    return name in _FUNCTIONS
+
+
+def _is_wide(kernel_size: object, module: nn.Module) -> bool:
+    if not any(parameter.dim() > 2 for parameter in module.parameters(recurse=False)):
+        return False
+    return any(size > 1 for size in kernel_size) if isinstance(kernel_size, tuple) else kernel_size != 1
+
+
+def _has_wide_weight(node: fx.Node) -> bool:
+    weights = [source for source in node.all_input_nodes[1:2] if isinstance(facts(source).value, TensorFacts)]
+    return any(size > 1 for weight in weights for size in facts(weight).value.shape[2:])

@@ -1,0 +1,96 @@
+"""A model cut down to its feature maps."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+
+from fxfeat.emit.extractor import FeatureExtractor
+from fxfeat.pyramid.feature_info import FeatureInfo
+from fxfeat.pyramid.formats import to_format
+from fxfeat.pyramid.layout import Layout, Order
+
+
+class FeaturePyramid(nn.Module):
+    """A module that returns a model's feature maps, as ``features_only`` makes it.
+
+    Attributes:
+        feature_info: what is known of the levels.
+        extractor: the extractor that computes the values, in the layouts that the model works in.
+        output_fmt: the format of the maps.
+        return_dict: whether the maps are returned as a dict, by the levels' indices as strings.
+
+    Its parameters and their names in ``state_dict()`` are the model's own.
+
+    Source: timm's ``FeatureListNet`` and ``FeatureDictNet``.
+    """
+
+    extractor: FeatureExtractor
+    feature_info: FeatureInfo
+    layouts: dict[int, Layout]
+    image: tuple[int, str]
+    output_fmt: Order
+    return_dict: bool
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        feature_info: FeatureInfo,
+        layouts: dict[int, Layout],
+        image: tuple[int, str],
+        output_fmt: Order = "NCHW",
+        return_dict: bool = False,
+    ) -> None:
+        super().__init__()
+        # Shared with the extractor, not copied: so parameters have the names that they have in the model, without
+        # "extractor." before them, and whatever moves or replaces them here does so there.
+        for shared in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            self.__dict__[shared] = extractor.__dict__[shared]
+        self.__dict__["extractor"] = extractor
+        self.feature_info = feature_info
+        self.layouts = layouts
+        self.image = image
+        self.output_fmt = output_fmt
+        self.return_dict = return_dict
+        self.training = extractor.training
+
+    @property
+    def channels(self) -> list[int]:
+        """The number of channels of each map that is returned."""
+        found: list[int] = self.feature_info.channels()
+        return found
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the maps.
+
+        Args:
+            args: what the model takes.
+            kwargs: what the model takes by name.
+
+        Returns:
+            A list of maps in the order of ``feature_info.out_indices``, or a dict of them.
+        """
+        values = self.extractor(*args, **kwargs)
+        position, name = self.image
+        image = kwargs[name] if name in kwargs else args[position]
+        size = tuple(image.shape[2:])
+        maps = [
+            to_format(values[str(index)], self.layouts[index], size, self.output_fmt)
+            for index in self.feature_info.out_indices
+        ]
+        if not self.return_dict:
+            return maps
+        return OrderedDict((str(index), held) for index, held in zip(self.feature_info.out_indices, maps, strict=True))
+
+    def train(self, mode: bool = True) -> FeaturePyramid:
+        """Set the mode of every module."""
+        self.extractor.train(mode)
+        self.training = mode
+        return self
+
+    def extra_repr(self) -> str:
+        """Say what is returned."""
+        info = self.feature_info
+        return f"out_indices={info.out_indices}, channels={info.channels()}, reduction={info.reduction()}"

@@ -1,0 +1,78 @@
+"""Find a model's levels, whichever rule it takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import nn
+
+from fxfeat.errors import TraceError
+from fxfeat.modes import Setup, record_mode
+from fxfeat.pyramid.blocks import find_blocks
+from fxfeat.pyramid.descent import find_descent
+from fxfeat.pyramid.drops import find_drops
+from fxfeat.pyramid.flow import draw_flow
+from fxfeat.pyramid.levels import Level, find_levels
+from fxfeat.pyramid.maps import Maps, find_maps
+from fxfeat.record.recording import Recording
+
+
+@dataclass(frozen=True)
+class Found:
+    """The levels of a model.
+
+    Attributes:
+        recording: of the model in eval mode, that the levels' nodes belong to.
+        maps: which of its values are maps of the image, and in which layout.
+        levels: the levels, at least one.
+        flat: whether they are blocks at one resolution rather than the ends of resolutions.
+    """
+
+    recording: Recording
+    maps: Maps
+    levels: tuple[Level, ...]
+    flat: bool
+
+
+def search_levels(setup: Setup) -> Found:
+    """Find the levels of a model, be it hierarchical or flat.
+
+    Args:
+        setup: the model and its example, from ``fxfeat.modes.read_setup``.
+
+    Raises:
+        TraceError: where it has none, or takes no image.
+    """
+    recording = _record_open(setup)
+    maps = find_maps(setup, recording)
+    flow = draw_flow(recording, maps.image)
+    descent = find_descent(flow, maps)
+    drops = find_drops(recording, descent, maps.layouts)
+    blocks = find_blocks(recording, maps, flow, drops)
+    if blocks:
+        return Found(recording, maps, blocks, True)
+    levels = find_levels(recording, maps, descent, drops)
+    if not levels:
+        raise TraceError(_explain_none(recording, maps))
+    return Found(recording, maps, levels, False)
+
+
+def _record_open(setup: Setup) -> Recording:
+    """Record the model, entering PyTorch's own stacks of blocks."""
+    recording = record_mode(setup, False)
+    called = {span.path for span in recording.spans if span.leaf}
+    stacks = {path for path in called if isinstance(recording.root.get_submodule(path), nn.TransformerEncoder)}
+    return record_mode(setup, False, frozenset(stacks)) if stacks else recording
+
+
+def _explain_none(recording: Recording, maps: Maps) -> str:
+    name = type(recording.root).__name__
+    grids = Counter(layout.grid for node, layout in maps.layouts.items() if node is not maps.image)
+    seen = ", ".join(f"{count} of {'x'.join(map(str, grid))}" for grid, count in grids.most_common(4)) or "none"
+    size = "x".join(map(str, maps.extent.grid))
+    return (
+        f"{name} has no levels. Looked for: maps that everything computed from the image goes through and whose "
+        "resolution drops on the way, or blocks of one class repeated at one resolution. Found: for an image of "
+        f"{size}, maps of these sizes: {seen}. To take values by name, use fxfeat.create_feature_extractor."
+    )
