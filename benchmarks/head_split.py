@@ -66,7 +66,7 @@ def image_classifiers() -> Iterator[Entry]:
     import transformers
 
     seen = set()
-    for model, config, options, inputs in transformers_family.VISION:
+    for _, config, options, inputs in transformers_family.VISION:
         stem = config.removesuffix("Config")
         name = next((f"{stem}{end}" for end in ("ForImageClassification",) if hasattr(transformers, stem + end)), None)
         if name and name not in seen:
@@ -106,7 +106,9 @@ def compare_timm(model: nn.Module, backbone: fxfeat.Backbone, args: Any, kwargs:
 
 def compare_torchvision(model: nn.Module, backbone: fxfeat.Backbone, args: Any, kwargs: Any) -> dict[str, Any]:
     """Compare with what goes into the last linear layer, or 1x1 convolution where there is none."""
-    kinds: tuple[type, ...] = (nn.Linear,) if any(isinstance(m, nn.Linear) for m in model.modules()) else (nn.Conv2d, nn.Conv3d)
+    kinds: tuple[type, ...] = (
+        (nn.Linear,) if any(isinstance(m, nn.Linear) for m in model.modules()) else (nn.Conv2d, nn.Conv3d)
+    )
     last = [module for module in model.modules() if isinstance(module, kinds)][-1]
     return compare_hooked(model, backbone, args, kwargs, last)
 
@@ -123,7 +125,9 @@ def compare_transformers(model: nn.Module, backbone: fxfeat.Backbone, args: Any,
     return {**made, "features": equal(backbone.forward_features(*args, **kwargs), state)}
 
 
-def compare_hooked(model: nn.Module, backbone: fxfeat.Backbone, args: Any, kwargs: Any, last: nn.Module) -> dict[str, Any]:
+def compare_hooked(
+    model: nn.Module, backbone: fxfeat.Backbone, args: Any, kwargs: Any, last: nn.Module
+) -> dict[str, Any]:
     """Compare scores, and the embedding with what goes into a layer."""
     seen: list[torch.Tensor] = []
     handle = last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
@@ -162,7 +166,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         "",
         "- scores: `forward_head(forward_features(x))` against the model's own result.",
         "- features: `forward_features(x)` against timm's `forward_features`, or transformers' `last_hidden_state`.",
-        "- pre_logits: `forward_head(..., pre_logits=True)` against timm's, or against what goes into the last linear layer.",
+        "- pre_logits: `forward_head(..., pre_logits=True)` against timm's, or what goes into the last linear layer.",
         "",
         "| models | count | scores equal | features equal | pre_logits equal |",
         "| --- | --- | --- | --- | --- |",

@@ -8,15 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from fxfeat.checked import emit_checked
+from fxfeat.checked import emit_request
 from fxfeat.emit.extractor import Emission, FeatureExtractor, Forms, build_extractor
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.modes import Setup, read_setup, record_mode
-from fxfeat.name.query import Found, InsideLeaf, find
 from fxfeat.name.table import name_nodes
-from fxfeat.record.recording import Recording
-from fxfeat.rewrite.draft import Draft
-from fxfeat.select.features import Feature, read_request, select_feature
+from fxfeat.select.features import read_request
 
 Request = Sequence[str] | Mapping[str, str]
 
@@ -129,42 +126,14 @@ def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[st
 def _emit_modes(setup: Setup, requests: dict[bool, dict[str, str]], flatten: bool) -> Forms:
     current = setup.model.training
     forms: dict[bool, Emission | TraceError] = {}
-    forms[current] = _emit_mode(setup, current, requests[current], flatten)
+    forms[current] = emit_request(setup, current, requests[current], flatten)
     try:
-        forms[not current] = _emit_mode(setup, not current, requests[not current], flatten)
+        forms[not current] = emit_request(setup, not current, requests[not current], flatten)
     except TraceError as error:
         forms[not current] = error
-    mixed = _emit_mode(setup, None, requests[current], flatten) if _is_mixed(setup.model) else None
+    mixed = emit_request(setup, None, requests[current], flatten) if _is_mixed(setup.model) else None
     return Forms(forms[True], forms[False], mixed)
 
 
 def _is_mixed(model: nn.Module) -> bool:
     return any(module.training != model.training for module in model.modules())
-
-
-def _emit_mode(setup: Setup, training: bool | None, request: dict[str, str], flatten: bool) -> Emission:
-    recording = _record_opened(setup, training, request)
-
-    def make(held: Recording) -> Draft:
-        return Draft(held, held.graph, tuple(_features(held, request)), flatten=flatten)
-
-    return emit_checked(setup, recording, training, make)
-
-
-def _record_opened(setup: Setup, training: bool | None, request: dict[str, str]) -> Recording:
-    """Record until every leaf that a name lies inside is open."""
-    opened: set[str] = set()
-    while True:
-        recording = record_mode(setup, training, frozenset(opened))
-        table = name_nodes(recording)
-        found = [find(recording, table, query) for query in request.values()]
-        closed = {held.leaf for held in found if isinstance(held, InsideLeaf)}
-        if not closed:
-            return recording
-        opened |= closed
-
-
-def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
-    table = name_nodes(recording)
-    found = {key: find(recording, table, query) for key, query in request.items()}
-    return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]

@@ -12,7 +12,9 @@ from fxfeat.emit.emit import emit
 from fxfeat.emit.extractor import Emission
 from fxfeat.errors import TraceError
 from fxfeat.freedom import find_dtypes, find_freedom, find_pins
-from fxfeat.modes import Setup, record_variant
+from fxfeat.modes import Setup, record_mode, record_variant
+from fxfeat.name.query import Found, InsideLeaf, find
+from fxfeat.name.table import name_nodes
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.recording import Recording
@@ -20,6 +22,7 @@ from fxfeat.repeats import check_repeats
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
 from fxfeat.rewrite.passes import rewrite
+from fxfeat.select.features import Feature, select_feature
 
 MakeDraft = Callable[[Recording], Draft]
 
@@ -54,6 +57,48 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         pins += find_dtypes(setup.model, setup.examples[0])
     again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
     return dataclasses.replace(again, freedoms=freedoms)
+
+
+def emit_request(
+    setup: Setup, training: bool | None, request: dict[str, str], flatten: bool = False, on_model: bool = False
+) -> Emission:
+    """Emit the code for values asked for by name.
+
+    Args:
+        setup: the model and how to record it.
+        training: the mode.
+        request: the names by key.
+        flatten: write every module out down to the leaves.
+        on_model: write code that runs on the model's own tree of modules.
+
+    Raises:
+        NodeNotFoundError: for a name that the model does not have in this mode.
+        TraceError: for a step that cannot be written out.
+    """
+
+    def make(held: Recording) -> Draft:
+        return Draft(held, held.graph, tuple(_features(held, request)), flatten=flatten, on_model=on_model)
+
+    return emit_checked(setup, _record_opened(setup, training, request), training, make)
+
+
+def _record_opened(setup: Setup, training: bool | None, request: dict[str, str]) -> Recording:
+    """Record until every leaf that a name lies inside is open."""
+    opened: set[str] = set()
+    while True:
+        recording = record_mode(setup, training, frozenset(opened))
+        table = name_nodes(recording)
+        found = [find(recording, table, query) for query in request.values()]
+        closed = {held.leaf for held in found if isinstance(held, InsideLeaf)}
+        if not closed:
+            return recording
+        opened |= closed
+
+
+def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
+    table = name_nodes(recording)
+    found = {key: find(recording, table, query) for key, query in request.items()}
+    return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]
 
 
 def _tie_dtypes(setup: Setup, draft: Draft, training: bool | None, make: MakeDraft) -> bool:

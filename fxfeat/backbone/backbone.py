@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fxfeat.backbone.arrange import arrange
+from fxfeat.backbone.ladder import Ladder, build_ladder, cut_ladder, finish, is_normed, pass_tail, run_to
 from fxfeat.backbone.layers import make_layer, outputs_of
+from fxfeat.backbone.levels import bring, check_format, size_of
+from fxfeat.backbone.prune import strip
 from fxfeat.backbone.share import replace, share
 from fxfeat.backbone.split import Place, Programs, Split, split_model
+from fxfeat.backbone.take import take_indices
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.modes import read_setup
+from fxfeat.pyramid.feature_info import FeatureInfo
 
 
 class Backbone(nn.Module):
@@ -56,6 +63,7 @@ class Backbone(nn.Module):
         self._setup = setup
         self._split: Split | FxfeatError
         self._programs: Programs | None = None
+        self._ladder: Ladder | None = None
         self._pooled = True
         try:
             self._split, self._programs = split_model(setup)
@@ -66,7 +74,7 @@ class Backbone(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model; without its pooling, up to its features and through what is left of its classifier."""
-        if self._pooled:
+        if self._pooled and not self._is_pruned():
             return self._root(*args, **kwargs)
         return self.forward_head(self.forward_features(*args, **kwargs))
 
@@ -98,12 +106,15 @@ class Backbone(nn.Module):
     @property
     def num_features(self) -> int:
         """The number of channels of the features."""
+        ladder = self._ladder
+        if ladder is not None and ladder.stub:
+            return ladder.levels.layouts[ladder.last].channels
         return self.split.shape[self.split.channels]
 
     @property
     def num_classes(self) -> int:
         """The number of scores that the classifier makes; 0 without one."""
-        return outputs_of(self._root.get_submodule(self._places()[0].layer_path)) if self._has_classifier() else 0
+        return outputs_of(self._layer(self._places()[0])) if self._has_classifier() else 0
 
     def forward_features(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the model up to its last value with positions, final norm included, pooling not.
@@ -118,8 +129,10 @@ class Backbone(nn.Module):
         Raises:
             FxfeatError: where the model has no head to leave out.
         """
-        split = self.split
-        found: torch.Tensor = self._code().features.run(self._root, *args, **kwargs)[split.name]
+        ladder = self._ladder
+        if ladder is not None and ladder.stub:
+            return finish(ladder, self._root, self._run_to(ladder, ladder.last, False, args, kwargs), ladder.last)
+        found: torch.Tensor = self._code().features.run(self._root, *args, **kwargs)[self.split.name]
         return found
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -147,7 +160,7 @@ class Backbone(nn.Module):
 
     def get_classifier(self) -> Any:
         """Return the classifier's module; a tuple where there are several; the identity where it was removed."""
-        modules = tuple(self._root.get_submodule(held.path) for held in self._places())
+        modules = tuple(self._held(place) for place in self._places())
         return modules[0] if len(modules) == 1 else modules
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -165,11 +178,111 @@ class Backbone(nn.Module):
                 f"global_pool is {global_pool!r}; pass None to keep the model's own pooling or '' to remove it."
             )
         places = self._places()
+        if self._is_headless():
+            raise RequestError("The head was pruned; call reset_classifier before prune_intermediate_layers.")
         if global_pool == "" and num_classes > 0:
             self._check_unpooled(places)
         for place in places:
             self._reset(place, num_classes)
         self._pooled = self._pooled and global_pool is None
+
+    # -- the levels -------------------------------------------------------------------------------------------------
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """What is known of the levels: channels, reduction, module, and why each is one.
+
+        Raises:
+            FxfeatError: where the model has no levels.
+        """
+        return self._read_ladder().levels.info
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """Run the model and return the maps of some levels beside its features.
+
+        Args:
+            x: the image ``(B, C, H, W)``.
+            indices: the levels: an int for the last n, several of which negative ones count from the end, None for
+                all. A hierarchical model's levels are the ends of its resolutions, a flat one's its blocks.
+            return_prefix_tokens: return pairs of a map and its prefix tokens, where there are such tokens.
+            norm: apply the final norm to the maps that it fits.
+            stop_early: run no further than the last level asked for.
+            output_fmt: ``NCHW``, ``NHWC`` or ``NLC``.
+            intermediates_only: return the maps alone.
+            output_dict: return a dict of ``image_intermediates``, ``image_intermediates_prefix`` and
+                ``image_features``.
+
+        Returns:
+            The features, as from ``forward_features``, and a list of maps in the order in which the model makes them.
+
+        Raises:
+            FxfeatError: where there are no levels, or none of these indices or of this format.
+        """
+        ladder = self._read_ladder()
+        wanted = check_format(output_fmt)
+        taken, last = take_indices(ladder.last + 1, indices)
+        end = last if stop_early or intermediates_only else ladder.last
+        whole = ladder.features is not None and end == ladder.last and not intermediates_only and not ladder.stub
+        values = self._run_to(ladder, end, whole, (x,), {})
+        size = size_of(ladder.levels, (x,), {})
+        made = []
+        for index in sorted(set(taken)):
+            value = values[str(index)]
+            value = pass_tail(ladder, self._root, value) if norm and is_normed(ladder, index) else value
+            made.append(bring(value, ladder.levels.layouts[index], size, wanted))
+        features = None if intermediates_only else finish(ladder, self._root, values, end)
+        return arrange(made, features, return_prefix_tokens, output_dict)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what comes after the last of some levels, with its parameters.
+
+        Args:
+            indices: the levels to keep, as for ``forward_intermediates``.
+            prune_norm: remove the final norm as well.
+            prune_head: remove the head. It also goes where it does not fit the features that are left.
+
+        Returns:
+            The indices that were kept.
+
+        Raises:
+            FxfeatError: where there are no levels, or none of these indices.
+        """
+        ladder = self._read_ladder()
+        taken, last = take_indices(ladder.last + 1, indices)
+        fits = self._programs is not None and (last == ladder.last or is_normed(ladder, last))
+        use = cut_ladder(ladder, self._setup, last, prune_norm)
+        if self._programs is not None and fits and not prune_head:
+            use = use | self._programs.head_use
+        else:
+            self._pooled = False
+        strip(self._root, use)
+        return taken
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _read_ladder(self) -> Ladder:
+        if self._ladder is None:
+            features = None if isinstance(self._split, FxfeatError) else self._split.name
+            self._ladder = build_ladder(self._setup, features)
+        return self._ladder
+
+    def _run_to(self, ladder: Ladder, end: int, whole: bool, args: Any, kwargs: Any) -> dict[str, torch.Tensor]:
+        return run_to(ladder, self._setup, self._root, end, whole, args, kwargs)
+
+    def _is_pruned(self) -> bool:
+        return self._ladder is not None and self._ladder.stub
 
     def _check_unpooled(self, places: tuple[Place, ...]) -> None:
         last = self.split.channels == len(self.split.shape) - 1
@@ -190,7 +303,18 @@ class Backbone(nn.Module):
 
     def _has_classifier(self) -> bool:
         split = self.split
-        return bool(split.places) and not isinstance(self._root.get_submodule(self._places()[0].path), nn.Identity)
+        return bool(split.places) and not isinstance(self._held(self._places()[0]), nn.Identity)
+
+    def _held(self, place: Place) -> nn.Module:
+        return nn.Identity() if self._is_headless() else self._root.get_submodule(place.path)
+
+    def _layer(self, place: Place) -> nn.Module:
+        held = self._held(place)
+        is_layer = isinstance(held, (place.layer.kind, nn.Identity))
+        return held if is_layer else self._root.get_submodule(place.layer_path)
+
+    def _is_headless(self) -> bool:
+        return self._is_pruned() and not self._pooled
 
     def _places(self) -> tuple[Place, ...]:
         split = self.split

@@ -8,10 +8,20 @@ from torch import fx
 
 from fxfeat.backbone.chain import draw_data, find_chain, inputs_of
 from fxfeat.backbone.classifier import Blocked, Classifier, find_between, find_classifiers
-from fxfeat.backbone.operations import is_drop, is_layout, is_pick, is_squash, name_of
+from fxfeat.backbone.operations import (
+    is_adaptive_pool,
+    is_drop,
+    is_layout,
+    is_linear,
+    is_norm,
+    is_pick,
+    is_squash,
+    name_of,
+)
 from fxfeat.backbone.positions import ATTENTION, find_positions
 from fxfeat.errors import RequestError
 from fxfeat.name.table import name_nodes
+from fxfeat.pyramid.mixing import mixes
 from fxfeat.record.recording import Recording, TensorFacts, ancestors, facts
 from fxfeat.record.written import nodes_in
 
@@ -94,9 +104,23 @@ def _find_cut(
     pool = next((node for node in later if node not in positions), scores)
     if name_of(pool) in ATTENTION:
         spread = _before_attention(recording, spread, pool)
-    while len(spread) > 1 and _belongs_to_pool(recording, spread[-1], spread[-2], pool):
+    spread = _before_own_layers(recording, spread, [pool, *ends])
+    while len(spread) > 1 and _belongs_to_pool(recording, spread, pool):
         spread.pop()
     return spread[-1]
+
+
+def _before_own_layers(recording: Recording, spread: list[fx.Node], held: list[fx.Node]) -> list[fx.Node]:
+    """Leave out what a head's own module does before it pools, if that is a linear layer at each position alone."""
+    for span in recording.spans[1:]:
+        if not all(span.start <= facts(node).position < span.stop for node in held):
+            continue
+        given = [node for node in spread if node in nodes_in((span.args, span.kwargs))]
+        inside = recording.nodes[span.start : facts(held[0]).position]
+        if given and not any(mixes(recording, node) for node in inside):
+            own = any(is_linear(recording, node, False) for node in inside)
+            return spread[: spread.index(given[-1]) + 1] if own else spread
+    return spread
 
 
 def _before_dropout(recording: Recording, pooled: list[fx.Node]) -> fx.Node | None:
@@ -115,9 +139,22 @@ def _before_attention(recording: Recording, spread: list[fx.Node], pool: fx.Node
     return spread
 
 
-def _belongs_to_pool(recording: Recording, node: fx.Node, before: fx.Node, pool: fx.Node) -> bool:
-    """Say whether a node only hands its input on to the pooling: other axes, a part of it, dropout."""
-    if not (is_drop(recording, node) or is_layout(recording, node) or is_pick(node)):
+def _is_put_back(recording: Recording, spread: list[fx.Node]) -> bool:
+    """Say whether the axes were changed for a norm alone, and are what they were before."""
+    if len(spread) < 4:
+        return False
+    source, there, norm, back = spread[-4:]
+    turns = is_layout(recording, there) and is_layout(recording, back) and is_norm(recording, norm)
+    return turns and facts(source).value.shape == facts(back).value.shape
+
+
+def _belongs_to_pool(recording: Recording, spread: list[fx.Node], pool: fx.Node) -> bool:
+    """Say whether a node only hands its input on to the pooling: other axes, a part, a smaller map, dropout."""
+    before, node = spread[-2:]
+    kinds = (is_drop, is_layout, is_adaptive_pool)
+    if not (is_pick(node) or any(kind(recording, node) for kind in kinds)):
+        return False
+    if _is_put_back(recording, spread):
         return False
     sources = [held for held in node.all_input_nodes if isinstance(facts(held).value, TensorFacts)]
     if before not in sources:

@@ -79,6 +79,12 @@ def is_pool(recording: Recording, node: fx.Node) -> bool:
     return name_of(node) in _POOL or isinstance(module_of(recording, node), _POOL_MODULES)
 
 
+def is_adaptive_pool(recording: Recording, node: fx.Node) -> bool:
+    """Say whether a node pools to a size that its input does not decide."""
+    kinds = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+    return name_of(node).startswith("adaptive_") or isinstance(module_of(recording, node), kinds)
+
+
 def is_blend(node: fx.Node) -> bool:
     """Say whether a node is arithmetic between tensors or with numbers."""
     return name_of(node) in _BLEND

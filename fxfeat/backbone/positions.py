@@ -8,32 +8,39 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxfeat.backbone.operations import module_of, name_of
+from fxfeat.backbone.operations import is_pool, module_of, name_of
 from fxfeat.errors import TraceError
 from fxfeat.modes import Setup, record_variant
-from fxfeat.record.examples import Example
 from fxfeat.record.recording import Recording, TensorFacts, facts
-from fxfeat.record.variants import find_groups, resize
+from fxfeat.record.variants import Axis, find_groups, resize
 
+_RESIZES = {"interpolate", "upsample", "resize"}
 ATTENTION = {"scaled_dot_product_attention", "matmul", "bmm", "baddbmm"}
 
 
 def find_positions(recording: Recording, larger: Recording | None) -> frozenset[fx.Node]:
     """Find the values that still tell positions apart.
 
-    Where the model runs at two sizes, they are those whose shape follows the input's. Where it does not, they are
-    those with two axes or more besides the batch that came from such values.
+    Where the model runs at two sizes, they are those whose shape follows the input's, and maps of a fixed size that
+    such a value was resized to. Where it does not, they are those with two axes or more besides the batch that came
+    from such values.
 
     Args:
         recording: a recording.
         larger: the same model on a larger input, if it ran the same code.
     """
     found: set[fx.Node] = set()
+    fixed: set[fx.Node] = set()
     twins = larger.nodes if larger is not None else [None] * len(recording.nodes)
     for node, twin in zip(recording.nodes, twins, strict=True):
-        if _comes_with_positions(node, found) and not _sums_up(recording, node, found, twin):
+        if not _comes_with_positions(node, found) or _covers_map(module_of(recording, node), node):
+            continue
+        if node.op == "placeholder" or not isinstance(facts(node).value, TensorFacts) or _grows(node, twin):
             found.add(node)
-    return frozenset(found)
+        elif _is_spread(node) and (twin is None or _is_fixed(recording, node, fixed)):
+            found.add(node)
+            fixed.add(node)
+    return frozenset(node for node in found if _holds_tensors(node))
 
 
 def record_larger(setup: Setup, recording: Recording, training: bool | None) -> Recording | None:
@@ -42,15 +49,17 @@ def record_larger(setup: Setup, recording: Recording, training: bool | None) -> 
     groups = find_groups(example)
     images = tuple(group for group in groups if group.name == "extent")
     lengths = tuple(group for group in groups if group.name.startswith("length"))
-    for wanted, times in ((images, 2), (lengths[:1], 2)):
-        if not wanted:
-            continue
-        grown: Example = resize(example, wanted, lambda axis, times=times: axis.size * times)
+    for wanted in filter(None, (images, lengths[:1])):
+        grown = resize(example, wanted, _double)
         with contextlib.suppress(TraceError):
             larger = record_variant(setup, recording, training, grown)
             if [node.target for node in larger.nodes] == [node.target for node in recording.nodes]:
                 return larger
     return None
+
+
+def _double(axis: Axis) -> int:
+    return axis.size * 2
 
 
 def _comes_with_positions(node: fx.Node, found: set[fx.Node]) -> bool:
@@ -63,29 +72,39 @@ def _comes_with_positions(node: fx.Node, found: set[fx.Node]) -> bool:
     return any(held in found for held in node.all_input_nodes)
 
 
-def _sums_up(recording: Recording, node: fx.Node, found: set[fx.Node], twin: fx.Node | None) -> bool:
-    value = facts(node).value
-    if not isinstance(value, TensorFacts):
-        return not isinstance(value, (tuple, list, dict))
-    if node.op == "placeholder":
-        return False
-    if _covers_map(module_of(recording, node), node, value):
+def _holds_tensors(node: fx.Node) -> bool:
+    return isinstance(facts(node).value, (TensorFacts, tuple, list, dict))
+
+
+def _grows(node: fx.Node, twin: fx.Node | None) -> bool:
+    other = facts(twin).value if twin is not None else None
+    return isinstance(other, TensorFacts) and facts(node).value.shape != other.shape
+
+
+def _is_spread(node: fx.Node) -> bool:
+    return sum(size > 1 for size in facts(node).value.shape[1:]) > 1
+
+
+def _is_fixed(recording: Recording, node: fx.Node, fixed: set[fx.Node]) -> bool:
+    """Say whether a value is a map of a fixed size, or computed from one."""
+    if any(held in fixed for held in node.all_input_nodes):
         return True
-    if twin is None:
-        return sum(size > 1 for size in value.shape[1:]) < 2
-    other = facts(twin).value
-    return not isinstance(other, TensorFacts) or value.shape == other.shape
+    resizes = (
+        is_pool(recording, node) or name_of(node) in _RESIZES or isinstance(module_of(recording, node), nn.Upsample)
+    )
+    return resizes and math.prod(facts(node).value.shape[2:]) > 1
 
 
-def _covers_map(module: nn.Module | None, node: fx.Node, value: TensorFacts) -> bool:
+def _covers_map(module: nn.Module | None, node: fx.Node) -> bool:
     """Say whether a convolution or pool takes the whole map at once: a flattening in disguise."""
-    kernel = getattr(module, "kernel_size", None)
+    kernel, value = getattr(module, "kernel_size", None), facts(node).value
     source = facts(node.all_input_nodes[0]).value if node.all_input_nodes else None
-    if kernel is None or not isinstance(source, TensorFacts) or len(value.shape) < 3:
+    if kernel is None or not isinstance(value, TensorFacts) or not isinstance(source, TensorFacts):
         return False
     before, after = source.shape[2:], value.shape[2:]
-    sizes = _each(kernel, len(before))
-    return math.prod(before) > 1 and math.prod(after) == 1 and sizes == before and set(_each(_padding(module), 1)) == {0}
+    if len(value.shape) < 3 or math.prod(before) == 1 or math.prod(after) != 1:
+        return False
+    return _each(kernel, len(before)) == before and set(_each(_padding(module), 1)) == {0}
 
 
 def _padding(module: Any) -> Any:

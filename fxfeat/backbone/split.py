@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from fxfeat.backbone.layers import Layer, read_layer
 from fxfeat.backbone.positions import find_channels, record_larger
 from fxfeat.backbone.program import Program, Version, plant_constants
 from fxfeat.checked import emit_checked
+from fxfeat.emit.containers import Kept
 from fxfeat.emit.emit import emit
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.modes import Setup, record_mode
@@ -25,6 +27,8 @@ from fxfeat.rewrite.passes import PASSES, rewrite
 from fxfeat.select.features import select_feature
 
 X = "x"
+_NAMES = ("features", "head", "inputs", "after")
+_Written = dict[str, tuple[Version, Kept]]
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Programs:
-    """The code of a split. ``inputs`` and ``after`` lie before and behind the classifiers."""
+    """The code of a split. ``inputs`` and ``after`` lie before and behind the classifiers.
+
+    ``features_use`` and ``head_use`` list the modules and tensors that the code uses.
+    """
 
     features: Program
     head: Program
     inputs: Program
     after: Program
+    features_use: Kept
+    head_use: Kept
 
 
 def split_model(setup: Setup) -> tuple[Split, Programs]:
@@ -67,23 +76,32 @@ def split_model(setup: Setup) -> tuple[Split, Programs]:
     Raises:
         FxfeatError: where neither mode can be split.
     """
-    versions: dict[str, dict[bool, Version]] = {name: {} for name in ("features", "head", "inputs", "after")}
+    written: dict[bool, _Written] = {}
     splits: dict[bool, Split] = {}
     errors: dict[bool, FxfeatError] = {}
     for training in (False, True):
         try:
-            splits[training], written = _split_mode(setup, training)
+            splits[training], written[training] = _split_mode(setup, training)
         except FxfeatError as error:
             errors[training] = error
-            written = dict.fromkeys(versions, error)
-        for name, version in written.items():
-            versions[name][training] = version
     if not splits:
         raise errors[False]
-    return splits.get(False, splits.get(True)), Programs(**{n: Program(held) for n, held in versions.items()})  # type: ignore[return-value]
+    return splits[min(splits)], _collect(written, errors)
 
 
-def _split_mode(setup: Setup, training: bool) -> tuple[Split, dict[str, Version]]:
+def _collect(written: dict[bool, _Written], errors: dict[bool, FxfeatError]) -> Programs:
+    def program(name: str) -> Program:
+        return Program({**{mode: held[name][0] for mode, held in written.items()}, **errors})
+
+    def used(*names: str) -> Kept:
+        every = [held[name][1] for held in written.values() for name in names]
+        return functools.reduce(operator.or_, every)
+
+    features, head, inputs, after = map(program, _NAMES)
+    return Programs(features, head, inputs, after, used("features"), used("head", "inputs", "after"))
+
+
+def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
     recording = record_mode(setup, training)
     larger = record_larger(setup, recording, training)
     head = find_head(recording, larger)
@@ -104,7 +122,7 @@ def _places(recording: Recording, head: Head) -> tuple[Place, ...] | None:
     return tuple(places)
 
 
-def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> dict[str, Version]:
+def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _Written:
     def make(held: Recording) -> Draft:
         return draft_of(held, {head.name: name_nodes(held).nodes[head.name]})
 
@@ -112,12 +130,12 @@ def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> di
     plant_constants(setup.model, emission)
     sources = {str(i): held.source for i, held in enumerate(head.classifiers)}
     results = {f"scores_{i}": held.result for i, held in enumerate(head.classifiers)}
-    cut = {X: head.features}
+    cut, scores = {X: head.features}, {"scores": head.scores}
     return {
-        "features": emission.source,
-        "head": write_downstream(setup.model, recording, cut, {"scores": head.scores}),
-        "inputs": write_downstream(setup.model, recording, cut, sources or {"scores": head.scores}),
-        "after": write_downstream(setup.model, recording, results or {X: head.scores}, {"scores": head.scores}, head.squashes),
+        "features": (emission.source, emission.kept),
+        "head": write_downstream(setup.model, recording, cut, scores),
+        "inputs": write_downstream(setup.model, recording, cut, sources or scores),
+        "after": write_downstream(setup.model, recording, results or {X: head.scores}, scores, head.squashes),
     }
 
 
@@ -133,13 +151,13 @@ def write_downstream(
     sources: Mapping[str, fx.Node],
     wanted: Mapping[str, fx.Node],
     passed: frozenset[fx.Node] = frozenset(),
-) -> Version:
-    """Write the code from some inner values to others, or say why it cannot be written."""
+) -> tuple[Version, Kept]:
+    """Write the code from some inner values to others, or say why it cannot be written; list what it uses."""
     behind = start_from(recording, sources, passed)
     draft = draft_of(behind.recording, {key: behind.twins[node] for key, node in wanted.items()})
     try:
         emission = emit(rewrite(draft, (*PASSES, check_start))[0])
     except TraceError as error:
-        return error
+        return error, Kept(frozenset(), frozenset())
     plant_constants(root, emission)
-    return dataclasses.replace(emission.source)
+    return emission.source, emission.kept

@@ -74,9 +74,10 @@ def check_start(draft: Draft) -> Draft:
     """
     missing = [node for node in draft.graph.nodes if node.target is lost_input]
     if missing:
+        model = type(draft.recording.root).__name__
         raise TraceError(
-            f"What follows {', '.join(draft.recording.signature.parameters)!r} in {type(draft.recording.root).__name__} "
-            f"also reads the model's own input {missing[0].args[0]!r}, so it cannot be run without it."
+            f"What follows {', '.join(draft.recording.signature.parameters)!r} in {model} also reads its own "
+            f"input {missing[0].args[0]!r}, so it cannot be run without it."
         )
     return draft
 
