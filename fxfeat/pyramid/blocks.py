@@ -10,7 +10,7 @@ from torch import fx
 from fxfeat.name.table import name_nodes
 from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.layout import Layout
-from fxfeat.pyramid.levels import Level
+from fxfeat.pyramid.levels import Level, find_reductions
 from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.naming import name_value
 from fxfeat.record.recording import Recording, Span, facts
@@ -50,11 +50,12 @@ def find_blocks(recording: Recording, maps: Maps, flow: nx.DiGraph, drops: list[
     table = name_nodes(recording)
     name = type(recording.root.get_submodule(run[0].span.path)).__name__
     levels = []
+    reduction = find_reductions([maps.layouts[drop.source] for drop in drops] + [maps.layouts[run[0].node]])[-1]
     for index, block in enumerate(run):
         layout = maps.layouts[block.node]
         query = name_value(recording, block.node, table, lambda span, at=block.span: span.index >= at.index)  # type: ignore[misc]
         why = f"block {index + 1} of {len(run)}: {name}, repeated at one resolution"
-        levels.append(Level(index, query or block.span.path, max(1, round(layout.size)), layout, block.node, why))
+        levels.append(Level(index, query or block.span.path, reduction, layout, block.node, why))
     return tuple(levels)
 
 

@@ -54,17 +54,17 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
     """
     if not drops:
         return ()
-    ends = [_end_before(descent, drop) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
+    ends = [(drop.source, _explain(drop)) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
     return _number(recording, maps, ends, [node for drop in drops for node in drop.nodes[-1:]])
 
 
-def _end_before(descent: Descent, drop: Drop) -> tuple[fx.Node, str]:
-    """Take the map that goes into a drop, with the reason."""
-    names = ", ".join(dict.fromkeys(str(node) for node in drop.nodes[:2]))
+def _explain(drop: Drop) -> str:
     if drop.span is None:
-        return drop.source, f"the last map before {names} lowers the resolution, which no module holds by itself"
-    before = [node for node in descent.chain if facts(node).position < drop.span.start]
-    return before[-1], f"goes into {drop.span.path}, the outermost module that holds this one drop in resolution"
+        names = ", ".join(dict.fromkeys(str(node) for node in drop.nodes[:2]))
+        return f"the last map before {names} lowers the resolution, which no module does by itself"
+    if drop.passed:
+        return f"goes into {drop.span.path}, the last module to lower this of several resolutions side by side"
+    return f"goes into {drop.span.path}, the outermost module that holds this one drop in resolution"
 
 
 def _last_end(
@@ -72,10 +72,8 @@ def _last_end(
 ) -> tuple[fx.Node, str]:
     """Take the last map of the lowest resolution inside the container of the last stage, before the head."""
     container = _container_of(recording, drop)
-    stop = container.stop
     head = _find_head(recording, descent, drop)
-    if head is not None:
-        stop = min(stop, head.start)
+    stop = min(container.stop, _find_stage_end(recording, drop), container.stop if head is None else head.start)
     last = facts(drop.nodes[-1]).position
     held = [node for node in descent.chain if last <= facts(node).position < stop] or [descent.chain[-1]]
     tail = _find_tail(recording, layouts, drop, container, held)
@@ -84,6 +82,18 @@ def _last_end(
         return before[-1], f"the last map of the lowest resolution before {tail.path}, which only adds channels"
     where = f"inside {container.path}" if container.path else "before the head"
     return held[-1], f"the last map of the lowest resolution {where}"
+
+
+def _find_stage_end(recording: Recording, drop: Drop) -> int:
+    """Find where a list of stages ends that is called one by one, if the last drop's module is a stage and in one."""
+    owner = drop.span.path.rpartition(".")[0] if drop.span is not None else ""
+    spans = recording.spans
+    if drop.span is None or not owner or any(span.path == owner for span in spans):
+        return len(recording.nodes)
+    last = facts(drop.nodes[-1]).position
+    if not any(mixes(recording, node) for node in recording.nodes[last + 1 : drop.span.stop]):
+        return len(recording.nodes)
+    return max(span.stop for span in spans if span.parent == drop.span.parent and span.path.startswith(f"{owner}."))
 
 
 def _find_tail(
@@ -128,6 +138,21 @@ def _find_head(recording: Recording, descent: Descent, drop: Drop) -> Span | Non
     return next(holding, None)
 
 
+def find_reductions(layouts: list[Layout]) -> list[int]:
+    """Round the scales of ever smaller maps, each to a whole multiple of the one before.
+
+    Convolutions without padding make the grids a little smaller than the strides say, the more so the later.
+
+    >>> find_reductions([Layout("NCHW", (112, 112), 8, (2.0, 2.0)), Layout("NCHW", (54, 54), 8, (4.1, 4.1))])
+    [2, 4]
+    """
+    found, size = [1], 1.0
+    for layout in layouts:
+        found.append(found[-1] * max(1, round(layout.size / size)))
+        size = layout.size
+    return found[1:]
+
+
 def _number(
     recording: Recording, maps: Maps, ends: list[tuple[fx.Node, str]], dropping: list[fx.Node]
 ) -> tuple[Level, ...]:
@@ -136,12 +161,10 @@ def _number(
 
     table = name_nodes(recording)
     levels: list[Level] = []
-    reduction, size = 1, 1.0
-    for node, why in ends:
-        layout = maps.layouts[node]
-        reduction, size = reduction * max(1, round(layout.size / size)), layout.size
+    reductions = find_reductions([maps.layouts[node] for node, _ in ends])
+    for (node, why), reduction in zip(ends, reductions, strict=True):
         name = name_value(recording, node, table, is_one_stage)
         if node is maps.image or name is None:
             continue
-        levels.append(Level(len(levels), name, reduction, layout, node, why))
+        levels.append(Level(len(levels), name, reduction, maps.layouts[node], node, why))
     return tuple(levels)

@@ -1,4 +1,4 @@
-"""Which operations with weights, or of attention, let the places of a map see each other."""
+"""Which operations let the places of a map see each other."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ def _is_wide(kernel_size: object, module: nn.Module) -> bool:
 def _has_wide_weight(node: fx.Node) -> bool:
     weights = [source for source in node.all_input_nodes[1:2] if isinstance(facts(source).value, TensorFacts)]
     return any(size > 1 for weight in weights for size in facts(weight).value.shape[2:])
+
+
+def slides(recording: Recording, node: fx.Node) -> bool:
+    """Say whether an operation slides a window over a map: a convolution or a pool."""
+    if node.op == "call_module":
+        return hasattr(recording.root.get_submodule(str(node.target)), "kernel_size")
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in _CONVOLUTIONS or ("_pool" in name and "adaptive" not in name)
