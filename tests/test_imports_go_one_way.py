@@ -1,4 +1,4 @@
-"""Each stage imports the ones before it and none after: record, name, select, rewrite, report, emit, pyramid, cli."""
+"""Each stage imports the ones before it and none after: record, name, select, rewrite, report, emit, pyramid, backbone, cli."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import fxfeat
 
 ROOT = Path(fxfeat.__file__).parent
-ORDER = ("errors", "record", "name", "select", "rewrite", "report", "emit", "pyramid", "cli")
+ORDER = ("errors", "record", "name", "select", "rewrite", "report", "emit", "pyramid", "backbone", "cli")
 FILES = sorted(ROOT.rglob("*.py"))
 
 

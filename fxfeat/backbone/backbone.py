@@ -16,7 +16,7 @@ from fxfeat.backbone.layers import make_layer, outputs_of
 from fxfeat.backbone.levels import bring, check_format, size_of
 from fxfeat.backbone.prune import strip
 from fxfeat.backbone.share import replace, share
-from fxfeat.backbone.split import Place, Programs, Split, split_model
+from fxfeat.backbone.split import FEATURES, Place, Programs, Split, split_model
 from fxfeat.backbone.take import take_indices
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.modes import read_setup
@@ -132,7 +132,7 @@ class Backbone(nn.Module):
         ladder = self._ladder
         if ladder is not None and ladder.stub:
             return finish(ladder, self._root, self._run_to(ladder, ladder.last, False, args, kwargs), ladder.last)
-        found: torch.Tensor = self._code().features.run(self._root, *args, **kwargs)[self.split.name]
+        found: torch.Tensor = self._code().features.run(self._root, *args, **kwargs)[FEATURES]
         return found
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

@@ -22,6 +22,7 @@ from fxfeat.backbone.positions import ATTENTION, find_positions
 from fxfeat.errors import RequestError
 from fxfeat.name.table import name_nodes
 from fxfeat.pyramid.mixing import mixes
+from fxfeat.pyramid.naming import name_value
 from fxfeat.record.recording import Recording, TensorFacts, ancestors, facts
 from fxfeat.record.written import nodes_in
 
@@ -74,7 +75,7 @@ def find_head(recording: Recording, larger: Recording | None) -> Head:
         squashes = frozenset(node for node in between if is_squash(recording, node))
         name = _name(recording, cut)
         return Head(cut, scores, classifiers, squashes, name, _explain(name, cut, classifiers, positions, found))
-    found_instead = "; ".join(tried) or "its result depends on no input"
+    found_instead = "; ".join(dict.fromkeys(tried)) or "its result depends on no input"
     raise RequestError(
         f"{type(recording.root).__name__} has no head: fxfeat looked for a value with positions, pooling after it and "
         f"a linear layer that makes scores, but {found_instead}. For inner values of such a model, use "
@@ -88,7 +89,8 @@ def _results(recording: Recording) -> list[fx.Node]:
     if isinstance(recording.result, fx.Node):
         leaves = [((), recording.result), *leaves]
     leaves = [pair for pair in leaves if isinstance(facts(pair[1]).value, TensorFacts)]
-    return [node for _, node in sorted(leaves, key=lambda pair: not any(step == "logits" for _, step in pair[0]))]
+    named_first = sorted(leaves, key=lambda pair: not any(step == "logits" for _, step in pair[0]))
+    return list(dict.fromkeys(node for _, node in named_first))
 
 
 def _find_cut(
@@ -170,7 +172,7 @@ def _owner(recording: Recording, node: fx.Node) -> int:
 
 
 def _name(recording: Recording, node: fx.Node) -> str:
-    return next((name for name, held in name_nodes(recording).nodes.items() if held is node), node.name)
+    return name_value(recording, node, name_nodes(recording)) or node.name
 
 
 def _explain(

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.backbone.levels import FEATURES, Levels, Tail, read_levels, write_levels, write_tail
+from fxfeat.backbone.levels import Levels, Tail, read_levels, write_levels, write_tail
 from fxfeat.backbone.program import Program
+from fxfeat.backbone.split import FEATURES
 from fxfeat.emit.containers import Kept
 from fxfeat.modes import Setup
 

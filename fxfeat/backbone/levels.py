@@ -12,7 +12,7 @@ from torch import fx
 from fxfeat.backbone.chain import draw_data, find_chain, inputs_of
 from fxfeat.backbone.operations import is_drop, is_layout, is_norm, is_pick
 from fxfeat.backbone.program import Program, Version, plant_constants
-from fxfeat.backbone.split import X, write_downstream
+from fxfeat.backbone.split import FEATURES, X, write_downstream
 from fxfeat.checked import emit_request
 from fxfeat.emit.containers import Kept
 from fxfeat.errors import FxfeatError, RequestError
@@ -26,8 +26,6 @@ from fxfeat.pyramid.layout import Layout, Order
 from fxfeat.pyramid.search import search_levels
 from fxfeat.record.recording import Recording, TensorFacts, facts
 from fxfeat.select.features import select_feature
-
-FEATURES = "features"
 
 
 @dataclass(frozen=True)

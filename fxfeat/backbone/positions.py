@@ -11,6 +11,7 @@ from torch import fx, nn
 from fxfeat.backbone.operations import is_pool, module_of, name_of
 from fxfeat.errors import TraceError
 from fxfeat.modes import Setup, record_variant
+from fxfeat.name.table import holds_tensor
 from fxfeat.record.recording import Recording, TensorFacts, facts
 from fxfeat.record.variants import Axis, find_groups, resize
 
@@ -33,14 +34,16 @@ def find_positions(recording: Recording, larger: Recording | None) -> frozenset[
     fixed: set[fx.Node] = set()
     twins = larger.nodes if larger is not None else [None] * len(recording.nodes)
     for node, twin in zip(recording.nodes, twins, strict=True):
-        if not _comes_with_positions(node, found) or _covers_map(module_of(recording, node), node):
+        if not holds_tensor(facts(node).value) or not _comes_with_positions(node, found):
+            continue
+        if _covers_map(module_of(recording, node), node):
             continue
         if node.op == "placeholder" or not isinstance(facts(node).value, TensorFacts) or _grows(node, twin):
             found.add(node)
         elif _is_spread(node) and (twin is None or _is_fixed(recording, node, fixed)):
             found.add(node)
             fixed.add(node)
-    return frozenset(node for node in found if _holds_tensors(node))
+    return frozenset(found)
 
 
 def record_larger(setup: Setup, recording: Recording, training: bool | None) -> Recording | None:
@@ -70,10 +73,6 @@ def _comes_with_positions(node: fx.Node, found: set[fx.Node]) -> bool:
         # A query without positions gathers those of keys and values up: attention pooling.
         return any(held in found for held in node.all_input_nodes[:1])
     return any(held in found for held in node.all_input_nodes)
-
-
-def _holds_tensors(node: fx.Node) -> bool:
-    return isinstance(facts(node).value, (TensorFacts, tuple, list, dict))
 
 
 def _grows(node: fx.Node, twin: fx.Node | None) -> bool:

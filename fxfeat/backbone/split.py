@@ -13,13 +13,12 @@ from fxfeat.backbone.head import Head, find_head
 from fxfeat.backbone.layers import Layer, read_layer
 from fxfeat.backbone.positions import find_channels, record_larger
 from fxfeat.backbone.program import Program, Version, plant_constants
-from fxfeat.checked import emit_checked
+from fxfeat.checked import emit_request
 from fxfeat.emit.containers import Kept
 from fxfeat.emit.emit import emit
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.modes import Setup, record_mode
 from fxfeat.name.query import Found
-from fxfeat.name.table import name_nodes
 from fxfeat.record.recording import Recording, facts
 from fxfeat.rewrite.downstream import check_start, start_from
 from fxfeat.rewrite.draft import Draft
@@ -27,6 +26,7 @@ from fxfeat.rewrite.passes import PASSES, rewrite
 from fxfeat.select.features import select_feature
 
 X = "x"
+FEATURES = "features"
 _NAMES = ("features", "head", "inputs", "after")
 _Written = dict[str, tuple[Version, Kept]]
 
@@ -123,10 +123,7 @@ def _places(recording: Recording, head: Head) -> tuple[Place, ...] | None:
 
 
 def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _Written:
-    def make(held: Recording) -> Draft:
-        return draft_of(held, {head.name: name_nodes(held).nodes[head.name]})
-
-    emission = emit_checked(setup, recording, training, make)
+    emission = emit_request(setup, training, {FEATURES: head.name}, on_model=True)
     plant_constants(setup.model, emission)
     sources = {str(i): held.source for i, held in enumerate(head.classifiers)}
     results = {f"scores_{i}": held.result for i, held in enumerate(head.classifiers)}

@@ -32,7 +32,7 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> tuple[list[
     wrong = [index for index in asked if not -count <= index < count]
     if wrong:
         raise RequestError(
-            f"indices={tuple(asked)} asks for level {wrong[0]}; there are {count}, from 0 to {count - 1} or -{count} to -1."
+            f"indices={tuple(asked)} asks for level {wrong[0]}; there are {count}: 0 to {count - 1}, or -{count} to -1."
         )
     found = [index % count for index in asked]
     return found, max(found)

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import operator
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import networkx as nx
+import torch
 from torch import fx
 
 from fxfeat.errors import TraceError
-from fxfeat.record.recording import Facts, Guard, Recording, Span, amend, facts
-from fxfeat.record.written import map_nodes
+from fxfeat.record.recording import Facts, Guard, Recording, Span, Storage, TensorFacts, amend, facts, same
+from fxfeat.record.written import flat, map_nodes
 from fxfeat.rewrite.dependencies import draw_dependencies
 from fxfeat.rewrite.draft import Draft
+
+
+@dataclasses.dataclass(frozen=True)
+class LostInput:
+    """Stands for an input that a downstream recording no longer has; never left in emitted code."""
+
+    name: str
+
+
+Twins = dict[fx.Node, fx.Node]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +34,15 @@ class Downstream:
     """A recording that starts at inner values, and the node in it for each node of the original."""
 
     recording: Recording
-    twins: dict[fx.Node, fx.Node]
+    twins: Twins
 
 
 def start_from(recording: Recording, sources: Mapping[str, fx.Node], passed: Collection[fx.Node] = ()) -> Downstream:
     """Make inner values the inputs of a recording; what they were computed from is left to the passes to drop.
 
-    A module whose call was under way when one of the values was made is opened: its caller is.
+    A module whose call was under way when one of the values was made is opened, and so is one that holds a passed
+    node. A batch size that was read from the
+    model's own input is read from the first of the values instead.
 
     Args:
         recording: the recording, which is not changed.
@@ -38,24 +52,16 @@ def start_from(recording: Recording, sources: Mapping[str, fx.Node], passed: Col
     Returns:
         The recording behind the values; positions and spans are those of the original.
     """
-    names = {node: name for name, node in sources.items()}
-    graph = fx.Graph()
-    twins: dict[fx.Node, fx.Node] = {}
     starts = [facts(node).position for node in sources.values()]
-    done = recording.persistent.union(*(facts(node).storages for node in names))
-    for node in recording.nodes:
-        made = _copy(graph, node, names, twins)
-        # What the model did to its own state and to these values before is done, and is not done again.
-        writes = facts(made).writes - done if facts(node).position < max(starts) else facts(made).writes
-        amend(made, writes=writes, passed=facts(made).passed or node in passed)
-        twins[node] = made
-    spans = tuple(_copy_span(span, starts, twins) for span in recording.spans)
     drawn = draw_dependencies(recording.nodes)
-    after = {node for source in names for node in {source, *nx.descendants(drawn, source)}}
+    after = {node for source in sources.values() for node in {source, *nx.descendants(drawn, source)}}
+    twins = _copy_nodes(recording, sources, max(starts), after)
+    for node in passed:
+        amend(twins[node], passed=True)
     copied = dataclasses.replace(
         recording,
-        graph=graph,
-        spans=spans,
+        graph=next(iter(twins.values())).graph,
+        spans=tuple(_copy_span(span, starts, passed, twins) for span in recording.spans),
         guards=tuple(_copy_guard(guard, twins) for guard in recording.guards if guard.node in after),
         result=map_nodes(recording.result, twins.__getitem__),
         signature=_sign(sources),
@@ -72,50 +78,118 @@ def check_start(draft: Draft) -> Draft:
     Raises:
         TraceError: naming the input.
     """
-    missing = [node for node in draft.graph.nodes if node.target is lost_input]
-    if missing:
-        model = type(draft.recording.root).__name__
+    values = (value for node in draft.graph.nodes for value in flat((node.args, node.kwargs)))
+    missing = next((value for value in values if isinstance(value, LostInput)), None)
+    if missing is not None:
+        model, held = type(draft.recording.root).__name__, ", ".join(draft.recording.signature.parameters)
         raise TraceError(
-            f"What follows {', '.join(draft.recording.signature.parameters)!r} in {model} also reads its own "
-            f"input {missing[0].args[0]!r}, so it cannot be run without it."
+            f"What follows {held!r} in {model} also reads its own input {missing.name!r}, so it cannot be run "
+            "without it."
         )
     return draft
 
 
-def lost_input(name: str) -> Any:
-    """Stand for an input that a downstream recording no longer has; never left in emitted code."""
-    raise TraceError(f"{name!r} is no input here.")
+def _copy_nodes(recording: Recording, sources: Mapping[str, fx.Node], last: int, after: set[fx.Node]) -> Twins:
+    (name, first), *_ = sources.items()
+    names = {node: name for name, node in sources.items()}
+    overwritten = {memory for node in recording.nodes[last + 1 :] for memory in facts(node).writes}
+    done: frozenset[Storage] = recording.persistent.union(*(facts(node).storages for node in names))
+    graph, twins = fx.Graph(), Twins()
+    entry: fx.Node | None = None
+    for node in recording.nodes:
+        if entry is None and node.op == "placeholder":
+            entry = twins[node] = _placeholder(graph, name, node, first)
+        elif node is first and entry is not None:
+            # What overwrites the value later must not overwrite the caller's.
+            function = torch.clone if facts(node).storages & overwritten else same
+            twins[node] = _enter(graph, node, function, entry)
+        elif node in names:
+            twins[node] = _placeholder(graph, names[node], node, node)
+        else:
+            early = _owner_of_size(node) not in after
+            twins[node] = _copy(graph, node, twins, entry if early else None, first)
+        if facts(node).position < last:
+            # What the model did to its own state and to these values before is done, and is not done again.
+            amend(twins[node], writes=facts(twins[node]).writes - done)
+    return twins
 
 
-def _copy(graph: fx.Graph, node: fx.Node, names: Mapping[fx.Node, str], twins: dict[fx.Node, fx.Node]) -> fx.Node:
+def _placeholder(graph: fx.Graph, name: str, slot: fx.Node, value: fx.Node) -> fx.Node:
+    made = graph.create_node("placeholder", name, name=name)
+    storages = facts(value).storages if slot is value else frozenset()
+    made.meta["facts"] = Facts(facts(slot).position, 0, facts(value).value, storages=storages)
+    return made
+
+
+def _enter(graph: fx.Graph, node: fx.Node, function: Any, entry: fx.Node) -> fx.Node:
+    made = graph.create_node("call_function", function, (entry,))
     known = facts(node)
-    if node in names:
-        made = graph.create_node("placeholder", names[node], name=names[node])
-        made.meta["facts"] = Facts(known.position, 0, known.value, storages=known.storages)
-        return made
+    made.meta["facts"] = Facts(
+        known.position, 0, known.value, storages=known.storages, passed=function is same, counted=known.counted
+    )
+    return made
+
+
+def _copy(graph: fx.Graph, node: fx.Node, twins: Twins, entry: fx.Node | None, first: fx.Node) -> fx.Node:
+    known = facts(node)
     if node.op == "placeholder":
-        made = graph.create_node("call_function", lost_input, (str(node.target),))
+        made = graph.create_node("call_function", same, (_lost(node),))
+    elif entry is not None and _reads_batch(node, first):
+        made = graph.create_node("call_method", "size", (entry, 0))
     else:
-        args, kwargs = map_nodes(node.args, twins.__getitem__), map_nodes(node.kwargs, twins.__getitem__)
+        args, kwargs = _map(node.args, twins), _map(node.kwargs, twins)
         made = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
     before = twins[known.same_as] if known.same_as is not None else None
     made.meta["facts"] = dataclasses.replace(known, same_as=before)
     return made
 
 
-def _copy_span(span: Span, starts: list[int], twins: dict[fx.Node, fx.Node]) -> Span:
-    under_way = any(span.start <= start < span.stop for start in starts)
+def _lost(node: fx.Node) -> Any:
+    return LostInput(str(node.target))
+
+
+def _map(value: Any, twins: Twins) -> Any:
+    """Replace nodes by their twins; the model's own inputs have none."""
+    return map_nodes(value, lambda node: _lost(node) if node.op == "placeholder" else twins[node])
+
+
+def _reads_batch(node: fx.Node, first: fx.Node) -> bool:
+    """Say whether a node reads the size of the batch from a value that has as many rows as the first source."""
+    owner = _owner_of_size(node)
+    if owner is None or facts(owner).constant:
+        return False
+    shapes = [getattr(facts(held).value, "shape", ()) for held in (owner, first)]
+    # A batch of one could be any axis of one.
+    certain = owner.op == "placeholder" or shapes[0][:1] != (1,)
+    return certain and bool(shapes[0]) and shapes[0][:1] == shapes[1][:1]
+
+
+def _owner_of_size(node: fx.Node) -> fx.Node | None:
+    """Return the tensor whose first size a node reads."""
+    owner: Any = None
+    if (node.target == "size" and node.args[1:] == (0,)) or node.target is len:
+        owner = node.args[0]
+    elif node.target is operator.getitem and node.args[1] == 0 and isinstance(node.args[0], fx.Node):
+        shape = node.args[0]
+        if (shape.target is getattr and shape.args[1] == "shape") or (shape.target == "size" and not shape.args[1:]):
+            owner = shape.args[0]
+    return owner if isinstance(owner, fx.Node) and isinstance(facts(owner).value, TensorFacts) else None
+
+
+def _copy_span(span: Span, starts: list[int], passed: Collection[fx.Node], twins: Twins) -> Span:
+    under_way = not span.leaf and any(span.start <= start < span.stop for start in starts)
+    skips = any(span.start <= facts(node).position < span.stop for node in passed)
     return dataclasses.replace(
         span,
-        path="" if under_way and not span.leaf else span.path,
-        args=map_nodes(span.args, twins.__getitem__),
-        kwargs=map_nodes(span.kwargs, twins.__getitem__),
+        path="" if under_way or skips else span.path,
+        args=_map(span.args, twins),
+        kwargs=_map(span.kwargs, twins),
         result=map_nodes(span.result, twins.__getitem__),
         leaves=tuple((steps, twins[node]) for steps, node in span.leaves),
     )
 
 
-def _copy_guard(guard: Guard, twins: dict[fx.Node, fx.Node]) -> Guard:
+def _copy_guard(guard: Guard, twins: Twins) -> Guard:
     return dataclasses.replace(guard, node=twins[guard.node])
 
 
