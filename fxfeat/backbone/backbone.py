@@ -16,7 +16,7 @@ from fxfeat.backbone.layers import make_layer, outputs_of
 from fxfeat.backbone.levels import bring, check_format, size_of
 from fxfeat.backbone.prune import strip
 from fxfeat.backbone.share import replace, share
-from fxfeat.backbone.split import FEATURES, Place, Programs, Split, split_model
+from fxfeat.backbone.split import Place, Programs, Split, split_model
 from fxfeat.backbone.take import take_indices
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.modes import read_setup
@@ -105,18 +105,19 @@ class Backbone(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """The number of channels of the features."""
+        """The number of channels of the features, of all together where there are several."""
         ladder = self._ladder
         if ladder is not None and ladder.stub:
             return ladder.levels.layouts[ladder.last].channels
-        return self.split.shape[self.split.channels]
+        split = self.split
+        return sum(shape[axis] for shape, axis in zip(split.shapes, split.channels, strict=True))
 
     @property
     def num_classes(self) -> int:
         """The number of scores that the classifier makes; 0 without one."""
         return outputs_of(self._layer(self._places()[0])) if self._has_classifier() else 0
 
-    def forward_features(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward_features(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model up to its last value with positions, final norm included, pooling not.
 
         Args:
@@ -124,7 +125,8 @@ class Backbone(nn.Module):
             **kwargs: the same.
 
         Returns:
-            A map ``(B, C, H, W)`` or ``(B, H, W, C)``, or tokens ``(B, N, C)``, as the model has it.
+            A map ``(B, C, H, W)`` or ``(B, H, W, C)``, or tokens ``(B, N, C)``, as the model has it; a tuple of them
+            where classifiers of one model look at different ones.
 
         Raises:
             FxfeatError: where the model has no head to leave out.
@@ -132,16 +134,16 @@ class Backbone(nn.Module):
         ladder = self._ladder
         if ladder is not None and ladder.stub:
             return finish(ladder, self._root, self._run_to(ladder, ladder.last, False, args, kwargs), ladder.last)
-        found: torch.Tensor = self._code().features.run(self._root, *args, **kwargs)[FEATURES]
-        return found
+        found = tuple(self._code().features.run(self._root, *args, **kwargs).values())
+        return found[0] if len(found) == 1 else found
 
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+    def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
         """Run the model from its features on.
 
         Args:
             x: what ``forward_features`` returned.
-            pre_logits: stop at the classifier's input. With several classifiers their inputs are joined as the model
-                joins their scores.
+            pre_logits: stop at the classifier's input. With several classifiers on the same features their inputs are
+                joined as the model joins their scores; on different ones, they are laid side by side.
 
         Returns:
             The scores ``(B, classes)``, or the embedding ``(B, C)``.
@@ -149,12 +151,13 @@ class Backbone(nn.Module):
         if not self._pooled:
             return x if pre_logits or not self._has_classifier() else self.get_classifier()(x)
         code = self._code()
+        features = x if isinstance(x, (tuple, list)) else (x,)
         if not pre_logits:
-            scores: torch.Tensor = code.head.run(self._root, x)["scores"]
-            return scores
-        inputs = code.inputs.run(self._root, x)
-        joined: torch.Tensor = code.after.run(self._root, *inputs.values())["scores"]
-        return joined
+            return code.head.run(self._root, *features)["scores"]
+        inputs = code.inputs.run(self._root, *features).values()
+        if len(features) > 1:
+            return torch.cat(tuple(inputs), dim=1)
+        return code.after.run(self._root, *inputs)["scores"]
 
     # -- the classifier ---------------------------------------------------------------------------------------------
 
@@ -274,7 +277,8 @@ class Backbone(nn.Module):
 
     def _read_ladder(self) -> Ladder:
         if self._ladder is None:
-            features = None if isinstance(self._split, FxfeatError) else self._split.name
+            names = () if isinstance(self._split, FxfeatError) else self._split.names
+            features = names[0] if len(names) == 1 else None
             self._ladder = build_ladder(self._setup, features)
         return self._ladder
 
@@ -285,10 +289,11 @@ class Backbone(nn.Module):
         return self._ladder is not None and self._ladder.stub
 
     def _check_unpooled(self, places: tuple[Place, ...]) -> None:
-        last = self.split.channels == len(self.split.shape) - 1
+        shapes, channels = self.split.shapes, self.split.channels
+        last = channels[0] == len(shapes[0]) - 1
         if len(places) != 1 or (places[0].layer.is_convolution if last else not places[0].layer.is_convolution):
             raise RequestError(
-                f"Without pooling the features have shape {tuple(self.split.shape)}, which the classifier cannot take. "
+                f"Without pooling the features have shape {shapes[0]}, which the classifier cannot take. "
                 "Remove it as well: reset_classifier(0, '')."
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 from typing import Any
 
 from torch import fx, nn
@@ -112,6 +113,27 @@ def _padding(module: Any) -> Any:
 
 def _each(value: Any, count: int) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,) * count
+
+
+def find_known_sizes(recording: Recording, positions: frozenset[fx.Node]) -> dict[fx.Node, int]:
+    """Find the sizes that were read from values without positions, their batches left out.
+
+    >>> import torch
+    >>> from fxfeat.modes import read_setup, record_mode
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> find_known_sizes(record_mode(read_setup(model, None, None, torch.zeros(2, 4)), False), frozenset())
+    {}
+    """
+    found: dict[fx.Node, int] = {}
+    for node in recording.nodes:
+        if node.target is not operator.getitem or type(facts(node).value) is not int or not node.args[1]:
+            continue
+        shape: Any = node.args[0]
+        owner: Any = shape.args[0] if isinstance(shape, fx.Node) and shape.args else None
+        is_shape = isinstance(owner, fx.Node) and (shape.target == "size" or "shape" in shape.args[1:])
+        if is_shape and isinstance(facts(owner).value, TensorFacts) and owner not in positions:
+            found[node] = facts(node).value
+    return found
 
 
 def find_channels(node: fx.Node, larger: Recording | None) -> int:

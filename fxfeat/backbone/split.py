@@ -44,14 +44,15 @@ class Place:
 class Split:
     """What is known of a model's head, apart from its code.
 
-    ``channels`` is the axis of the features that holds channels, ``shape`` their shape at the example's size.
-    ``places`` is None where a classifier's weight is held by no module of its own.
+    ``names`` are those of the features: one value, or one for each classifier. ``shapes`` are theirs at the example's
+    size, and ``channels`` the axis of each that holds channels. ``places`` is None where a
+    classifier's weight is held by no module of its own.
     """
 
-    name: str
+    names: tuple[str, ...]
     why: str
-    shape: tuple[int, ...]
-    channels: int
+    shapes: tuple[tuple[int, ...], ...]
+    channels: tuple[int, ...]
     places: tuple[Place, ...] | None
 
 
@@ -105,8 +106,9 @@ def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
     recording = record_mode(setup, training)
     larger = record_larger(setup, recording, training)
     head = find_head(recording, larger)
-    shape = facts(head.features).value.shape
-    split = Split(head.name, head.why, shape, find_channels(head.features, larger), _places(recording, head))
+    shapes = tuple(facts(node).value.shape for node in head.features)
+    channels = tuple(find_channels(node, larger) for node in head.features)
+    split = Split(head.names, head.why, shapes, channels, _places(recording, head))
     return split, _write(setup, recording, training, head)
 
 
@@ -123,17 +125,22 @@ def _places(recording: Recording, head: Head) -> tuple[Place, ...] | None:
 
 
 def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _Written:
-    emission = emit_request(setup, training, {FEATURES: head.name}, on_model=True)
+    emission = emit_request(setup, training, {str(i): name for i, name in enumerate(head.names)}, on_model=True)
     plant_constants(setup.model, emission)
     sources = {str(i): held.source for i, held in enumerate(head.classifiers)}
     results = {f"scores_{i}": held.result for i, held in enumerate(head.classifiers)}
-    cut, scores = {X: head.features}, {"scores": head.scores}
+    cut = dict(zip(_parameters(len(head.features)), head.features, strict=True))
+    scores = {"scores": head.scores}
     return {
         "features": (emission.source, emission.kept),
-        "head": write_downstream(setup.model, recording, cut, scores),
-        "inputs": write_downstream(setup.model, recording, cut, sources or scores),
+        "head": write_downstream(setup.model, recording, cut, scores, known=head.known),
+        "inputs": write_downstream(setup.model, recording, cut, sources or scores, known=head.known),
         "after": write_downstream(setup.model, recording, results or {X: head.scores}, scores, head.squashes),
     }
+
+
+def _parameters(count: int) -> list[str]:
+    return [X] if count == 1 else [f"{X}_{index}" for index in range(count)]
 
 
 def draft_of(recording: Recording, wanted: Mapping[str, fx.Node]) -> Draft:
@@ -148,9 +155,10 @@ def write_downstream(
     sources: Mapping[str, fx.Node],
     wanted: Mapping[str, fx.Node],
     passed: frozenset[fx.Node] = frozenset(),
+    known: Mapping[fx.Node, int] | None = None,
 ) -> tuple[Version, Kept]:
     """Write the code from some inner values to others, or say why it cannot be written; list what it uses."""
-    behind = start_from(recording, sources, passed)
+    behind = start_from(recording, sources, passed, known or {})
     draft = draft_of(behind.recording, {key: behind.twins[node] for key, node in wanted.items()})
     try:
         emission = emit(rewrite(draft, (*PASSES, check_start))[0])

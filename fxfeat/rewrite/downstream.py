@@ -27,6 +27,7 @@ class LostInput:
 
 
 Twins = dict[fx.Node, fx.Node]
+Known = Mapping[fx.Node, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,12 @@ class Downstream:
     twins: Twins
 
 
-def start_from(recording: Recording, sources: Mapping[str, fx.Node], passed: Collection[fx.Node] = ()) -> Downstream:
+def start_from(
+    recording: Recording,
+    sources: Mapping[str, fx.Node],
+    passed: Collection[fx.Node] = (),
+    known: Mapping[fx.Node, int] | None = None,
+) -> Downstream:
     """Make inner values the inputs of a recording; what they were computed from is left to the passes to drop.
 
     A module whose call was under way when one of the values was made is opened, and so is one that holds a passed
@@ -48,6 +54,7 @@ def start_from(recording: Recording, sources: Mapping[str, fx.Node], passed: Col
         recording: the recording, which is not changed.
         sources: the values by the name of the parameter that takes their place.
         passed: nodes that hand their first input on instead of what they compute.
+        known: sizes that were read before and are the same for every input.
 
     Returns:
         The recording behind the values; positions and spans are those of the original.
@@ -55,13 +62,14 @@ def start_from(recording: Recording, sources: Mapping[str, fx.Node], passed: Col
     starts = [facts(node).position for node in sources.values()]
     drawn = draw_dependencies(recording.nodes)
     after = {node for source in sources.values() for node in {source, *nx.descendants(drawn, source)}}
-    twins = _copy_nodes(recording, sources, max(starts), after)
+    early = {node: size for node, size in (known or {}).items() if node not in after}
+    twins = _copy_nodes(recording, sources, max(starts), after, early)
     for node in passed:
         amend(twins[node], passed=True)
     copied = dataclasses.replace(
         recording,
         graph=next(iter(twins.values())).graph,
-        spans=tuple(_copy_span(span, starts, passed, twins) for span in recording.spans),
+        spans=tuple(_copy_span(span, starts, passed, twins, early) for span in recording.spans),
         guards=tuple(_copy_guard(guard, twins) for guard in recording.guards if guard.node in after),
         result=map_nodes(recording.result, twins.__getitem__),
         signature=_sign(sources),
@@ -89,7 +97,9 @@ def check_start(draft: Draft) -> Draft:
     return draft
 
 
-def _copy_nodes(recording: Recording, sources: Mapping[str, fx.Node], last: int, after: set[fx.Node]) -> Twins:
+def _copy_nodes(
+    recording: Recording, sources: Mapping[str, fx.Node], last: int, after: set[fx.Node], known: Known
+) -> Twins:
     (name, first), *_ = sources.items()
     names = {node: name for name, node in sources.items()}
     overwritten = {memory for node in recording.nodes[last + 1 :] for memory in facts(node).writes}
@@ -107,7 +117,7 @@ def _copy_nodes(recording: Recording, sources: Mapping[str, fx.Node], last: int,
             twins[node] = _placeholder(graph, names[node], node, node)
         else:
             early = _owner_of_size(node) not in after
-            twins[node] = _copy(graph, node, twins, entry if early else None, first)
+            twins[node] = _copy(graph, node, twins, entry if early else None, first, known)
         if facts(node).position < last:
             # What the model did to its own state and to these values before is done, and is not done again.
             amend(twins[node], writes=facts(twins[node]).writes - done)
@@ -130,14 +140,16 @@ def _enter(graph: fx.Graph, node: fx.Node, function: Any, entry: fx.Node) -> fx.
     return made
 
 
-def _copy(graph: fx.Graph, node: fx.Node, twins: Twins, entry: fx.Node | None, first: fx.Node) -> fx.Node:
+def _copy(
+    graph: fx.Graph, node: fx.Node, twins: Twins, entry: fx.Node | None, first: fx.Node, known_sizes: Known
+) -> fx.Node:
     known = facts(node)
     if node.op == "placeholder":
         made = graph.create_node("call_function", same, (_lost(node),))
     elif entry is not None and _reads_batch(node, first):
         made = graph.create_node("call_method", "size", (entry, 0))
     else:
-        args, kwargs = _map(node.args, twins), _map(node.kwargs, twins)
+        args, kwargs = _map(node.args, twins, known_sizes), _map(node.kwargs, twins, known_sizes)
         made = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
     before = twins[known.same_as] if known.same_as is not None else None
     made.meta["facts"] = dataclasses.replace(known, same_as=before)
@@ -148,9 +160,13 @@ def _lost(node: fx.Node) -> Any:
     return LostInput(str(node.target))
 
 
-def _map(value: Any, twins: Twins) -> Any:
-    """Replace nodes by their twins; the model's own inputs have none."""
-    return map_nodes(value, lambda node: _lost(node) if node.op == "placeholder" else twins[node])
+def _map(value: Any, twins: Twins, known: Known) -> Any:
+    """Replace nodes by their twins, or by sizes that are known; the model's own inputs have no twins."""
+
+    def replace(node: fx.Node) -> Any:
+        return _lost(node) if node.op == "placeholder" else known.get(node, twins[node])
+
+    return map_nodes(value, replace)
 
 
 def _reads_batch(node: fx.Node, first: fx.Node) -> bool:
@@ -176,14 +192,14 @@ def _owner_of_size(node: fx.Node) -> fx.Node | None:
     return owner if isinstance(owner, fx.Node) and isinstance(facts(owner).value, TensorFacts) else None
 
 
-def _copy_span(span: Span, starts: list[int], passed: Collection[fx.Node], twins: Twins) -> Span:
+def _copy_span(span: Span, starts: list[int], passed: Collection[fx.Node], twins: Twins, known: Known) -> Span:
     under_way = not span.leaf and any(span.start <= start < span.stop for start in starts)
     skips = any(span.start <= facts(node).position < span.stop for node in passed)
     return dataclasses.replace(
         span,
         path="" if under_way or skips else span.path,
-        args=_map(span.args, twins),
-        kwargs=_map(span.kwargs, twins),
+        args=_map(span.args, twins, known),
+        kwargs=_map(span.kwargs, twins, known),
         result=map_nodes(span.result, twins.__getitem__),
         leaves=tuple((steps, twins[node]) for steps, node in span.leaves),
     )

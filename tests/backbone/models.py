@@ -227,6 +227,20 @@ class Auxiliary(Conv):
         return (scores, early) if self.training else scores
 
 
+class TwoBranches(nn.Module):
+    """Two branches with a classifier each, of other widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(3, 6, 3)
+        self.right = nn.Conv2d(3, 4, 3, 2)
+        self.heads = nn.ModuleList([nn.Linear(6, 5), nn.Linear(4, 5)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = (self.left(x), self.right(x))
+        return torch.stack([head(held.mean((2, 3))) for head, held in zip(self.heads, maps, strict=True)]).mean(0)
+
+
 class Functional(nn.Module):
     """A classifier without a module: a weight and a temperature."""
 

@@ -68,7 +68,7 @@ def test_copies_of_what_was_changed(pair):
 
 
 def test_what_is_done_to_its_modules_is_done_to_all_its_parts(pair):
-    model, backbone = pair
+    _, backbone = pair
     backbone.double()
     image = IMAGE.double()
     assert backbone(image).dtype == torch.float64

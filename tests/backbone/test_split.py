@@ -54,7 +54,7 @@ def seen(model: nn.Module, path: str, run: object, before: bool = False) -> torc
 def test_split(cls, name, shape, path, embedding):
     model, backbone = build(cls)
     features = backbone.forward_features(IMAGE)
-    assert (backbone.split.name, tuple(features.shape)) == (name, shape)
+    assert (backbone.split.names, tuple(features.shape)) == ((name,), shape)
     if name in dict(model.named_modules()):
         assert torch.equal(features, seen(model, name, lambda: model(IMAGE)))
     assert torch.equal(backbone.forward_head(features), model(IMAGE))
@@ -85,8 +85,19 @@ def test_two_classifiers_are_joined_as_their_scores_are():
     assert backbone.get_classifier() == (backbone.head, backbone.head_dist)
 
 
+def test_classifiers_on_different_maps_have_features_each():
+    model, backbone = build(models.TwoBranches)
+    features = backbone.forward_features(IMAGE)
+    assert backbone.split.names == ("left", "right")
+    assert all(map(torch.equal, features, (model.left(IMAGE), model.right(IMAGE))))
+    assert torch.equal(backbone.forward_head(features), model(IMAGE))
+    before = torch.cat([held.mean((2, 3)) for held in features], 1)
+    assert torch.equal(backbone.forward_head(features, pre_logits=True), before)
+    assert backbone.num_features == 10
+
+
 def test_a_pooled_convolution_is_pooled_without_it():
-    model, backbone = build(models.ConvClassifier)
+    _, backbone = build(models.ConvClassifier)
     features = backbone.forward_features(IMAGE)
     assert torch.equal(backbone.forward_head(features, pre_logits=True), features.mean((2, 3)))
 
@@ -95,7 +106,7 @@ def test_a_map_of_one_position_is_a_map():
     torch.manual_seed(0)
     model = models.Conv().eval()
     backbone = Backbone(model, example_inputs=torch.rand(2, 3, 8, 8))
-    assert backbone.split.name == "act"
+    assert backbone.split.names == ("act",)
     assert backbone.forward_features(IMAGE[..., :8, :8]).shape == (2, 8, 1, 1)
 
 
@@ -132,7 +143,7 @@ def test_a_model_without_positions_is_split_before_its_last_layer():
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 3)).eval()
     backbone = Backbone(model, example_inputs=torch.rand(2, 4))
     rows = torch.rand(5, 4)
-    assert backbone.split.name == "1"
+    assert backbone.split.names == ("1",)
     assert backbone.num_features == 6
     assert torch.equal(backbone.forward_head(backbone.forward_features(rows)), model(rows))
 
@@ -178,7 +189,7 @@ def test_a_plain_encoder_has_no_head():
         with pytest.raises(fxfeat.FxfeatError) as caught:
             ask(IMAGE)
         assert str(caught.value) == (
-            "Sequential has no head: fxfeat looked for a value with positions, pooling after it and a linear layer that "
-            "makes scores, but its result of shape (2, 4, 14, 14) still has positions, so nothing pools it. For inner "
-            "values of such a model, use fxfeat.features_only or fxfeat.create_feature_extractor."
+            "Sequential has no head: fxfeat looked for a value with positions, pooling after it and a linear layer "
+            "that makes scores, but its result of shape (2, 4, 14, 14) still has positions, so nothing pools it. For "
+            "inner values of such a model, use fxfeat.features_only or fxfeat.create_feature_extractor."
         )
