@@ -104,11 +104,9 @@ def _covers_map(module: nn.Module | None, node: fx.Node) -> bool:
     before, after = source.shape[2:], value.shape[2:]
     if len(value.shape) < 3 or math.prod(before) == 1 or math.prod(after) != 1:
         return False
-    return _each(kernel, len(before)) == before and set(_each(_padding(module), 1)) == {0}
-
-
-def _padding(module: Any) -> Any:
-    return getattr(module, "padding", 0)
+    whole = _each(kernel, len(before)) == before and set(_each(getattr(module, "padding", 0), 1)) == {0}
+    # One that steps as far as it reaches makes maps of others, and of this one a map of one position.
+    return whole and set(_each(getattr(module, "stride", 1), 1)) == {1}
 
 
 def _each(value: Any, count: int) -> tuple[Any, ...]:

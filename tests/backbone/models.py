@@ -241,6 +241,32 @@ class TwoBranches(nn.Module):
         return torch.stack([head(held.mean((2, 3))) for head, held in zip(self.heads, maps, strict=True)]).mean(0)
 
 
+class Patchified(nn.Module):
+    """Downsampling by convolutions that step as far as they reach, down to a map of one position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 8, 8)
+        self.second = nn.Conv2d(4, 8, 2, 2)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.second(self.first(x)).mean((2, 3)))
+
+
+class WholeMap(nn.Module):
+    """A convolution as large as the map, in place of flattening it; pooling makes it work on larger images too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3, 4, 1)
+        self.fc1 = nn.Conv2d(4, 12, 4)
+        self.fc2 = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.fc1(self.features(x)).relu().mean((2, 3)))
+
+
 class Functional(nn.Module):
     """A classifier without a module: a weight and a temperature."""
 

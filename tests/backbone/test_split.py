@@ -24,6 +24,8 @@ SPLITS = (
     (models.Gathered, "norm", (2, 17, 8), "head", (2, 8)),
     (models.Normed, "act", (2, 8, 2, 2), "fc", (2, 8)),
     (models.Widened, "act", (2, 8, 2, 2), "fc.fc", (2, 16)),
+    (models.Patchified, "second", (2, 8, 1, 1), "fc", (2, 8)),
+    (models.WholeMap, "features", (2, 4, 4, 4), "fc2", (2, 12)),
     (models.Overwriting, "act", (2, 8, 2, 2), "fc", (2, 8)),
 )
 
