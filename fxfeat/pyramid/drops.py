@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -23,13 +24,17 @@ class Drop:
     Attributes:
         nodes: the operations that lower the resolution: several where a shortcut does so too.
         source: the map of the higher resolution that goes into the module that holds the drop.
+        factor: how many times lower the resolution is after it.
         span: the outermost call of a module that holds this drop and no other; None where only the whole model does.
+        stage: the outermost call that holds this drop and no other, even if what it was given is not the source.
         passed: whether some of the image passes by the source, because resolutions run side by side.
     """
 
     nodes: tuple[fx.Node, ...]
     source: fx.Node
+    factor: int
     span: Span | None = None
+    stage: Span | None = None
     passed: bool = False
 
 
@@ -72,13 +77,23 @@ def _split(
     """
     sizes = _find_sizes(region, layouts[before], after, layouts)
     if not sizes:
-        return [Drop(tuple(region), before)]
+        return [Drop(tuple(region), before, _measure(region[0], sources, layouts))]
     drops = []
-    for size in [layouts[before].size, *sizes]:
+    for size, following in itertools.pairwise([layouts[before].size, *sizes, after.size]):
         lowered = {node: [s for s in sources[node] if _is_near(layouts[s].size, size)] for node in region}
         last = [node for node in region if any(is_drop(layouts[s], layouts[node]) for s in lowered[node])][-1:]
-        drops += [Drop((node,), max(lowered[node], key=_position), passed=True) for node in last]
+        factor = max(1, round(following / size))
+        drops += [Drop((node,), max(lowered[node], key=_position), factor, passed=True) for node in last]
     return drops
+
+
+def _measure(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> int:
+    """Say how many times lower an operation makes the resolution.
+
+    Measured at the operation, not over the whole chain: convolutions without padding shrink a grid without a stride.
+    """
+    before = [layouts[source] for source in sources[node] if is_drop(layouts[source], layouts[node])]
+    return round(layouts[node].size / max(layout.size for layout in before))
 
 
 def _find_sizes(region: list[fx.Node], before: Layout, after: Layout, layouts: dict[fx.Node, Layout]) -> list[float]:
@@ -104,7 +119,8 @@ def _place(
 ) -> Drop:
     """Find the module that holds a drop, and the map that goes into it."""
     others = [node for other in drops if other is not drop for node in other.nodes]
-    holding = (span for span in recording.spans[1:] if _holds(span, drop.nodes, all) and not _holds(span, others, any))
+    holding = [span for span in recording.spans[1:] if _holds(span, drop.nodes, all) and not _holds(span, others, any)]
+    drop = replace(drop, stage=next(iter(holding), None))
     span = next((span for span in holding if not _works_first(recording, descent, span, drop.nodes)), None)
     if span is None:
         return drop
@@ -131,7 +147,7 @@ def _works_first(recording: Recording, descent: Descent, span: Span, nodes: tupl
     first, last = _position(nodes[0]), _position(nodes[-1])
     before = [node for node in descent.chain if span.start <= _position(node) < first]
     inner = [held for held in recording.spans if span.start <= held.start and held.stop <= first and not held.leaf]
-    blocks = [held for held in inner if any(held.result is node for node in before)]
+    blocks = [held for held in inner if _returns(held, before)]
     worked = {n for held in blocks for n in recording.nodes[held.start : held.stop] if mixes(recording, n)}
     left = [node for node in recording.nodes[first : span.stop] if mixes(recording, node)]
     if len(worked) > len(left):
@@ -139,6 +155,10 @@ def _works_first(recording: Recording, descent: Descent, span: Span, nodes: tupl
     after = recording.nodes[last + 1 : span.stop]
     ends = not any(node.op == "call_module" and _has_weights(recording, node) for node in after)
     return ends and any(mixes(recording, node) for node in before)
+
+
+def _returns(span: Span, nodes: list[fx.Node]) -> bool:
+    return span.result in nodes or bool(span.leaves and span.leaves[0][1] in nodes)
 
 
 def _has_weights(recording: Recording, node: fx.Node) -> bool:

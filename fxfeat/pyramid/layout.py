@@ -61,7 +61,7 @@ def read_layout(
         larger: its shape for the second, larger image.
         extent: the image's sizes.
         near: the layouts of the values that it was computed from, nearest first.
-        slid: whether a convolution or a pool made it, whose result is sure to be ``NCHW``.
+        slid: whether a convolution, a pool or an interpolation made it, whose result is sure to be ``NCHW``.
 
     Example:
         >>> read_layout((2, 64, 56, 56), (2, 64, 112, 112), Extent(2, (224, 224), (448, 448)))
@@ -99,11 +99,14 @@ def _grow(grid: Shape, larger: Shape, extent: Extent) -> tuple[float, ...] | Non
     if min(grown) <= 0:
         return None
     pixels = [after - before for before, after in zip(extent.grid, extent.larger, strict=True)]
-    return tuple(image / step for image, step in zip(pixels, grown, strict=True))
+    scale = tuple(image / step for image, step in zip(pixels, grown, strict=True))
+    # A size that the model picks, whatever the image's, grows by steps that have nothing to do with the image's.
+    sizes = zip(scale, extent.grid, grid, strict=True)
+    return scale if all(image / step / 2 <= pixel <= image / step * 2 for pixel, image, step in sizes) else None
 
 
 def _fit(grid: Shape, extent: Extent, near: Sequence[Layout], slid: bool) -> tuple[float, ...] | None:
-    """Return how many pixels of the image one step is, if the grid is a whole part or a multiple of one before it."""
+    """Return how many pixels of the image one step is, if the grid is a whole part of one before it."""
     # A single place is what global pooling leaves.
     fits = slid or any(_is_whole_part(grid, other.grid) for other in near[:_MOST_FITTING])
     if math.prod(grid) <= 1 or not fits:
@@ -112,14 +115,13 @@ def _fit(grid: Shape, extent: Extent, near: Sequence[Layout], slid: bool) -> tup
 
 
 def _is_whole_part(grid: Shape, other: Shape) -> bool:
-    """Say whether one of two grids is the other in whole steps, give or take the border.
+    """Say whether a grid is another one in whole steps, give or take the border.
 
     >>> _is_whole_part((7, 7), (14, 14)), _is_whole_part((4, 4), (7, 7)), _is_whole_part((16, 16), (7, 7))
     (True, True, False)
     """
-    small, large = sorted((grid, other))
-    step = max(1, round(sum(large) / sum(small)))
-    return all(abs(big / step - few) <= 1 for few, big in zip(small, large, strict=True))
+    step = round(sum(other) / sum(grid))
+    return step > 0 and all(abs(before / step - size) < 1 for size, before in zip(grid, other, strict=True))
 
 
 def _read_tokens(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout]) -> Layout | None:
@@ -127,10 +129,15 @@ def _read_tokens(shape: Shape, larger: Shape | None, extent: Extent, near: Seque
         return None
     if any((other.channels, math.prod(other.grid)) == shape[1:] for other in near[:_MOST_FITTING]):
         return None  # channels first, then the places in one axis
-    for other in near:
-        prefix = shape[1] - math.prod(other.grid)
-        if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(other, prefix, larger, extent):
-            return Layout("NLC", other.grid, shape[2], other.scale, prefix)
+    prefixes = [(shape[1] - math.prod(other.grid), other) for other in near]
+    fitting = [
+        (prefix, other)
+        for prefix, other in prefixes
+        if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(other, prefix, larger, extent)
+    ]
+    if fitting:
+        prefix, other = min(fitting, key=lambda held: held[0])
+        return Layout("NLC", other.grid, shape[2], other.scale, prefix)
     return next(_guess_grids(shape, larger, extent, near), None)
 
 
@@ -146,8 +153,8 @@ def _grows_alike(near: Layout, prefix: int, larger: Shape | None, extent: Extent
 def _guess_grids(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout]) -> Iterator[Layout]:
     """Yield the grids that tokens may have which no map before them has: whole parts of the nearest one."""
     before = next(iter(near), None)
-    if before is None:
-        return
+    if before is None or shape[2] < before.channels:
+        return  # the heads of an attention, not the places of a smaller map
     for step in range(1, max(before.grid) + 1):
         grid = tuple(-(-size // step) for size in before.grid)
         prefix = shape[1] - math.prod(grid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from dataclasses import dataclass
 
 from torch import fx
@@ -55,7 +57,7 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
     if not drops:
         return ()
     ends = [(drop.source, _explain(drop)) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
-    return _number(recording, maps, ends, [node for drop in drops for node in drop.nodes[-1:]])
+    return _number(recording, maps, ends, drops)
 
 
 def _explain(drop: Drop) -> str:
@@ -64,6 +66,8 @@ def _explain(drop: Drop) -> str:
         return f"the last map before {names} lowers the resolution, which no module does by itself"
     if drop.passed:
         return f"goes into {drop.span.path}, the last module to lower this of several resolutions side by side"
+    if drop.stage is not None and drop.stage is not drop.span:
+        return f"goes into {drop.span.path}, by which {drop.stage.path} lowers the resolution after its own work"
     return f"goes into {drop.span.path}, the outermost module that holds this one drop in resolution"
 
 
@@ -86,14 +90,14 @@ def _last_end(
 
 def _find_stage_end(recording: Recording, drop: Drop) -> int:
     """Find where a list of stages ends that is called one by one, if the last drop's module is a stage and in one."""
-    owner = drop.span.path.rpartition(".")[0] if drop.span is not None else ""
+    owner = drop.stage.path.rpartition(".")[0] if drop.stage is not None else ""
     spans = recording.spans
-    if drop.span is None or not owner or any(span.path == owner for span in spans):
+    if drop.stage is None or not owner or any(span.path == owner for span in spans):
         return len(recording.nodes)
     last = facts(drop.nodes[-1]).position
-    if not any(mixes(recording, node) for node in recording.nodes[last + 1 : drop.span.stop]):
+    if not any(mixes(recording, node) for node in recording.nodes[last + 1 : drop.stage.stop]):
         return len(recording.nodes)
-    return max(span.stop for span in spans if span.parent == drop.span.parent and span.path.startswith(f"{owner}."))
+    return max(span.stop for span in spans if span.parent == drop.stage.parent and span.path.startswith(f"{owner}."))
 
 
 def _find_tail(
@@ -123,9 +127,9 @@ def _class_of(recording: Recording, span: Span) -> type:
 
 
 def _container_of(recording: Recording, drop: Drop) -> Span:
-    if drop.span is not None and drop.span.parent is not None:
-        return recording.spans[drop.span.parent]
-    return recording.spans[facts(drop.nodes[-1]).span if drop.span is None else 0]
+    if drop.stage is not None and drop.stage.parent is not None:
+        return recording.spans[drop.stage.parent]
+    return recording.spans[facts(drop.nodes[-1]).span]
 
 
 def _find_head(recording: Recording, descent: Descent, drop: Drop) -> Span | None:
@@ -138,30 +142,13 @@ def _find_head(recording: Recording, descent: Descent, drop: Drop) -> Span | Non
     return next(holding, None)
 
 
-def find_reductions(layouts: list[Layout]) -> list[int]:
-    """Round the scales of ever smaller maps, each to a whole multiple of the one before.
-
-    Convolutions without padding make the grids a little smaller than the strides say, the more so the later.
-
-    >>> find_reductions([Layout("NCHW", (112, 112), 8, (2.0, 2.0)), Layout("NCHW", (54, 54), 8, (4.1, 4.1))])
-    [2, 4]
-    """
-    found, size = [1], 1.0
-    for layout in layouts:
-        found.append(found[-1] * max(1, round(layout.size / size)))
-        size = layout.size
-    return found[1:]
-
-
-def _number(
-    recording: Recording, maps: Maps, ends: list[tuple[fx.Node, str]], dropping: list[fx.Node]
-) -> tuple[Level, ...]:
+def _number(recording: Recording, maps: Maps, ends: list[tuple[fx.Node, str]], drops: list[Drop]) -> tuple[Level, ...]:
     def is_one_stage(span: Span) -> bool:
-        return sum(span.start <= facts(node).position < span.stop for node in dropping) < 2
+        return sum(span.start <= facts(drop.nodes[-1]).position < span.stop for drop in drops) < 2
 
     table = name_nodes(recording)
     levels: list[Level] = []
-    reductions = find_reductions([maps.layouts[node] for node, _ in ends])
+    reductions = itertools.accumulate((drop.factor for drop in drops), operator.mul, initial=1)
     for (node, why), reduction in zip(ends, reductions, strict=True):
         name = name_value(recording, node, table, is_one_stage)
         if node is maps.image or name is None:
