@@ -41,6 +41,12 @@ REASONS: dict[str, str] = {
     "timm counts such a one among the features",
     "timm.pit": "timm's features are the class tokens alone, behind their norm: those have no positions",
     "timm.volo": "timm leaves the auxiliary classifier's tokens out",
+    "transformers.Cvt": "the class token is split off by a size that the model reads from an earlier map; transformers' "
+    "last hidden state is the map without it",
+    "transformers.Levit": "the classifier norms its input, so fxfeat counts that norm to it; at this size one position "
+    "is left",
+    "transformers.PoolFormer": "the last hidden state comes before the final norm, which belongs to the features",
+    "transformers.SwiftFormer": "the last hidden state comes before the final norm, which belongs to the features",
     "torchvision.squeezenet": "the classifier comes before the pooling: the embedding is what it gets, pooled",
 }
 """Why a model differs, by the beginning of its name."""
@@ -133,13 +139,14 @@ def compare_torchvision(model: nn.Module, backbone: fxfeat.Backbone, args: Any, 
 def compare_transformers(model: nn.Module, backbone: fxfeat.Backbone, args: Any, kwargs: Any) -> dict[str, Any]:
     """Compare with the last hidden state and with what goes into the classifier."""
     hidden: list[Any] = []
-    base = getattr(model, model.base_model_prefix)
+    base = getattr(model, model.base_model_prefix, nn.Identity())
     handle = base.register_forward_hook(lambda module, inputs, result: hidden.append(result))
     last = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
     made = compare_hooked(model, backbone, args, kwargs, last)
     handle.remove()
-    state = hidden[0].last_hidden_state if hasattr(hidden[0], "last_hidden_state") else hidden[0][0]
-    return {**made, "features": equal(backbone.forward_features(*args, **kwargs), state)}
+    if not hidden or not hasattr(hidden[0], "last_hidden_state"):
+        return made
+    return {**made, "features": equal(backbone.forward_features(*args, **kwargs), hidden[0].last_hidden_state)}
 
 
 def compare_hooked(

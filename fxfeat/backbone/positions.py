@@ -15,6 +15,7 @@ from fxfeat.modes import Setup, record_variant
 from fxfeat.name.table import holds_tensor
 from fxfeat.record.recording import Recording, TensorFacts, facts
 from fxfeat.record.variants import Axis, find_groups, resize
+from fxfeat.record.written import flat
 
 _RESIZES = {"interpolate", "upsample", "resize"}
 ATTENTION = {"scaled_dot_product_attention", "matmul", "bmm", "baddbmm"}
@@ -68,8 +69,8 @@ def _double(axis: Axis) -> int:
 
 def _comes_with_positions(node: fx.Node, found: set[fx.Node]) -> bool:
     if node.op == "placeholder":
-        value = facts(node).value
-        return isinstance(value, TensorFacts) and (len(value.shape) > 2 or not value.dtype.is_floating_point)
+        held = [value for value in flat(facts(node).value) if isinstance(value, TensorFacts)]
+        return any(len(value.shape) > 2 or not value.dtype.is_floating_point for value in held)
     if name_of(node) in ATTENTION:
         # A query without positions gathers those of keys and values up: attention pooling.
         return any(held in found for held in node.all_input_nodes[:1])
@@ -100,6 +101,8 @@ def _covers_map(module: nn.Module | None, node: fx.Node) -> bool:
     kernel, value = getattr(module, "kernel_size", None), facts(node).value
     source = facts(node.all_input_nodes[0]).value if node.all_input_nodes else None
     if kernel is None or not isinstance(value, TensorFacts) or not isinstance(source, TensorFacts):
+        return False
+    if name_of(node.all_input_nodes[0]) == "pad":
         return False
     before, after = source.shape[2:], value.shape[2:]
     if len(value.shape) < 3 or math.prod(before) == 1 or math.prod(after) != 1:

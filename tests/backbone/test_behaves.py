@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxfeat import Backbone
+from fxfeat import Backbone, create_feature_extractor, features_only
 from tests.backbone import models
 from tests.backbone.models import IMAGE
 
@@ -107,6 +107,22 @@ def test_wrappers_are_taken_off(pair):
     backbone = Backbone(nn.DataParallel(model), example_inputs=IMAGE)
     assert list(backbone.state_dict()) == list(model.state_dict())
     assert torch.equal(backbone(IMAGE), model(IMAGE))
+
+
+def test_a_backbone_of_a_backbone(pair):
+    model, backbone = pair
+    again = Backbone(backbone, example_inputs=IMAGE)
+    assert again.split.why == backbone.split.why
+    assert torch.equal(again.forward_features(IMAGE), backbone.forward_features(IMAGE))
+    assert list(again.state_dict()) == list(model.state_dict())
+
+
+def test_other_interfaces_take_a_backbone(pair):
+    model, backbone = pair
+    assert features_only(backbone, example_inputs=IMAGE).feature_info.module_name() == ["stem", "stage1", "act"]
+    extractor = create_feature_extractor(backbone, ["stem"], example_inputs=IMAGE)
+    assert torch.equal(extractor(IMAGE)["stem"], model.stem(IMAGE))
+    assert torch.equal(torch.export.export(backbone, (IMAGE,)).module()(IMAGE), model(IMAGE))
 
 
 def test_it_compiles(pair):
