@@ -10,8 +10,9 @@ from fxfeat.backbone.chain import draw_data, inputs_of
 from fxfeat.backbone.classifier import Blocked, Classifier, find_between, find_classifiers
 from fxfeat.backbone.cut import find_cut
 from fxfeat.backbone.operations import is_squash
-from fxfeat.backbone.positions import find_known_sizes, find_positions
-from fxfeat.errors import RequestError
+from fxfeat.backbone.positions import find_known_sizes, find_positions, record_larger
+from fxfeat.errors import FxfeatError, RequestError
+from fxfeat.modes import Setup, record_mode
 from fxfeat.name.table import name_nodes
 from fxfeat.pyramid.naming import name_value
 from fxfeat.record.recording import Recording, TensorFacts, facts
@@ -75,6 +76,15 @@ def find_head(recording: Recording, larger: Recording | None) -> Head:
         f"a linear layer that makes scores, but {found_instead}. For inner values of such a model, use "
         "fxfeat.features_only or fxfeat.create_feature_extractor."
     )
+
+
+def describe_head(setup: Setup) -> str:
+    """Say in words where a model's features end and what its classifier is, or why it has no head."""
+    recording = record_mode(setup, False)
+    try:
+        return find_head(recording, record_larger(setup, recording, False)).why
+    except FxfeatError as error:
+        return str(error)
 
 
 def _results(recording: Recording) -> list[fx.Node]:
