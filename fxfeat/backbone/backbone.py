@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fxfeat.backbone.arrange import arrange
-from fxfeat.backbone.ladder import Ladder, build_ladder, cut_ladder, finish, is_normed, pass_tail, run_to
-from fxfeat.backbone.layers import make_layer, outputs_of
-from fxfeat.backbone.levels import bring, check_format, size_of
+from fxfeat.backbone.example import dtype_of, match_example
+from fxfeat.backbone.ladder import Ladder, build_ladder, cut_ladder, finish, is_normed, read_maps, run_to
+from fxfeat.backbone.levels import check_format
+from fxfeat.backbone.places import Place, check_unpooled, count_outputs, reset
 from fxfeat.backbone.prune import strip
-from fxfeat.backbone.share import replace, share
-from fxfeat.backbone.split import Place, Programs, Split, split_model
+from fxfeat.backbone.share import share
+from fxfeat.backbone.split import Programs, Split, split_model
 from fxfeat.backbone.take import take_indices
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.modes import read_setup
@@ -60,7 +61,7 @@ class Backbone(nn.Module):
         for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[table] = root.__dict__[table]
         object.__setattr__(self, "_root", root)
-        self._setup = setup
+        self._setup, self._dtype = setup, dtype_of(root)
         self._split: Split | FxfeatError
         self._programs: Programs | None = None
         self._ladder: Ladder | None = None
@@ -115,7 +116,7 @@ class Backbone(nn.Module):
     @property
     def num_classes(self) -> int:
         """The number of scores that the classifier makes; 0 without one."""
-        return outputs_of(self._layer(self._places()[0])) if self._has_classifier() else 0
+        return count_outputs(self._root, self._places()[0]) if self._has_classifier() else 0
 
     def forward_features(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model up to its last value with positions, final norm included, pooling not.
@@ -184,9 +185,9 @@ class Backbone(nn.Module):
         if self._is_headless():
             raise RequestError("The head was pruned; call reset_classifier before prune_intermediate_layers.")
         if global_pool == "" and num_classes > 0:
-            self._check_unpooled(places)
+            check_unpooled(self.split.shapes[0], self.split.channels[0], places)
         for place in places:
-            self._reset(place, num_classes)
+            reset(self._root, place, num_classes)
         self._pooled = self._pooled and global_pool is None
 
     # -- the levels -------------------------------------------------------------------------------------------------
@@ -235,16 +236,10 @@ class Backbone(nn.Module):
         wanted = check_format(output_fmt)
         taken, last = take_indices(ladder.last + 1, indices)
         end = last if stop_early or intermediates_only else ladder.last
-        whole = ladder.features is not None and end == ladder.last and not intermediates_only and not ladder.stub
-        values = self._run_to(ladder, end, whole, (x,), {})
-        size = size_of(ladder.levels, (x,), {})
-        made = []
-        for index in sorted(set(taken)):
-            value = values[str(index)]
-            value = pass_tail(ladder, self._root, value) if norm and is_normed(ladder, index) else value
-            made.append(bring(value, ladder.levels.layouts[index], size, wanted))
+        values = self._run_to(ladder, end, not intermediates_only, (x,), {})
+        maps = read_maps(ladder, self._root, values, taken, norm, wanted, tuple(x.shape[2:]))
         features = None if intermediates_only else finish(ladder, self._root, values, end)
-        return arrange(made, features, return_prefix_tokens, output_dict)
+        return arrange(maps, features, return_prefix_tokens, output_dict)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -265,6 +260,7 @@ class Backbone(nn.Module):
         ladder = self._read_ladder()
         taken, last = take_indices(ladder.last + 1, indices)
         fits = self._programs is not None and (last == ladder.last or is_normed(ladder, last))
+        self._match_example()
         use = cut_ladder(ladder, self._setup, last, prune_norm)
         if self._programs is not None and fits and not prune_head:
             use = use | self._programs.head_use
@@ -279,44 +275,26 @@ class Backbone(nn.Module):
         if self._ladder is None:
             names = () if isinstance(self._split, FxfeatError) else self._split.names
             features = names[0] if len(names) == 1 else None
+            self._match_example()
             self._ladder = build_ladder(self._setup, features)
         return self._ladder
 
     def _run_to(self, ladder: Ladder, end: int, whole: bool, args: Any, kwargs: Any) -> dict[str, torch.Tensor]:
+        self._match_example()
         return run_to(ladder, self._setup, self._root, end, whole, args, kwargs)
+
+    def _match_example(self) -> None:
+        self._dtype = match_example(self._setup, self._dtype)
 
     def _is_pruned(self) -> bool:
         return self._ladder is not None and self._ladder.stub
 
-    def _check_unpooled(self, places: tuple[Place, ...]) -> None:
-        shapes, channels = self.split.shapes, self.split.channels
-        last = channels[0] == len(shapes[0]) - 1
-        if len(places) != 1 or (places[0].layer.is_convolution if last else not places[0].layer.is_convolution):
-            raise RequestError(
-                f"Without pooling the features have shape {shapes[0]}, which the classifier cannot take. "
-                "Remove it as well: reset_classifier(0, '')."
-            )
-
-    def _reset(self, place: Place, num_classes: int) -> None:
-        like = next(self._root.parameters(), None)
-        held = self._root.get_submodule(place.path)
-        if num_classes == 0:
-            replace(self._root, place.path, nn.Identity())
-            return
-        path = place.path if isinstance(held, nn.Identity) else place.layer_path
-        replace(self._root, path, make_layer(place.layer, num_classes, like))
-
     def _has_classifier(self) -> bool:
-        split = self.split
-        return bool(split.places) and not isinstance(self._held(self._places()[0]), nn.Identity)
+        found = None if isinstance(self._split, FxfeatError) else self._split.places
+        return bool(found) and not isinstance(self._held(self._places()[0]), nn.Identity)
 
     def _held(self, place: Place) -> nn.Module:
         return nn.Identity() if self._is_headless() else self._root.get_submodule(place.path)
-
-    def _layer(self, place: Place) -> nn.Module:
-        held = self._held(place)
-        is_layer = isinstance(held, (place.layer.kind, nn.Identity))
-        return held if is_layer else self._root.get_submodule(place.layer_path)
 
     def _is_headless(self) -> bool:
         return self._is_pruned() and not self._pooled

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from fxfeat.backbone.levels import Levels, Tail, read_levels, write_levels, write_tail
+from fxfeat.backbone.arrange import Map
+from fxfeat.backbone.levels import Levels, Tail, bring, read_levels, write_levels, write_tail
 from fxfeat.backbone.program import Program
 from fxfeat.backbone.split import FEATURES
 from fxfeat.emit.containers import Kept
 from fxfeat.modes import Setup
+from fxfeat.pyramid.layout import Order
 
 
 @dataclass
@@ -48,7 +51,8 @@ def build_ladder(setup: Setup, features: str | None) -> Ladder:
 def run_to(
     ladder: Ladder, setup: Setup, root: nn.Module, end: int, whole: bool, args: Any, kwargs: Any
 ) -> dict[str, torch.Tensor]:
-    """Run a model up to a level, or to its features as well; return the values by the levels' indices."""
+    """Run a model up to a level, and to its features as well if ``whole``; return the values by the levels' indices."""
+    whole = whole and ladder.features is not None and end == ladder.last
     if ladder.stub:
         return ladder.programs[ladder.last, False].run(root, *args, **kwargs)
     if (end, whole) not in ladder.programs:
@@ -64,6 +68,24 @@ def finish(ladder: Ladder, root: nn.Module, values: dict[str, torch.Tensor], end
     value = values[str(end)]
     at_end = end == len(ladder.levels.names) - 1
     return pass_tail(ladder, root, value) if at_end or is_normed(ladder, end) else value
+
+
+def read_maps(
+    ladder: Ladder,
+    root: nn.Module,
+    values: dict[str, torch.Tensor],
+    indices: Sequence[int],
+    norm: bool,
+    output_fmt: Order,
+    image: tuple[int, ...],
+) -> list[Map]:
+    """Bring some levels to a format, in the order in which the model makes them, each beside its prefix tokens."""
+    made = []
+    for index in sorted(set(indices)):
+        value = values[str(index)]
+        value = pass_tail(ladder, root, value) if norm and is_normed(ladder, index) else value
+        made.append(bring(value, ladder.levels.layouts[index], image, output_fmt))
+    return made
 
 
 def is_normed(ladder: Ladder, index: int) -> bool:

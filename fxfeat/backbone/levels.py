@@ -20,7 +20,7 @@ from fxfeat.modes import Setup, record_mode
 from fxfeat.name.query import Found, find
 from fxfeat.name.table import name_nodes
 from fxfeat.pyramid.feature_info import FeatureInfo
-from fxfeat.pyramid.features_only import _describe, _place_of
+from fxfeat.pyramid.features_only import _describe
 from fxfeat.pyramid.formats import FORMATS, to_format
 from fxfeat.pyramid.layout import Layout, Order
 from fxfeat.pyramid.search import search_levels
@@ -32,14 +32,12 @@ from fxfeat.select.features import select_feature
 class Levels:
     """The levels of a model and how each holds its map.
 
-    ``names`` are what each is asked for by, ``image`` the position and name of the image among the arguments, and
-    ``flat`` whether the levels are blocks of one resolution.
+    ``names`` are what each is asked for by, ``flat`` says whether the levels are blocks of one resolution.
     """
 
     names: tuple[str, ...]
     layouts: tuple[Layout, ...]
     info: FeatureInfo
-    image: tuple[int, str]
     flat: bool
 
 
@@ -63,7 +61,6 @@ def read_levels(setup: Setup) -> Levels:
         tuple(level.module for level in found.levels),
         tuple(level.layout for level in found.levels),
         FeatureInfo(info, tuple(range(len(info)))),
-        _place_of(setup.model, found.maps.image),
         found.flat,
     )
 
@@ -151,10 +148,3 @@ def bring(
     """Bring a level to a format; return its prefix tokens beside it, if it has any."""
     prefix = value[:, : layout.prefix] if layout.prefix else None
     return to_format(value, layout, image, output_fmt), prefix
-
-
-def size_of(levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
-    """Return the size of the image among a call's arguments."""
-    position, name = levels.image
-    image = kwargs[name] if name in kwargs else args[position]
-    return tuple(image.shape[2:])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from fxfeat.backbone.head import Head, find_head
-from fxfeat.backbone.layers import Layer, read_layer
+from fxfeat.backbone.places import Place, read_places
 from fxfeat.backbone.positions import find_channels, record_larger
 from fxfeat.backbone.program import Program, Version, plant_constants
 from fxfeat.checked import emit_request
@@ -29,15 +29,6 @@ X = "x"
 FEATURES = "features"
 _NAMES = ("features", "head", "inputs", "after")
 _Written = dict[str, tuple[Version, Kept]]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a classifier sits: the module to take out, and the linear layer in it."""
-
-    path: str
-    layer_path: str
-    layer: Layer
 
 
 @dataclass(frozen=True)
@@ -108,20 +99,8 @@ def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
     head = find_head(recording, larger)
     shapes = tuple(facts(node).value.shape for node in head.features)
     channels = tuple(find_channels(node, larger) for node in head.features)
-    split = Split(head.names, head.why, shapes, channels, _places(recording, head))
+    split = Split(head.names, head.why, shapes, channels, read_places(recording.root, head.classifiers))
     return split, _write(setup, recording, training, head)
-
-
-def _places(recording: Recording, head: Head) -> tuple[Place, ...] | None:
-    places = []
-    for held in head.classifiers:
-        if held.path is None or held.layer is None:
-            return None
-        layer = read_layer(recording.root.get_submodule(held.layer))
-        if layer is None:
-            return None
-        places.append(Place(held.path, held.layer, layer))
-    return tuple(places)
 
 
 def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _Written:

@@ -73,6 +73,7 @@ def test_what_is_done_to_its_modules_is_done_to_all_its_parts(pair):
     image = IMAGE.double()
     assert backbone(image).dtype == torch.float64
     assert torch.equal(backbone.forward_head(backbone.forward_features(image)), backbone(image))
+    assert [held.dtype for held in backbone.forward_intermediates(image)[1]] == [torch.float64] * 3
     backbone.fc = nn.Linear(8, 2).double()
     assert torch.equal(backbone.forward_head(backbone.forward_features(image)), backbone(image))
     assert backbone(image).shape == (2, 2)
@@ -85,6 +86,14 @@ def test_a_state_dict_is_loaded_into_all_its_parts(pair):
     assert torch.equal(backbone(IMAGE), other(IMAGE))
     assert torch.equal(backbone.forward_features(IMAGE), Backbone(other, example_inputs=IMAGE).forward_features(IMAGE))
     assert not torch.equal(model(IMAGE), other(IMAGE))
+
+
+def test_levels_do_not_need_the_classifier(pair):
+    model, backbone = pair
+    backbone.reset_classifier(0, "")
+    features, maps = backbone.forward_intermediates(IMAGE)
+    assert torch.equal(features, backbone(IMAGE))
+    assert torch.equal(maps[0], model.stem(IMAGE))
 
 
 def test_gradients_reach_the_model(pair):
