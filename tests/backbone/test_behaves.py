@@ -11,14 +11,13 @@ from torch import nn
 
 from fxfeat import Backbone, create_feature_extractor, features_only
 from tests.backbone import models
+from tests.backbone.build import build
 from tests.backbone.models import IMAGE
 
 
 @pytest.fixture
 def pair():
-    torch.manual_seed(0)
-    model = models.Conv().eval()
-    return model, Backbone(model, example_inputs=IMAGE)
+    return build(models.Conv)
 
 
 def test_it_computes_what_the_model_does(pair):
@@ -81,6 +80,7 @@ def test_what_is_done_to_its_modules_is_done_to_all_its_parts(pair):
 
 def test_a_state_dict_is_loaded_into_all_its_parts(pair):
     model, backbone = pair
+    torch.manual_seed(1)
     other = models.Conv().eval()
     backbone.load_state_dict(other.state_dict(), assign=True)
     assert torch.equal(backbone(IMAGE), other(IMAGE))

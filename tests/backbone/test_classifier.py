@@ -8,13 +8,8 @@ from torch import nn
 
 from fxfeat import Backbone, RequestError
 from tests.backbone import models
+from tests.backbone.build import build
 from tests.backbone.models import IMAGE
-
-
-def build(cls: type[nn.Module]) -> tuple[nn.Module, Backbone]:
-    torch.manual_seed(0)
-    model = cls().eval()
-    return model, Backbone(model, example_inputs=IMAGE)
 
 
 def count(module: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import pytest
@@ -10,18 +11,20 @@ from torch import nn
 
 from fxfeat import Backbone, FxfeatError, RequestError
 from tests.backbone import models
+from tests.backbone.build import build
 from tests.backbone.models import IMAGE
 
 
 @functools.cache
-def build(cls: type[nn.Module]) -> tuple[nn.Module, Backbone]:
-    return fresh(cls)
+def climbed(cls: type[nn.Module]) -> tuple[nn.Module, Backbone]:
+    """Build a pair whose levels have been found and run."""
+    model, backbone = build(cls)
+    backbone.forward_intermediates(IMAGE)
+    return model, backbone
 
 
 def fresh(cls: type[nn.Module]) -> tuple[nn.Module, Backbone]:
-    torch.manual_seed(0)
-    model = cls().eval()
-    return model, Backbone(model, example_inputs=IMAGE)
+    return copy.deepcopy(climbed(cls))
 
 
 def blocks_of(model: models.Tokens) -> list[torch.Tensor]:
@@ -42,7 +45,7 @@ def to_map(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def test_all_blocks_of_a_flat_model():
-    model, backbone = build(models.Tokens)
+    model, backbone = climbed(models.Tokens)
     features, maps = backbone.forward_intermediates(IMAGE)
     assert torch.equal(features, backbone.forward_features(IMAGE))
     assert len(maps) == 3
@@ -51,7 +54,7 @@ def test_all_blocks_of_a_flat_model():
 
 
 def test_all_levels_of_a_hierarchical_model():
-    model, backbone = build(models.Conv)
+    model, backbone = climbed(models.Conv)
     features, maps = backbone.forward_intermediates(IMAGE)
     assert torch.equal(features, backbone.forward_features(IMAGE))
     assert backbone.feature_info.reduction() == [2, 4, 8]
@@ -65,7 +68,7 @@ def test_all_levels_of_a_hierarchical_model():
     ("indices", "expected"), ((1, [2]), (2, [1, 2]), ((2, 0), [0, 2]), ([-2], [1]), (None, [0, 1, 2]))
 )
 def test_indices_are_timms(indices, expected):
-    _, backbone = build(models.Tokens)
+    _, backbone = climbed(models.Tokens)
     every = backbone.forward_intermediates(IMAGE, intermediates_only=True)
     maps = backbone.forward_intermediates(IMAGE, indices, intermediates_only=True)
     assert len(maps) == len(expected)
@@ -73,13 +76,13 @@ def test_indices_are_timms(indices, expected):
 
 
 def test_the_final_norm_on_every_block():
-    model, backbone = build(models.Tokens)
+    model, backbone = climbed(models.Tokens)
     maps = backbone.forward_intermediates(IMAGE, norm=True, intermediates_only=True)
     assert all(map(torch.equal, maps, (to_map(model.norm(held)) for held in blocks_of(model))))
 
 
 def test_tokens_and_their_prefix():
-    model, backbone = build(models.Tokens)
+    model, backbone = climbed(models.Tokens)
     pairs = backbone.forward_intermediates(IMAGE, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True)
     for (tokens, prefix), held in zip(pairs, blocks_of(model), strict=True):
         assert torch.equal(tokens, held[:, 1:])
@@ -87,7 +90,7 @@ def test_tokens_and_their_prefix():
 
 
 def test_a_dict():
-    _, backbone = build(models.Tokens)
+    _, backbone = climbed(models.Tokens)
     features, maps = backbone.forward_intermediates(IMAGE, 2)
     found = backbone.forward_intermediates(IMAGE, 2, output_dict=True, return_prefix_tokens=True)
     assert list(found) == ["image_intermediates", "image_intermediates_prefix", "image_features"]
@@ -108,7 +111,7 @@ def test_stopping_early_runs_no_later_block():
 
 
 def test_a_hierarchical_model_stops_without_norm():
-    model, backbone = build(models.Conv)
+    model, backbone = climbed(models.Conv)
     features, _ = backbone.forward_intermediates(IMAGE, [0], stop_early=True, norm=True)
     assert torch.equal(features, model.stem(IMAGE))
 
@@ -124,7 +127,7 @@ def test_a_hierarchical_model_stops_without_norm():
     ),
 )
 def test_wrong_indices(indices, message):
-    _, backbone = build(models.Tokens)
+    _, backbone = climbed(models.Tokens)
     for ask in (
         lambda: backbone.forward_intermediates(IMAGE, indices),
         lambda: backbone.prune_intermediate_layers(indices),
@@ -135,7 +138,7 @@ def test_wrong_indices(indices, message):
 
 
 def test_a_wrong_format():
-    _, backbone = build(models.Tokens)
+    _, backbone = climbed(models.Tokens)
     with pytest.raises(RequestError) as caught:
         backbone.forward_intermediates(IMAGE, output_fmt="NCL")
     assert str(caught.value) == "output_fmt is 'NCL'; it must be one of 'NCHW', 'NHWC', 'NLC'."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 from torch import nn
@@ -11,6 +9,7 @@ from torch import nn
 import fxfeat
 from fxfeat import Backbone
 from tests.backbone import models
+from tests.backbone.build import build
 from tests.backbone.models import IMAGE
 
 # model, name of the features, their shape, the classifier's path, shape before the scores
@@ -28,13 +27,6 @@ SPLITS = (
     (models.WholeMap, "features", (2, 4, 4, 4), "fc2", (2, 12)),
     (models.Overwriting, "act", (2, 8, 2, 2), "fc", (2, 8)),
 )
-
-
-@functools.cache
-def build(cls: type[nn.Module]) -> tuple[nn.Module, Backbone]:
-    torch.manual_seed(0)
-    model = cls().eval()
-    return model, Backbone(model, example_inputs=IMAGE)
 
 
 def seen(model: nn.Module, path: str, run: object, before: bool = False) -> torch.Tensor:
