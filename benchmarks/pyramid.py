@@ -1,9 +1,10 @@
 """Compare the levels that fxfeat finds with the metadata that timm's authors wrote, one model of each module file.
 
-    python -m benchmarks.pyramid [MODULE ...]
+    python -m benchmarks.pyramid [--levels] [MODULE ...]
 
-The model's ``feature_info`` is deleted before fxfeat sees it. Results are kept in ``benchmarks/results/pyramid.jsonl``,
-so that a run can be taken up again; delete the file to start anew. The report is ``benchmarks/results/pyramid.md``.
+The model's ``feature_info`` is deleted before fxfeat sees it. ``--levels`` leaves out the comparison of maps. Results
+are kept in ``benchmarks/results/pyramid.jsonl``, so that a run can be taken up again; delete the file to start anew.
+The report is ``benchmarks/results/pyramid.md``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import nn
 import fxfeat
 from benchmarks.pyramid_reasons import REASONS
 from fxfeat.modes import read_setup
+from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.search import search_levels
 from tests.zoo.families.timm import MODELS
 
@@ -34,7 +36,7 @@ Row = dict[str, Any]
 Pairs = list[tuple[Row, Row | None]]
 
 
-def main(modules: list[str]) -> None:
+def main(modules: list[str], maps: bool) -> None:
     """Compare what is not in the cache yet, and write the report."""
     warnings.simplefilter("ignore")
     known = _read_cache()
@@ -42,14 +44,14 @@ def main(modules: list[str]) -> None:
         if module in known or (modules and module not in modules):
             continue
         started = time.perf_counter()
-        row = {"module": module, "model": name, **_compare(name, options)}
+        row = {"module": module, "model": name, **_compare(name, options, maps)}
         row["seconds"] = round(time.perf_counter() - started, 1)
         with CACHE.open("a") as file:
             file.write(json.dumps(row) + "\n")
         known[module] = row
         print(module, row.get("error") or _spell_verdicts(row), f"{row['seconds']} s", flush=True)
         gc.collect()
-    REPORT.write_text(_write_report(list(known.values())))
+    REPORT.write_text(_write_report(sorted(known.values(), key=lambda row: row["module"])))
 
 
 def _read_cache() -> dict[str, Row]:
@@ -58,27 +60,33 @@ def _read_cache() -> dict[str, Row]:
     return {row["module"]: row for row in map(json.loads, CACHE.read_text().splitlines())}
 
 
-def _compare(name: str, options: dict[str, Any]) -> Row:
+def _compare(name: str, options: dict[str, Any], maps: bool) -> Row:
     options = {key: value for key, value in options.items() if key != "img_size"}
     model = timm.create_model(name, **options).eval()
     fill(model)
     wanted = list(getattr(model.feature_info, "info", model.feature_info))
     del model.feature_info
-    size = model.pretrained_cfg["input_size"]
-    image = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
     try:
-        count = len(search_levels(read_setup(model, None, None, image)).levels)
-        pyramid = fxfeat.features_only(model, count, example_inputs=image)
+        found = search_levels(read_setup(model, None, None, image)).levels
+        pairs = pair_levels(wanted, [_row_of(level) for level in found])
+        same = ["not compared"] * len(pairs)
+        if maps:
+            pyramid = fxfeat.features_only(model, len(found), example_inputs=image)
+            same = _compare_maps(name, options, pyramid, image, pairs)
     except fxfeat.FxfeatError as error:
         return {"error": str(error)}
-    found = list(pyramid.feature_info)
-    pairs = pair_levels(wanted, found)
-    maps = _compare_maps(name, options, pyramid, image, pairs)
-    levels = [_describe(theirs, ours, same) for (theirs, ours), same in zip(pairs, maps, strict=True)]
     paired = {ours["index"] for _, ours in pairs if ours is not None}
-    extra = [{key: level[key] for key in ("reduction", "num_chs", "module")} for level in found]
-    flat = len({level["reduction"] for level in wanted}) == 1
-    return {"flat": flat, "levels": levels, "extra": [held for i, held in enumerate(extra) if i not in paired]}
+    return {
+        "flat": len({level["reduction"] for level in wanted}) == 1,
+        "levels": [_describe(theirs, ours, held) for (theirs, ours), held in zip(pairs, same, strict=True)],
+        "extra": [_row_of(level) for level in found if level.index not in paired],
+    }
+
+
+def _row_of(level: Level) -> Row:
+    channels = level.layout.channels
+    return {"index": level.index, "reduction": level.reduction, "num_chs": channels, "module": level.module}
 
 
 def pair_levels(wanted: list[Row], found: list[Row]) -> Pairs:
@@ -120,7 +128,7 @@ def _judge(expected: torch.Tensor, found: torch.Tensor | None) -> str:
 
 
 def fill(model: nn.Module) -> None:
-    """Give each parameter and statistic values that depend on its name and shape alone, however the model is wrapped."""
+    """Give parameters and statistics values that depend on their names and shapes alone, however a model is wrapped."""
     statistics = ((name, held) for name, held in model.named_buffers() if "running" in name)
     for name, tensor in (*model.named_parameters(), *statistics):
         plain = name.replace(".", "_").removeprefix("body_").removeprefix("model_")
@@ -139,14 +147,17 @@ def _describe(theirs: Row, ours: Row | None, same: str) -> Row:
 def _counts(rows: list[Row]) -> dict[str, int]:
     levels = [level for row in rows for level in row.get("levels", [])]
     there = [level for level in levels if level["fxfeat"] is not None]
+    compared = [level for level in levels if level["map"] != "not compared"]
+    same = [level for level in compared if level["fxfeat"] is not None and level["fxfeat"][2] == level["timm"][2]]
     return {
         "families": len(rows),
         "levels": len(levels),
         "reductions": sum(level["fxfeat"][0] == level["timm"][0] for level in there),
         "channels": sum(level["fxfeat"][1] == level["timm"][1] for level in there),
-        "same_module": sum(level["fxfeat"][2] == level["timm"][2] for level in there),
-        "same_module_equal": sum(level["fxfeat"][2] == level["timm"][2] and level["map"] == "equal" for level in there),
-        "equal": sum(level["map"] == "equal" for level in there),
+        "compared": len(compared),
+        "equal": sum(level["map"] == "equal" for level in compared),
+        "same_module": len(same),
+        "same_module_equal": sum(level["map"] == "equal" for level in same),
     }
 
 
@@ -165,8 +176,8 @@ def _write_report(rows: list[Row]) -> str:
         "usual image size. Its `feature_info` is deleted before fxfeat sees it. Levels are paired by reduction, blocks "
         "of flat models by number. A map is compared bit for bit with `features_only=True` of timm.",
         "",
-        "| | families | levels | reduction same | channels same | same module | of these bit-equal | all bit-equal |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| | families | levels | reduction same | channels same | maps | bit-equal | same module | these bit-equal |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for title, held in (("hierarchical", hierarchical), ("flat", flat)):
         lines.append(f"| {title} | {' | '.join(str(value) for value in _counts(held).values())} |")
@@ -176,7 +187,8 @@ def _write_report(rows: list[Row]) -> str:
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for row in rows:
         held = _counts([row])
-        cells = (f"{held[key]}/{held['levels']}" for key in ("reductions", "channels", "equal"))
+        cells = [f"{held[key]}/{held['levels']}" for key in ("reductions", "channels")]
+        cells.append(f"{held['equal']}/{held['compared']}" if held["compared"] else "not compared")
         lines.append(f"| {row['module']} | {row['model']} | {' | '.join(cells)} | {row['seconds']} |")
     return "\n".join(lines) + "\n"
 
@@ -185,15 +197,16 @@ def _list_disagreements(rows: list[Row]) -> list[str]:
     found = []
     for row in rows:
         reason = REASONS.get(row["module"], "")
-        if "error" in row:
-            found.append(f"- **{row['module']}** ({row['model']}): {row['error']} {reason}")
-            continue
-        wrong = [
-            level for level in row["levels"] if level["map"] != "equal" or level["fxfeat"][:2] != level["timm"][:2]
-        ]
-        if wrong:
-            found.append(f"- **{row['module']}** ({row['model']}): {'; '.join(map(_spell_level, wrong))}. {reason}")
+        wrong = [level for level in row.get("levels", []) if not _agrees(level)]
+        said = row.get("error") or "; ".join(map(_spell_level, wrong))
+        if said:
+            found.append(f"- **{row['module']}** ({row['model']}): {said}. {reason}".rstrip())
     return found or ["None."]
+
+
+def _agrees(level: Row) -> bool:
+    same = level["fxfeat"] is not None and level["fxfeat"][:2] == level["timm"][:2]
+    return same and level["map"] in ("equal", "not compared")
 
 
 def _spell_level(level: Row) -> str:
@@ -208,4 +221,4 @@ def _spell_extra(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([word for word in sys.argv[1:] if word != "--levels"], "--levels" not in sys.argv)

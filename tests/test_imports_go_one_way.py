@@ -1,4 +1,4 @@
-"""Each stage imports the ones before it and none after: record, name, select, rewrite, report, emit, pyramid, backbone, cli."""
+"""Each stage imports the ones before it and none after, in the order of ORDER."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from fxfeat.modes import Setup, record_mode
 from fxfeat.name.query import Found, find
 from fxfeat.name.table import name_nodes
 from fxfeat.pyramid.feature_info import FeatureInfo
-from fxfeat.pyramid.features_only import _describe
+from fxfeat.pyramid.features_only import describe_level
 from fxfeat.pyramid.formats import FORMATS, to_format
 from fxfeat.pyramid.layout import Layout, Order
 from fxfeat.pyramid.search import search_levels
@@ -56,7 +56,7 @@ def read_levels(setup: Setup) -> Levels:
         FxfeatError: where it has none.
     """
     found = search_levels(setup)
-    info = [_describe(level, found.maps.extent.batch, "NCHW") for level in found.levels]
+    info = [describe_level(level, found.maps.extent.batch, "NCHW") for level in found.levels]
     return Levels(
         tuple(level.module for level in found.levels),
         tuple(level.layout for level in found.levels),

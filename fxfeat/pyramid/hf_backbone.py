@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +11,14 @@ if TYPE_CHECKING:
     from fxfeat.pyramid.pyramid import FeaturePyramid
 
 
-@dataclass(frozen=True)
-class BackboneOutput:
-    """What a backbone returns: the maps in the order asked for; the other two are always None."""
+class BackboneOutput(dict[str, Any]):
+    """What a backbone returns: a dict, which some models ask for, with the maps as an attribute, which others do."""
 
-    feature_maps: tuple[torch.Tensor, ...]
-    hidden_states: None = None
-    attentions: None = None
+    @property
+    def feature_maps(self) -> tuple[torch.Tensor, ...]:
+        """The maps, in the order asked for."""
+        maps: tuple[torch.Tensor, ...] = self["feature_maps"]
+        return maps
 
 
 class HFBackbone(nn.Module):
@@ -54,4 +54,4 @@ class HFBackbone(nn.Module):
     def forward(self, pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> BackboneOutput:
         """Compute the maps of images of shape ``(N, C, H, W)``; settings for other outputs are ignored."""
         maps = self.pyramid(pixel_values)
-        return BackboneOutput(tuple(maps.values() if isinstance(maps, dict) else maps))
+        return BackboneOutput(feature_maps=tuple(maps.values() if isinstance(maps, dict) else maps))
