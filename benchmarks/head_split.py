@@ -41,8 +41,8 @@ REASONS: dict[str, str] = {
     "timm counts such a one among the features",
     "timm.pit": "timm's features are the class tokens alone, behind their norm: those have no positions",
     "timm.volo": "timm leaves the auxiliary classifier's tokens out",
-    "transformers.Cvt": "the class token is split off by a size that the model reads from an earlier map; transformers' "
-    "last hidden state is the map without it",
+    "transformers.Cvt": "the class token is split off by a size read from an earlier map, which fxfeat's head does "
+    "not have: refused; transformers' last hidden state is the map without it",
     "transformers.Levit": "the classifier norms its input, so fxfeat counts that norm to it; at this size one position "
     "is left",
     "transformers.PoolFormer": "the last hidden state comes before the final norm, which belongs to the features",

@@ -140,7 +140,6 @@ ZOO = (
         "deit_tiny_distilled_patch16_224",
         "vit_tiny_patch16_dinov3_qkvb",
         "swin_tiny_patch4_window7_224",
-        "mambaout_femto",
     ),
     *("regnetx_002", "mobilenetv3_small_050", "densenet121", "convnextv2_atto", "pvt_v2_b0", "focalnet_tiny_srf"),
 )
@@ -156,3 +155,14 @@ def test_intermediates_of_timms_families(name):
         assert same(backbone.forward_intermediates(x), model.forward_intermediates(x))
         normed = {"indices": 2, "norm": True, "intermediates_only": True}
         assert same(backbone.forward_intermediates(x, **normed), model.forward_intermediates(x, **normed))
+
+
+@pytest.mark.zoo
+def test_a_stem_that_lowers_the_resolution_twice_gives_a_level_more():
+    torch.manual_seed(0)
+    model, x = timm.create_model("mambaout_femto").eval(), image(224)
+    backbone = Backbone(model, example_inputs=x)
+    with torch.no_grad():
+        final, maps = model.forward_intermediates(x)
+        assert backbone.feature_info.module_name()[0] == "stem.act"
+        assert same(backbone.forward_intermediates(x, indices=len(maps)), (final, maps))
