@@ -61,8 +61,15 @@ def main(names: list[str]) -> None:
         if entry.name not in known or any(name in entry.name for name in names):
             known[entry.name] = run(entry)
             print(json.dumps(known[entry.name]), flush=True)
-            CACHE.write_text("".join(json.dumps(row) + "\n" for row in known.values()))
+            store(known)
     RESULTS.joinpath("head_split.md").write_text(report([row for row in known.values() if row.get("zoo")]))
+
+
+def store(known: dict[str, dict[str, Any]]) -> None:
+    """Keep the rows, whole at any moment."""
+    made = CACHE.with_suffix(".new")
+    made.write_text("".join(json.dumps(row) + "\n" for row in known.values()))
+    made.replace(CACHE)
 
 
 def read_cache() -> dict[str, dict[str, Any]]:
