@@ -41,7 +41,8 @@ def main(modules: list[str], maps: bool) -> None:
     warnings.simplefilter("ignore")
     known = _read_cache()
     for module, name, options, _ in MODELS:
-        if module in known or (modules and module not in modules):
+        done = module in known and not (maps and _lacks_maps(known[module]))
+        if done or (modules and module not in modules):
             continue
         started = time.perf_counter()
         row = {"module": module, "model": name, **_compare(name, options, maps)}
@@ -52,6 +53,10 @@ def main(modules: list[str], maps: bool) -> None:
         print(module, row.get("error") or _spell_verdicts(row), f"{row['seconds']} s", flush=True)
         gc.collect()
     REPORT.write_text(_write_report(sorted(known.values(), key=lambda row: row["module"])))
+
+
+def _lacks_maps(row: Row) -> bool:
+    return any(level["map"] == "not compared" for level in row.get("levels", []))
 
 
 def _read_cache() -> dict[str, Row]:

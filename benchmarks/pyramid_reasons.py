@@ -11,6 +11,7 @@ REASONS: dict[str, str] = {
     "coat": "timm takes its maps before the parallel blocks sum them across resolutions in another order.",
     "crossvit": _TWO_SCALES,
     "csatv2": "Two levels of timm have one reduction; fxfeat has one level, the later of the two.",
+    "dpn": "timm takes the last block before the norm and activation that end the features.",
     "ghostnet": _FIRST_BLOCK,
     "repghost": _FIRST_BLOCK,
     "hiera": "The tokens are not in the image's order, so there is no map to return; reductions and channels agree.",

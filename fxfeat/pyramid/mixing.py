@@ -38,6 +38,8 @@ def has_weights(recording: Recording, node: fx.Node) -> bool:
     """Say whether an operation uses a learnt matrix or kernel, not just learnt numbers for each channel."""
     if node.op == "call_module":
         return any(held.dim() > 1 for held in recording.root.get_submodule(str(node.target)).parameters())
+    if _name(node) in (*_CONVOLUTIONS, "linear"):
+        return True  # also where the kernel is computed from a parameter, as weight standardisation does
     names = [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
     parameters = dict(recording.root.named_parameters(remove_duplicate=False)) if names else {}
     return any(name in parameters and parameters[name].dim() > 1 for name in names)
