@@ -1,12 +1,14 @@
 """Turn any ``nn.Module`` into a feature extractor."""
 
 from fxfeat.api import create_feature_extractor, get_graph_node_names
+from fxfeat.backbone import Backbone
 from fxfeat.emit.extractor import FeatureExtractor
 from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, RequestError, TraceError
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
 from fxfeat.verify import Verification, verify
 
 __all__ = [
+    "Backbone",
     "FeatureExtractor",
     "FeatureInfo",
     "FeaturePyramid",

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from fxfeat.emit.emit import emit
+from fxfeat.checked import emit_request
 from fxfeat.emit.extractor import Emission, FeatureExtractor, Forms, build_extractor
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.freedom import find_dtypes, find_freedom, find_pins
-from fxfeat.modes import Setup, read_setup, record_mode, record_variant
-from fxfeat.name.query import Found, InsideLeaf, find
+from fxfeat.modes import Setup, read_setup, record_mode
 from fxfeat.name.table import name_nodes
-from fxfeat.record.examples import Example
-from fxfeat.record.leaves import choose_leaves
-from fxfeat.record.recording import Recording
-from fxfeat.repeats import check_repeats
-from fxfeat.rewrite.draft import Draft
-from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
-from fxfeat.rewrite.passes import rewrite
-from fxfeat.select.features import Feature, read_request, select_feature
+from fxfeat.select.features import read_request
 
 Request = Sequence[str] | Mapping[str, str]
 
@@ -138,68 +126,14 @@ def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[st
 def _emit_modes(setup: Setup, requests: dict[bool, dict[str, str]], flatten: bool) -> Forms:
     current = setup.model.training
     forms: dict[bool, Emission | TraceError] = {}
-    forms[current] = _emit_mode(setup, current, requests[current], flatten)
+    forms[current] = emit_request(setup, current, requests[current], flatten)
     try:
-        forms[not current] = _emit_mode(setup, not current, requests[not current], flatten)
+        forms[not current] = emit_request(setup, not current, requests[not current], flatten)
     except TraceError as error:
         forms[not current] = error
-    mixed = _emit_mode(setup, None, requests[current], flatten) if _is_mixed(setup.model) else None
+    mixed = emit_request(setup, None, requests[current], flatten) if _is_mixed(setup.model) else None
     return Forms(forms[True], forms[False], mixed)
 
 
 def _is_mixed(model: nn.Module) -> bool:
     return any(module.training != model.training for module in model.modules())
-
-
-def _emit_mode(setup: Setup, training: bool | None, request: dict[str, str], flatten: bool) -> Emission:
-    recording, features = _select(setup, training, request)
-    draft = Draft(recording, recording.graph, tuple(features), flatten=flatten)
-    emission = emit(rewrite(draft)[0])
-
-    def emit_at(example: Example) -> Emission:
-        other = record_variant(setup, recording, training, example)
-        again = _features(other, request)
-        return emit(rewrite(Draft(other, other.graph, tuple(again), flatten=flatten))[0])
-
-    changed = [held for held in recording.changed if not held[0] or held[0] in emission.opened]
-    if changed:
-        leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
-        check_repeats(setup.model, emission.rows, leaves, setup.examples[0], training, changed)
-    freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
-    pins = find_pins(freedoms)
-    tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
-    if tied and not _tie_dtypes(setup, draft, training, request):
-        pins += find_dtypes(setup.model, setup.examples[0])
-    again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
-    return dataclasses.replace(again, freedoms=freedoms)
-
-
-def _tie_dtypes(setup: Setup, draft: Draft, training: bool | None, request: dict[str, str]) -> bool:
-    """Tie dtypes to the tensors they were read from; say whether the code is then the same in other dtypes."""
-    same = True
-    for recast in ({torch.float32: torch.float64}, {torch.bfloat16: torch.float64, torch.float16: torch.float64}):
-        with contextlib.suppress(TraceError):
-            other = record_variant(setup, draft.recording, training, recast=recast)
-            tie_dtypes(draft.recording, other)
-            again = Draft(other, other.graph, tuple(_features(other, request)), flatten=draft.flatten)
-            same = same and emit(rewrite(again)[0]).source.text == emit(rewrite(draft)[0]).source.text
-    return same
-
-
-def _select(setup: Setup, training: bool | None, request: dict[str, str]) -> tuple[Recording, list[Feature]]:
-    """Record until every leaf that a name lies inside is open."""
-    opened: set[str] = set()
-    while True:
-        recording = record_mode(setup, training, frozenset(opened))
-        table = name_nodes(recording)
-        found = [find(recording, table, query) for query in request.values()]
-        closed = {held.leaf for held in found if isinstance(held, InsideLeaf)}
-        if not closed:
-            return recording, _features(recording, request)
-        opened |= closed
-
-
-def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
-    table = name_nodes(recording)
-    found = {key: find(recording, table, query) for key, query in request.items()}
-    return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]

@@ -11,7 +11,7 @@ import pytest
 import fxfeat
 
 ROOT = Path(fxfeat.__file__).parent
-ORDER = ("errors", "record", "name", "select", "rewrite", "report", "emit", "stride", "pyramid", "cli")
+ORDER = ("errors", "record", "name", "select", "rewrite", "report", "emit", "stride", "pyramid", "backbone", "cli")
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from torch import nn
 
+from fxfeat.backbone.head import describe_head
 from fxfeat.cli.usage import Outcome
 from fxfeat.modes import read_setup
 from fxfeat.pyramid.levels import Level
@@ -24,11 +25,11 @@ def show_pyramid(model: nn.Module, inputs: Any, options: argparse.Namespace, wid
     setup = read_setup(model.eval(), None, None, inputs)
     found = search_levels(setup)
     if options.json:
-        return Outcome(_write_json(model, found))
+        return Outcome(_write_json(model, found, describe_head(setup)))
     recorded = f"recorded with {describe_example(setup.examples[0])}"
     kind = "flat: blocks at one resolution" if found.flat else "hierarchical"
     summary = f"{type(model).__name__}, {kind}; {_describe_layouts(found)}; {recorded}"
-    return Outcome(Group(_render(found), Text(summary, style="dim")))
+    return Outcome(Group(_render(found), Text(summary, style="dim"), Text(describe_head(setup), style="dim")))
 
 
 def _render(found: Found) -> RenderableType:
@@ -47,10 +48,10 @@ def _describe_layouts(found: Found) -> str:
     return f"works in {orders}{tokens}"
 
 
-def _write_json(model: nn.Module, found: Found) -> str:
+def _write_json(model: nn.Module, found: Found, head: str) -> str:
     rows = ",\n".join(f"  {json.dumps(_to_json(level, found.maps.extent.batch))}" for level in found.levels)
-    head = f'"model": {json.dumps(type(model).__name__)}, "flat": {json.dumps(found.flat)}'
-    return f'{{{head}, "levels": [\n{rows}\n]}}'
+    about = f'"model": {json.dumps(type(model).__name__)}, "flat": {json.dumps(found.flat)}, "head": {json.dumps(head)}'
+    return f'{{{about}, "levels": [\n{rows}\n]}}'
 
 
 def _to_json(level: Level, batch: int) -> dict[str, Any]:

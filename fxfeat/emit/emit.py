@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from fxfeat.emit.containers import Kept, reacher
 from fxfeat.emit.extractor import RESERVED, Check, Emission, Row
 from fxfeat.emit.source import write_source
@@ -18,7 +20,8 @@ def emit(draft: Draft) -> Emission:
     recording = draft.recording
     kept = _kept(draft)
     receiver = "self" if "self" not in recording.signature.parameters else "extractor"
-    source = write_source(draft, reacher(recording.root, kept, RESERVED, receiver), receiver)
+    reached = Kept(frozenset(_paths(recording.root)), frozenset()) if draft.on_model else kept
+    source = write_source(draft, reacher(recording.root, reached, RESERVED, receiver), receiver)
     graph = draft.graph
     with graph.inserting_after(list(graph.nodes)[-1]):
         graph.output({key: feature.value for feature in draft.features for key in feature.keys})
@@ -33,9 +36,13 @@ def _kept(draft: Draft) -> Kept:
     reached = [node for node in draft.graph.nodes if node.op == "get_attr"]
     containers = {str(node.target) for node in reached if facts(node).container} - {""}
     held = {str(node.target) for node in reached if not facts(node).container}
-    modules = {path for path, _ in draft.recording.root.named_modules(remove_duplicate=False)}
+    modules = _paths(draft.recording.root)
     held |= {f"{node.args[0].target}.{node.args[1]}".lstrip(".") for node in draft.graph.nodes if _sets(node)}
     return Kept(frozenset(calls | (held & modules)) - {""}, frozenset(held - modules), frozenset(containers))
+
+
+def _paths(model: nn.Module) -> set[str]:
+    return {path for path, _ in model.named_modules(remove_duplicate=False)}
 
 
 def _sets(node: Any) -> bool:

@@ -201,13 +201,13 @@ def _class_of(forms: Forms) -> type[FeatureExtractor]:
     sources: dict[str, str] = {}
     for name, form in (("train", forms.train), ("eval", forms.eval), ("mixed", forms.mixed)):
         if isinstance(form, Emission):
-            methods[name] = _compile(form.source)
+            methods[name] = compile_source(form.source)
             sources[name] = form.source.text
     if len(methods) == 2 and len(set(sources.values())) == 1:
         body = {"forward": methods["train"]}
     else:
         body = {f"_forward_{name}": method for name, method in methods.items()}
-        body["forward"] = _compile(_dispatch(forms))
+        body["forward"] = compile_source(_dispatch(forms))
     return type("FeatureExtractor", (FeatureExtractor,), {**body, "__module__": __name__})
 
 
@@ -237,7 +237,7 @@ def _call_of(head: str) -> tuple[str, str]:
     return receiver, ", ".join([*parts, *([f"**{arguments.kwarg.arg}"] if arguments.kwarg else [])])
 
 
-def _compile(source: Source) -> Callable[..., Any]:
+def compile_source(source: Source) -> Callable[..., Any]:
     """Compile emitted source so that tracebacks and debuggers can show it."""
     filename = f"<fxfeat extractor {next(_serial)}>"
     linecache.cache[filename] = (len(source.text), None, source.text.splitlines(keepends=True), filename)

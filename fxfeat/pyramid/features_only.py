@@ -75,7 +75,7 @@ def features_only(
         levels = tuple(limit_level(level, output_stride) for level in levels)
     names = {levels[index].module: str(index) for index in sorted(set(wanted))}
     extractor = create_feature_extractor(source, names, example_inputs=example)
-    info = FeatureInfo([_describe(level, found.maps.extent.batch, output_fmt) for level in levels], wanted)
+    info = FeatureInfo([describe_level(level, found.maps.extent.batch, output_fmt) for level in levels], wanted)
     layouts = {index: levels[index].layout for index in wanted}
     return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, found.maps.image), output_fmt, return_dict)
 
@@ -101,7 +101,8 @@ def _place_of(model: nn.Module, image: fx.Node) -> tuple[int, str]:
     return (names.index(name) if name in names else 0), name
 
 
-def _describe(level: Level, batch: int, output_fmt: Order) -> dict[str, Any]:
+def describe_level(level: Level, batch: int, output_fmt: Order) -> dict[str, Any]:
+    """Write down what ``feature_info`` tells of a level, with its shape for a batch in a format."""
     layout = level.layout
     shapes: dict[Order, tuple[int, ...]] = {
         "NCHW": (batch, layout.channels, *layout.grid),

@@ -13,7 +13,10 @@ from fxfeat.select.features import Feature
 
 @dataclass(frozen=True)
 class Draft:
-    """A graph on its way from recording to emitted code."""
+    """A graph on its way from recording to emitted code.
+
+    ``on_model`` says that the code runs on the model's own tree of modules, not on a tree of what is left of it.
+    """
 
     recording: Recording
     graph: fx.Graph
@@ -21,6 +24,7 @@ class Draft:
     opened: tuple[str, ...] = ()
     flatten: bool = False
     pins: tuple[Any, ...] = ()
+    on_model: bool = False
 
 
 def last_moment(features: tuple[Feature, ...]) -> int:

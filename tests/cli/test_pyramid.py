@@ -22,6 +22,8 @@ index   reduction   channels   shape            module   why
 resolution
 1       4           8          (2, 8, 8, 8)     2        the last map of the lowest resolution before the head
 Sequential, hierarchical; works in NCHW; recorded with ((2, 3, 32, 32) float32)
+features are '2' (2, 8, 8, 8), the last value with positions before the pooling; no classifier was found: the scores \
+come from Conv2d '2'
 """
 
 
@@ -44,6 +46,7 @@ def test_table(run, small):
 def test_json(run, small):
     said = json.loads(run(*small, "--json").out)
     assert (said["model"], said["flat"], len(said["levels"])) == ("Sequential", False, 2)
+    assert said["head"].startswith("features are '2' (2, 8, 8, 8), the last value with positions before the pooling;")
     assert said["levels"][0] == {
         "index": 0,
         "reduction": 2,

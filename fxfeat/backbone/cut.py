@@ -1,0 +1,113 @@
+"""Find the value behind which a model pools."""
+
+from __future__ import annotations
+
+import networkx as nx
+from torch import fx
+
+from fxfeat.backbone.chain import find_chain, inputs_of
+from fxfeat.backbone.operations import (
+    is_adaptive_pool,
+    is_drop,
+    is_layout,
+    is_linear,
+    is_norm,
+    is_pick,
+    name_of,
+)
+from fxfeat.backbone.positions import ATTENTION
+from fxfeat.pyramid.mixing import mixes
+from fxfeat.record.recording import Recording, TensorFacts, ancestors, facts
+from fxfeat.record.written import nodes_in
+
+
+def find_cut(
+    recording: Recording, drawn: nx.DiGraph, source: fx.Node, result: fx.Node, positions: frozenset[fx.Node]
+) -> fx.Node | None:
+    """Find the last value with positions on every path from the input to a classifier.
+
+    What only hands it on to the pooling, or is a linear layer of the head's own module, comes after it. Without any
+    positions it is what goes into the classifier, before dropout.
+
+    Args:
+        recording: the model's recording.
+        drawn: which tensors are computed from which.
+        source: what goes into the classifier.
+        result: what comes out.
+        positions: the values that have positions.
+
+    Returns:
+        The value; None where every path has another.
+    """
+    chain = find_chain(drawn, inputs_of(recording), source)
+    before = [node for node in chain if isinstance(facts(node).value, TensorFacts)]
+    spread = [node for node in before if node in positions and node.op != "placeholder"]
+    if not spread:
+        return _before_dropout(recording, [node for node in before if node not in positions])
+    later = chain[chain.index(spread[-1]) + 1 :]
+    pool = next((node for node in later if node not in positions), result)
+    if name_of(pool) in ATTENTION:
+        spread = _before_attention(recording, spread, pool)
+    spread = _before_own_layers(recording, spread, [pool, result])
+    while len(spread) > 1 and _belongs_to_pool(recording, spread, pool):
+        spread.pop()
+    return spread[-1]
+
+
+def _before_own_layers(recording: Recording, spread: list[fx.Node], held: list[fx.Node]) -> list[fx.Node]:
+    """Leave out what a head's own module does before it pools, if that is a linear layer at each position alone."""
+    for span in recording.spans[1:]:
+        if not all(span.start <= facts(node).position < span.stop for node in held):
+            continue
+        given = [node for node in spread if node in nodes_in((span.args, span.kwargs))]
+        inside = recording.nodes[span.start : facts(held[0]).position]
+        if given and not any(mixes(recording, node) for node in inside):
+            own = any(is_linear(recording, node, False) for node in inside)
+            return spread[: spread.index(given[-1]) + 1] if own else spread
+    return spread
+
+
+def _before_dropout(recording: Recording, pooled: list[fx.Node]) -> fx.Node | None:
+    while len(pooled) > 1 and is_drop(recording, pooled[-1]):
+        pooled.pop()
+    return pooled[-1] if pooled else None
+
+
+def _before_attention(recording: Recording, spread: list[fx.Node], pool: fx.Node) -> list[fx.Node]:
+    """Leave out keys and values of an attention that pools: they belong to its module, which takes the features."""
+    for index in [facts(pool).span, *ancestors(recording.spans, facts(pool).span)]:
+        span = recording.spans[index]
+        given = [node for node in spread if node in nodes_in((span.args, span.kwargs))]
+        if span.path and given:
+            return spread[: spread.index(given[-1]) + 1]
+    return spread
+
+
+def _is_put_back(recording: Recording, spread: list[fx.Node]) -> bool:
+    """Say whether the axes were changed for a norm alone, and are what they were before."""
+    if len(spread) < 4:
+        return False
+    source, there, norm, back = spread[-4:]
+    turns = is_layout(recording, there) and is_layout(recording, back) and is_norm(recording, norm)
+    return turns and facts(source).value.shape == facts(back).value.shape
+
+
+def _belongs_to_pool(recording: Recording, spread: list[fx.Node], pool: fx.Node) -> bool:
+    """Say whether a node only hands its input on to the pooling: other axes, a part, a smaller map, dropout."""
+    before, node = spread[-2:]
+    kinds = (is_drop, is_layout, is_adaptive_pool)
+    if not (is_pick(node) or any(kind(recording, node) for kind in kinds)):
+        return False
+    if _is_put_back(recording, spread):
+        return False
+    sources = [held for held in node.all_input_nodes if isinstance(facts(held).value, TensorFacts)]
+    if before not in sources:
+        return False
+    owner = _owner(recording, node)
+    return owner in {_owner(recording, pool), *ancestors(recording.spans, facts(pool).span)}
+
+
+def _owner(recording: Recording, node: fx.Node) -> int:
+    """Return the span whose code made a call: the one around a leaf."""
+    span = recording.spans[facts(node).span]
+    return span.parent if span.leaf and span.parent is not None else span.index

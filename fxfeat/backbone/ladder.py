@@ -1,0 +1,115 @@
+"""Run a model up to some of its levels, and from its last level on to its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.backbone.arrange import Map
+from fxfeat.backbone.levels import Levels, Tail, bring, read_levels, write_levels, write_tail
+from fxfeat.backbone.program import Program
+from fxfeat.backbone.split import FEATURES
+from fxfeat.emit.containers import Kept
+from fxfeat.modes import Setup
+from fxfeat.pyramid.layout import Order
+
+
+@dataclass
+class Ladder:
+    """A model's levels with their code, which is written when first run.
+
+    ``features`` is the name of the model's features, ``last`` the last level that is left, and ``stub`` whether the
+    model was cut behind it. ``tail`` leads from the last level to the features; None where it is gone, or where the
+    features also come from elsewhere.
+    """
+
+    levels: Levels
+    features: str | None
+    tail: Tail | None
+    tail_use: Kept
+    last: int
+    stub: bool = False
+    programs: dict[tuple[int, bool], Program] = field(default_factory=dict)
+
+
+def build_ladder(setup: Setup, features: str | None) -> Ladder:
+    """Find the levels of a model.
+
+    Raises:
+        FxfeatError: where it has none.
+    """
+    levels = read_levels(setup)
+    found = None if features is None else write_tail(setup, levels, features)
+    tail, use = found if found is not None else (None, Kept(frozenset(), frozenset()))
+    return Ladder(levels, features, tail, use, len(levels.names) - 1)
+
+
+def run_to(
+    ladder: Ladder, setup: Setup, root: nn.Module, end: int, whole: bool, args: Any, kwargs: Any
+) -> dict[str, torch.Tensor]:
+    """Run a model up to a level, and to its features as well if ``whole``; return the values by the levels' indices."""
+    whole = whole and ladder.features is not None and end == ladder.last
+    if ladder.stub:
+        return ladder.programs[ladder.last, False].run(root, *args, **kwargs)
+    if (end, whole) not in ladder.programs:
+        name = ladder.features if whole else None
+        ladder.programs[end, whole] = write_levels(setup, ladder.levels, end, name)[0]
+    return ladder.programs[end, whole].run(root, *args, **kwargs)
+
+
+def finish(ladder: Ladder, root: nn.Module, values: dict[str, torch.Tensor], end: int) -> torch.Tensor:
+    """Return the features that a run up to a level leads to: with the final norm, if that is all there is to come."""
+    if FEATURES in values:
+        return values[FEATURES]
+    value = values[str(end)]
+    at_end = end == len(ladder.levels.names) - 1
+    return pass_tail(ladder, root, value) if at_end or is_normed(ladder, end) else value
+
+
+def read_maps(
+    ladder: Ladder,
+    root: nn.Module,
+    values: dict[str, torch.Tensor],
+    indices: Sequence[int],
+    norm: bool,
+    output_fmt: Order,
+    image: tuple[int, ...],
+) -> list[Map]:
+    """Bring some levels to a format, in the order in which the model makes them, each beside its prefix tokens."""
+    made = []
+    for index in sorted(set(indices)):
+        value = values[str(index)]
+        value = pass_tail(ladder, root, value) if norm and is_normed(ladder, index) else value
+        made.append(bring(value, ladder.levels.layouts[index], image, output_fmt))
+    return made
+
+
+def is_normed(ladder: Ladder, index: int) -> bool:
+    """Say whether the final norm fits a level: any block of a flat model, and the last level of others."""
+    fits = ladder.levels.flat or index == len(ladder.levels.names) - 1
+    return ladder.tail is not None and ladder.tail.is_norm and fits
+
+
+def pass_tail(ladder: Ladder, root: nn.Module, value: torch.Tensor) -> torch.Tensor:
+    """Lead the value of a level on to the features."""
+    if ladder.tail is None:
+        return value
+    found: torch.Tensor = ladder.tail.program.run(root, value)[FEATURES]
+    return found
+
+
+def cut_ladder(ladder: Ladder, setup: Setup, last: int, prune_norm: bool) -> Kept:
+    """Write the code of a model that ends at a level, and return what it uses."""
+    program, use = write_levels(setup, ladder.levels, last, None)
+    ladder.programs = {(last, False): program}
+    at_end = last == len(ladder.levels.names) - 1
+    if prune_norm and ladder.tail is not None and ladder.tail.is_norm:
+        ladder.tail = None
+    elif ladder.tail is not None and (at_end or is_normed(ladder, last)):
+        use = use | ladder.tail_use
+    ladder.last, ladder.stub = last, True
+    return use

@@ -1,0 +1,69 @@
+"""Where a model's classifiers sit, and other layers in their places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from fxfeat.backbone.classifier import Classifier
+from fxfeat.backbone.layers import Layer, make_layer, outputs_of, read_layer
+from fxfeat.backbone.share import replace
+from fxfeat.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a classifier sits: the module to take out, and the linear layer in it."""
+
+    path: str
+    layer_path: str
+    layer: Layer
+
+
+def read_places(root: nn.Module, classifiers: Sequence[Classifier]) -> tuple[Place, ...] | None:
+    """Find the modules of classifiers; None where one has none of its own."""
+    places = []
+    for held in classifiers:
+        layer = None if held.layer is None else read_layer(root.get_submodule(held.layer))
+        if held.path is None or held.layer is None or layer is None:
+            return None
+        places.append(Place(held.path, held.layer, layer))
+    return tuple(places)
+
+
+def reset(root: nn.Module, place: Place, num_classes: int) -> None:
+    """Put a fresh layer with so many outputs in a place, or the identity for none."""
+    held = root.get_submodule(place.path)
+    if num_classes == 0:
+        replace(root, place.path, nn.Identity())
+        return
+    path = place.path if isinstance(held, nn.Identity) else place.layer_path
+    replace(root, path, make_layer(place.layer, num_classes, next(root.parameters(), None)))
+
+
+def count_outputs(root: nn.Module, place: Place) -> int:
+    """Return how many scores the layer in a place makes."""
+    held = root.get_submodule(place.path)
+    is_layer = isinstance(held, (place.layer.kind, nn.Identity))
+    return outputs_of(held if is_layer else root.get_submodule(place.layer_path))
+
+
+def check_unpooled(shape: tuple[int, ...], channels: int, places: tuple[Place, ...]) -> None:
+    """Check that a classifier can be applied to features that are not pooled.
+
+    Args:
+        shape: of the features.
+        channels: their axis of channels.
+        places: where the classifiers sit.
+
+    Raises:
+        RequestError: for a linear layer on a map with channels first, and the like.
+    """
+    last = channels == len(shape) - 1
+    if len(places) != 1 or places[0].layer.is_convolution == last:
+        raise RequestError(
+            f"Without pooling the features have shape {shape}, which the classifier cannot take. Remove it as well: "
+            "reset_classifier(0, '')."
+        )

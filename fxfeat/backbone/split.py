@@ -1,0 +1,147 @@
+"""Write the code of a split: features, head, and the head up to and behind its classifiers."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from fxfeat.backbone.head import Head, find_head
+from fxfeat.backbone.places import Place, read_places
+from fxfeat.backbone.positions import find_channels, record_larger
+from fxfeat.backbone.program import Program, Version, plant_constants
+from fxfeat.checked import emit_request
+from fxfeat.emit.containers import Kept
+from fxfeat.emit.emit import emit
+from fxfeat.errors import FxfeatError, TraceError
+from fxfeat.modes import Setup, record_mode
+from fxfeat.name.query import Found
+from fxfeat.record.recording import Recording, facts
+from fxfeat.rewrite.downstream import check_start, start_from
+from fxfeat.rewrite.draft import Draft
+from fxfeat.rewrite.passes import PASSES, rewrite
+from fxfeat.select.features import select_feature
+
+X = "x"
+FEATURES = "features"
+_NAMES = ("features", "head", "inputs", "after")
+_Written = dict[str, tuple[Version, Kept]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is known of a model's head, apart from its code.
+
+    ``names`` are those of the features: one value, or one for each classifier. ``shapes`` are theirs at the example's
+    size, and ``channels`` the axis of each that holds channels. ``places`` is None where a
+    classifier's weight is held by no module of its own.
+    """
+
+    names: tuple[str, ...]
+    why: str
+    shapes: tuple[tuple[int, ...], ...]
+    channels: tuple[int, ...]
+    places: tuple[Place, ...] | None
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The code of a split. ``inputs`` and ``after`` lie before and behind the classifiers.
+
+    ``features_use`` and ``head_use`` list the modules and tensors that the code uses.
+    """
+
+    features: Program
+    head: Program
+    inputs: Program
+    after: Program
+    features_use: Kept
+    head_use: Kept
+
+
+def split_model(setup: Setup) -> tuple[Split, Programs]:
+    """Find the head in each mode and write its code; what is told of it is that of eval mode, if there is one.
+
+    Raises:
+        FxfeatError: where neither mode can be split.
+    """
+    written: dict[bool, _Written] = {}
+    splits: dict[bool, Split] = {}
+    errors: dict[bool, FxfeatError] = {}
+    for training in (False, True):
+        try:
+            splits[training], written[training] = _split_mode(setup, training)
+        except FxfeatError as error:
+            errors[training] = error
+    if not splits:
+        raise errors[False]
+    return splits[min(splits)], _collect(written, errors)
+
+
+def _collect(written: dict[bool, _Written], errors: dict[bool, FxfeatError]) -> Programs:
+    def program(name: str) -> Program:
+        return Program({**{mode: held[name][0] for mode, held in written.items()}, **errors})
+
+    def used(*names: str) -> Kept:
+        every = [held[name][1] for held in written.values() for name in names]
+        return functools.reduce(operator.or_, every)
+
+    features, head, inputs, after = map(program, _NAMES)
+    return Programs(features, head, inputs, after, used("features"), used("head", "inputs", "after"))
+
+
+def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
+    recording = record_mode(setup, training)
+    larger = record_larger(setup, recording, training)
+    head = find_head(recording, larger)
+    shapes = tuple(facts(node).value.shape for node in head.features)
+    channels = tuple(find_channels(node, larger) for node in head.features)
+    split = Split(head.names, head.why, shapes, channels, read_places(recording.root, head.classifiers))
+    return split, _write(setup, recording, training, head)
+
+
+def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _Written:
+    emission = emit_request(setup, training, {str(i): name for i, name in enumerate(head.names)}, on_model=True)
+    plant_constants(setup.model, emission)
+    sources = {str(i): held.source for i, held in enumerate(head.classifiers)}
+    results = {f"scores_{i}": held.result for i, held in enumerate(head.classifiers)}
+    cut = dict(zip(_parameters(len(head.features)), head.features, strict=True))
+    scores = {"scores": head.scores}
+    return {
+        "features": (emission.source, emission.kept),
+        "head": write_downstream(setup.model, recording, cut, scores, known=head.known),
+        "inputs": write_downstream(setup.model, recording, cut, sources or scores, known=head.known),
+        "after": write_downstream(setup.model, recording, results or {X: head.scores}, scores, head.squashes),
+    }
+
+
+def _parameters(count: int) -> list[str]:
+    return [X] if count == 1 else [f"{X}_{index}" for index in range(count)]
+
+
+def draft_of(recording: Recording, wanted: Mapping[str, fx.Node]) -> Draft:
+    """Ask a recording for some values by key, as code that runs on the model's own modules."""
+    features = tuple(select_feature(recording, Found(key, node, None), key) for key, node in wanted.items())
+    return Draft(recording, recording.graph, features, on_model=True)
+
+
+def write_downstream(
+    root: nn.Module,
+    recording: Recording,
+    sources: Mapping[str, fx.Node],
+    wanted: Mapping[str, fx.Node],
+    passed: frozenset[fx.Node] = frozenset(),
+    known: Mapping[fx.Node, int] | None = None,
+) -> tuple[Version, Kept]:
+    """Write the code from some inner values to others, or say why it cannot be written; list what it uses."""
+    behind = start_from(recording, sources, passed, known or {})
+    draft = draft_of(behind.recording, {key: behind.twins[node] for key, node in wanted.items()})
+    try:
+        emission = emit(rewrite(draft, (*PASSES, check_start))[0])
+    except TraceError as error:
+        return error, Kept(frozenset(), frozenset())
+    plant_constants(root, emission)
+    return emission.source, emission.kept

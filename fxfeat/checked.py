@@ -1,0 +1,112 @@
+"""Emit code and find out what it is good for: other sizes, other dtypes, a second call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from fxfeat.emit.emit import emit
+from fxfeat.emit.extractor import Emission
+from fxfeat.errors import TraceError
+from fxfeat.freedom import find_dtypes, find_freedom, find_pins
+from fxfeat.modes import Setup, record_mode, record_variant
+from fxfeat.name.query import Found, InsideLeaf, find
+from fxfeat.name.table import name_nodes
+from fxfeat.record.examples import Example
+from fxfeat.record.leaves import choose_leaves
+from fxfeat.record.recording import Recording
+from fxfeat.repeats import check_repeats
+from fxfeat.rewrite.draft import Draft
+from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
+from fxfeat.rewrite.passes import rewrite
+from fxfeat.select.features import Feature, select_feature
+
+MakeDraft = Callable[[Recording], Draft]
+
+
+def emit_checked(setup: Setup, recording: Recording, training: bool | None, make: MakeDraft) -> Emission:
+    """Emit the code of one mode, with checks for the inputs that it is not good for.
+
+    Args:
+        setup: the model and how to record it.
+        recording: the recording to emit.
+        training: the mode it was made in.
+        make: says what is wanted of a recording; it is asked again for recordings at other sizes and dtypes.
+
+    Raises:
+        TraceError: where the features change from call to call with what the model keeps in Python.
+    """
+    draft = make(recording)
+    emission = emit(rewrite(draft)[0])
+
+    def emit_at(example: Example) -> Emission:
+        other = record_variant(setup, recording, training, example)
+        return emit(rewrite(make(other))[0])
+
+    changed = [held for held in recording.changed if not held[0] or held[0] in emission.opened]
+    if changed:
+        leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
+        check_repeats(setup.model, emission.rows, leaves, setup.examples[0], training, changed)
+    freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
+    pins = find_pins(freedoms)
+    tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
+    if tied and not _tie_dtypes(setup, draft, training, make):
+        pins += find_dtypes(setup.model, setup.examples[0])
+    again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
+    return dataclasses.replace(again, freedoms=freedoms)
+
+
+def emit_request(
+    setup: Setup, training: bool | None, request: dict[str, str], flatten: bool = False, on_model: bool = False
+) -> Emission:
+    """Emit the code for values asked for by name.
+
+    Args:
+        setup: the model and how to record it.
+        training: the mode.
+        request: the names by key.
+        flatten: write every module out down to the leaves.
+        on_model: write code that runs on the model's own tree of modules.
+
+    Raises:
+        NodeNotFoundError: for a name that the model does not have in this mode.
+        TraceError: for a step that cannot be written out.
+    """
+
+    def make(held: Recording) -> Draft:
+        return Draft(held, held.graph, tuple(_features(held, request)), flatten=flatten, on_model=on_model)
+
+    return emit_checked(setup, _record_opened(setup, training, request), training, make)
+
+
+def _record_opened(setup: Setup, training: bool | None, request: dict[str, str]) -> Recording:
+    """Record until every leaf that a name lies inside is open."""
+    opened: set[str] = set()
+    while True:
+        recording = record_mode(setup, training, frozenset(opened))
+        table = name_nodes(recording)
+        found = [find(recording, table, query) for query in request.values()]
+        closed = {held.leaf for held in found if isinstance(held, InsideLeaf)}
+        if not closed:
+            return recording
+        opened |= closed
+
+
+def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
+    table = name_nodes(recording)
+    found = {key: find(recording, table, query) for key, query in request.items()}
+    return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]
+
+
+def _tie_dtypes(setup: Setup, draft: Draft, training: bool | None, make: MakeDraft) -> bool:
+    """Tie dtypes to the tensors they were read from; say whether the code is then the same in other dtypes."""
+    same = True
+    for recast in ({torch.float32: torch.float64}, {torch.bfloat16: torch.float64, torch.float16: torch.float64}):
+        with contextlib.suppress(TraceError):
+            other = record_variant(setup, draft.recording, training, recast=recast)
+            tie_dtypes(draft.recording, other)
+            same = same and emit(rewrite(make(other))[0]).source.text == emit(rewrite(draft)[0]).source.text
+    return same
