@@ -3,8 +3,8 @@
     python -m benchmarks.pyramid [--levels] [MODULE ...]
 
 The model's ``feature_info`` is deleted before fxfeat sees it. ``--levels`` leaves out the comparison of maps. Results
-are kept in ``benchmarks/results/.cache/pyramid.jsonl``, so that a run can be taken up again; delete the file to start anew.
-The report is ``benchmarks/results/pyramid.md``.
+are kept in ``benchmarks/results/.cache/pyramid.jsonl``, so that a run can be taken up again; delete the file to start
+anew. The report is ``benchmarks/results/pyramid.md``.
 """
 
 from __future__ import annotations
