@@ -44,7 +44,8 @@ def _render(found: Found) -> RenderableType:
 def _describe_layouts(found: Found) -> str:
     orders = ", ".join(dict.fromkeys(level.layout.order for level in found.levels))
     prefixes = sorted({level.layout.prefix for level in found.levels} - {0})
-    tokens = f", {' or '.join(map(str, prefixes))} prefix tokens" if prefixes else ""
+    count = " or ".join(map(str, prefixes))
+    tokens = f", {count} prefix {'token' if prefixes == [1] else 'tokens'}" if prefixes else ""
     return f"works in {orders}{tokens}"
 
 
