@@ -1,12 +1,14 @@
 """Turn any ``nn.Module`` into a feature extractor."""
 
 from fxfeat.api import create_feature_extractor, get_graph_node_names
+from fxfeat.detection import FPNBackbone, fpn_backbone
 from fxfeat.emit.extractor import FeatureExtractor
 from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, RequestError, TraceError
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
 from fxfeat.verify import Verification, verify
 
 __all__ = [
+    "FPNBackbone",
     "FeatureExtractor",
     "FeatureInfo",
     "FeaturePyramid",
@@ -18,6 +20,7 @@ __all__ = [
     "Verification",
     "create_feature_extractor",
     "features_only",
+    "fpn_backbone",
     "get_graph_node_names",
     "verify",
 ]

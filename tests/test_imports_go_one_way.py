@@ -1,4 +1,4 @@
-"""Each stage imports the ones before it and none after: record, name, select, rewrite, report, emit, pyramid, cli."""
+"""Each stage imports the ones before it and none after: record, name, select, rewrite, report, emit, pyramid, detection, cli."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import fxfeat
 
 ROOT = Path(fxfeat.__file__).parent
-ORDER = ("errors", "record", "name", "select", "rewrite", "report", "emit", "pyramid", "cli")
+ORDER = ("errors", "record", "name", "select", "rewrite", "report", "emit", "pyramid", "detection", "cli")
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -59,7 +59,7 @@ def test_no_stage_imports_a_later_one(path):
 
 @each_file
 def test_no_stage_imports_the_public_functions(path):
-    if stage_of(path) in ("report", "pyramid", "cli"):
+    if stage_of(path) in ("report", "pyramid", "detection", "cli"):
         return
     public = {"fxfeat.api", "fxfeat.create_feature_extractor", "fxfeat.get_graph_node_names", "fxfeat.verify", "fxfeat"}
     homes = public - {"fxfeat"}

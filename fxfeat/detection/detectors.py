@@ -1,0 +1,187 @@
+"""Whole detectors of torchvision on any model."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+from torch import nn
+from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from fxfeat.detection.anchors import check_anchors, make_anchors
+from fxfeat.detection.backbone import FPNBackbone
+from fxfeat.detection.build import build_backbone, fpn_backbone
+
+_TWO_STAGE_STRIDE = 4
+_ONE_STAGE_STRIDE = 8
+_RETINA_OCTAVES = (1, 2 ** (1 / 3), 2 ** (2 / 3))
+_FOR_BACKBONE = frozenset(inspect.signature(fpn_backbone).parameters) - {"model"}
+
+
+def faster_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> FasterRCNN:
+    """Build Faster R-CNN on a model.
+
+    Example:
+        >>> import torch, torchvision
+        >>> image = torch.rand(1, 3, 64, 64)
+        >>> detector = faster_rcnn(torchvision.models.resnet18(), 3, min_size=64, example_inputs=image)
+        >>> sorted(detector.eval()([torch.rand(3, 64, 80)])[0])
+        ['boxes', 'labels', 'scores']
+
+    Args:
+        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        num_classes: how many classes there are, the background included.
+        kwargs: those of ``fxfeat.fpn_backbone``, and all others those of ``torchvision.models.detection.FasterRCNN``,
+            such as ``min_size`` or ``box_detections_per_img``. ``rpn_anchor_generator``, ``box_roi_pool``,
+            ``size_divisible`` and ``fixed_size`` follow from the backbone if not given.
+
+    Raises:
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        TraceError: for a model that has no levels or cannot be recorded.
+
+    Source: torchvision's ``fasterrcnn_resnet50_fpn``.
+    """
+    backbone, rest = _build(model, kwargs, _TWO_STAGE_STRIDE)
+    return FasterRCNN(backbone, num_classes, **_add_regions(backbone, rest))
+
+
+def mask_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> MaskRCNN:
+    """Build Mask R-CNN on a model.
+
+    Example:
+        >>> import torch, torchvision
+        >>> image = torch.rand(1, 3, 64, 64)
+        >>> detector = mask_rcnn(torchvision.models.resnet18(), 3, min_size=64, example_inputs=image)
+        >>> sorted(detector.eval()([torch.rand(3, 64, 80)])[0])
+        ['boxes', 'labels', 'masks', 'scores']
+
+    Args:
+        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        num_classes: how many classes there are, the background included.
+        kwargs: those of ``fxfeat.fpn_backbone``, and all others those of ``torchvision.models.detection.MaskRCNN``,
+            as for ``faster_rcnn``.
+
+    Raises:
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        TraceError: for a model that has no levels or cannot be recorded.
+
+    Source: torchvision's ``maskrcnn_resnet50_fpn``; with ``freeze_norm=True`` on a ``resnet50``, ``state_dict()`` has
+        the same names.
+    """
+    backbone, rest = _build(model, kwargs, _TWO_STAGE_STRIDE)
+    rest.setdefault("mask_roi_pool", backbone.mask_roi_pool())
+    return MaskRCNN(backbone, num_classes, **_add_regions(backbone, rest))
+
+
+def keypoint_rcnn(model: nn.Module, num_classes: int = 2, **kwargs: Any) -> KeypointRCNN:
+    """Build Keypoint R-CNN on a model.
+
+    Example:
+        >>> import torch, torchvision
+        >>> image = torch.rand(1, 3, 64, 64)
+        >>> detector = keypoint_rcnn(torchvision.models.resnet18(), num_keypoints=5, min_size=64, example_inputs=image)
+        >>> sorted(detector.eval()([torch.rand(3, 64, 80)])[0])
+        ['boxes', 'keypoints', 'keypoints_scores', 'labels', 'scores']
+
+    Args:
+        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        num_classes: how many classes there are, the background included.
+        kwargs: those of ``fxfeat.fpn_backbone``, and all others those of ``torchvision.models.detection.KeypointRCNN``,
+            such as ``num_keypoints``, as for ``faster_rcnn``.
+
+    Raises:
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        TraceError: for a model that has no levels or cannot be recorded.
+
+    Source: torchvision's ``keypointrcnn_resnet50_fpn``.
+    """
+    backbone, rest = _build(model, kwargs, _TWO_STAGE_STRIDE)
+    rest.setdefault("keypoint_roi_pool", backbone.keypoint_roi_pool())
+    return KeypointRCNN(backbone, num_classes, **_add_regions(backbone, rest))
+
+
+def retinanet(model: nn.Module, num_classes: int, **kwargs: Any) -> RetinaNet:
+    """Build RetinaNet on a model, by default on levels of strides 8 to 32 and two more.
+
+    Example:
+        >>> import torch, torchvision
+        >>> image = torch.rand(1, 3, 64, 64)
+        >>> detector = retinanet(torchvision.models.resnet18(), 3, min_size=64, example_inputs=image)
+        >>> detector.backbone.strides, detector.anchor_generator.sizes[0]
+        ([8, 16, 32, 64, 128], (32, 40, 50))
+
+    Args:
+        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        num_classes: how many classes there are, the background included.
+        kwargs: those of ``fxfeat.fpn_backbone`` (``extra_blocks`` is ``"p6p7"`` if not given), and all others those of
+            ``torchvision.models.detection.RetinaNet``. ``anchor_generator``, ``size_divisible`` and ``fixed_size``
+            follow from the backbone if not given.
+
+    Raises:
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        TraceError: for a model that has no levels or cannot be recorded.
+
+    Source: torchvision's ``retinanet_resnet50_fpn``.
+    """
+    backbone, rest = _build(model, {"extra_blocks": "p6p7", **kwargs}, _ONE_STAGE_STRIDE)
+    sizes = [tuple(int(4 * stride * octave) for octave in _RETINA_OCTAVES) for stride in backbone.strides]
+    anchors = make_anchors(backbone.strides, sizes)
+    return RetinaNet(backbone, num_classes, **_add_anchors(backbone, rest, "anchor_generator", anchors))
+
+
+def fcos(model: nn.Module, num_classes: int, **kwargs: Any) -> FCOS:
+    """Build FCOS on a model, by default on levels of strides 8 to 32 and two more.
+
+    Example:
+        >>> import torch, torchvision
+        >>> image = torch.rand(1, 3, 64, 64)
+        >>> detector = fcos(torchvision.models.resnet18(), 3, min_size=64, example_inputs=image)
+        >>> detector.anchor_generator.sizes
+        ((8,), (16,), (32,), (64,), (128,))
+
+    Args:
+        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        num_classes: how many classes there are, the background included.
+        kwargs: those of ``fxfeat.fpn_backbone`` (``extra_blocks`` is ``"p6p7"`` if not given), and all others those of
+            ``torchvision.models.detection.FCOS``. ``anchor_generator``, ``size_divisible`` and ``fixed_size`` follow
+            from the backbone if not given.
+
+    Raises:
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        TraceError: for a model that has no levels or cannot be recorded.
+
+    Source: torchvision's ``fcos_resnet50_fpn``.
+    """
+    backbone, rest = _build(model, {"extra_blocks": "p6p7", **kwargs}, _ONE_STAGE_STRIDE)
+    anchors = make_anchors(backbone.strides, backbone.strides, aspect_ratios=(1.0,))
+    return FCOS(backbone, num_classes, **_add_anchors(backbone, rest, "anchor_generator", anchors))
+
+
+def _build(model: nn.Module, kwargs: dict[str, Any], least_stride: int) -> tuple[FPNBackbone, dict[str, Any]]:
+    """Build the backbone from the arguments that are for it; return the others with what follows from the backbone."""
+    own = {name: value for name, value in kwargs.items() if name in _FOR_BACKBONE}
+    rest = {name: value for name, value in kwargs.items() if name not in _FOR_BACKBONE}
+    backbone = build_backbone(model, own.pop("out_indices", None), least_stride, **own)
+    return backbone, {**_find_sizing(backbone), **rest}
+
+
+def _find_sizing(backbone: FPNBackbone) -> dict[str, Any]:
+    """Say how images are to be resized and padded, so that each level's grid covers them exactly."""
+    own = backbone.strides[: len(backbone.strides) - backbone.levels.extra]
+    divisor = math.lcm(backbone.size_divisibility, *own)
+    if backbone.fixed_size is None:
+        return {"size_divisible": divisor}
+    height, width = (math.ceil(side / divisor) * divisor for side in backbone.fixed_size)
+    return {"size_divisible": divisor, "fixed_size": (width, height)}
+
+
+def _add_regions(backbone: FPNBackbone, rest: dict[str, Any]) -> dict[str, Any]:
+    rest.setdefault("box_roi_pool", backbone.box_roi_pool())
+    return _add_anchors(backbone, rest, "rpn_anchor_generator", backbone.anchor_generator())
+
+
+def _add_anchors(backbone: FPNBackbone, rest: dict[str, Any], name: str, default: AnchorGenerator) -> dict[str, Any]:
+    given = rest.get(name)
+    return {**rest, name: default if given is None else check_anchors(given, backbone.strides)}

@@ -1,0 +1,54 @@
+"""Bring images to sizes that a model takes, and its maps to the sizes that the images let expect."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+Size = tuple[int, int]
+
+
+def pad_to_multiple(image: torch.Tensor, divisor: int) -> torch.Tensor:
+    """Add zeros at the bottom and on the right until height and width are multiples of a number.
+
+    Example:
+        >>> pad_to_multiple(torch.ones(1, 3, 333, 512), 32).shape
+        torch.Size([1, 3, 352, 512])
+    """
+    height, width = image.shape[-2:]
+    missing = (-height % divisor, -width % divisor)
+    return F.pad(image, (0, missing[1], 0, missing[0])) if any(missing) else image
+
+
+def resize(value: torch.Tensor, size: Size) -> torch.Tensor:
+    """Resample an image or a map to a height and width, with smoothing where it gets smaller; as it is if it fits.
+
+    Example:
+        >>> resize(torch.ones(1, 3, 333, 517), (224, 224)).shape
+        torch.Size([1, 3, 224, 224])
+    """
+    if tuple(value.shape[-2:]) == size:
+        return value
+    return F.interpolate(value, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def crop(level: torch.Tensor, size: Size) -> torch.Tensor:
+    """Cut a map down to a height and width.
+
+    Example:
+        >>> crop(torch.ones(1, 8, 11, 16), (11, 15)).shape
+        torch.Size([1, 8, 11, 15])
+    """
+    return level[..., : size[0], : size[1]]
+
+
+def count_places(size: Size, stride: int) -> Size:
+    """Count the places of a map over an image, those cut off by the border included.
+
+    Example:
+        >>> count_places((333, 517), 32)
+        (11, 17)
+    """
+    return math.ceil(size[0] / stride), math.ceil(size[1] / stride)

@@ -1,0 +1,102 @@
+"""Which image sizes a model takes, found by trying some without computing anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fxfeat.detection.rehearsal import KINDS, rehearse
+from fxfeat.pyramid import FeaturePyramid
+from fxfeat.record.recording import Kind
+
+Size = tuple[int, int]
+
+_STEPS = (2, 4, 8, 16, 32, 64, 128)
+_PARTS = (3, 5, 6, 7, 8, 9, 12, 14)
+_LARGEST_DIVISOR = 512
+_COARSE = 64
+_FAR = 1.5
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Which image sizes a model takes.
+
+    Attributes:
+        divisor: height and width must be multiples of it; 1 where any will do.
+        fixed: the one height and width that it takes, in pixels; None where it takes others.
+    """
+
+    divisor: int = 1
+    fixed: tuple[int, int] | None = None
+
+
+def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[int], flat: bool = False) -> Sizes:
+    """Find out which image sizes a pyramid takes, by running it on tensors without data.
+
+    Example:
+        >>> from fxfeat import features_only
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.PixelUnshuffle(2))
+        >>> image = torch.rand(1, 3, 32, 32)
+        >>> find_sizes(features_only(model, example_inputs=image), image, (2, 4))
+        Sizes(divisor=4, fixed=None)
+
+    Args:
+        body: returns a list of maps.
+        image: one that it takes, of shape ``(N, C, H, W)``.
+        strides: of its maps, in pixels.
+        flat: whether its maps come from patches, and a patch that is cut off by the border is lost.
+
+    Returns:
+        The smallest divisor for which all sizes tried ran and gave maps of the sizes to be expected.
+    """
+    own = (image.shape[-2], image.shape[-1])
+    kinds = [kind for kind in KINDS if _fits(body, image, own, strides, (kind,))][:1]
+    if not kinds:
+        return Sizes()
+    for divisor in _list_divisors(strides, flat):
+        if all(_fits(body, image, size, strides, kinds) for size in _list_multiples(own, divisor)):
+            return Sizes(divisor)
+    return Sizes(fixed=own)
+
+
+def _list_divisors(strides: Sequence[int], flat: bool) -> list[int]:
+    """List what a size may have to be a multiple of: powers of two, strides, and windows on the grids."""
+    windows = {stride * part for stride in strides for part in _PARTS}
+    found = {1, *_STEPS, *windows, *strides}
+    least = strides[-1] if flat else 1
+    return sorted(divisor for divisor in found if divisor <= _LARGEST_DIVISOR and divisor % least == 0)
+
+
+def _list_multiples(size: Size, divisor: int) -> list[Size]:
+    """List sizes of about an image's and more that are multiples of a number, but of few others."""
+    near = [_find_multiple(pixels, divisor) for pixels in size]
+    far = [
+        _find_multiple(max(int(_FAR * pixels), close + 1), divisor) for pixels, close in zip(size, near, strict=True)
+    ]
+    return [(near[0], far[1]), (far[0], near[1])]
+
+
+def _find_multiple(least: int, divisor: int) -> int:
+    """Find a multiple of a number, by a factor that is no multiple of 2, 3, 5 or 7 while that is no huge image."""
+    factor = math.ceil(least / divisor)
+    while divisor < _COARSE and math.gcd(factor, 210) > 1:
+        factor += 1
+    return factor * divisor
+
+
+def _fits(body: FeaturePyramid, image: torch.Tensor, size: Size, strides: Sequence[int], kinds: Sequence[Kind]) -> bool:
+    """Say whether a model runs on images of a size, and its maps have the sizes that their strides let expect."""
+    try:
+        shapes = rehearse(body, image, size, kinds).shapes
+    except Exception:
+        return False
+    return all(_is_expected(shape[-2:], size, stride) for shape, stride in zip(shapes, strides, strict=True))
+
+
+def _is_expected(grid: Sequence[int], size: Size, stride: int) -> bool:
+    pairs = zip(grid, size, strict=True)
+    return all(abs(places - pixels / stride) <= max(2, 0.1 * places) for places, pixels in pairs)
