@@ -45,7 +45,7 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise with the numbers that are held."""
-        return self.norm.forward(x)  # type: ignore[no-any-return, operator]
+        return self.norm.forward(x)
 
 
 def freeze_norms(model: nn.Module) -> nn.Module:

@@ -79,7 +79,8 @@ def _stage(body: FeaturePyramid, kind: Kind) -> Iterator[None]:
             stack.enter_context(torch.device("meta"))
         held: dict[int, torch.Tensor] = {}
         for module in (body.extractor, *body.modules()):
-            for table in (module._parameters, module._buffers, module.__dict__):
+            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
+            for table in tables:
                 tensors = [(name, value) for name, value in table.items() if isinstance(value, torch.Tensor)]
                 table.update({name: held.setdefault(id(value), _stand_in(value, kind)) for name, value in tensors})
         yield
