@@ -16,7 +16,7 @@ from fxfeat.detection.rehearsal import Rehearsal, rehearse
 from fxfeat.detection.trainable import find_trainable, read_trainable_levels
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.modes import read_setup
-from fxfeat.pyramid import FeaturePyramid, features_only
+from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.search import Found, search_levels
 from fxfeat.record.examples import Example, bind
@@ -31,7 +31,7 @@ class Body:
     Attributes:
         pyramid: returns the maps, finest first; the one map of a flat model.
         strides: of the maps, in pixels.
-        flat: whether the model works at one resolution.
+        flat: whether the model works at one resolution, so that there is one map only.
         image: the image that it was recorded with.
         frozen: the names of the parameters that are not to be trained, or that no map depends on.
     """
@@ -145,7 +145,9 @@ def _cut(
         return pyramid
     index = wanted[0]
     extractor = create_feature_extractor(model, {normed.name: str(index)}, example_inputs=_as_inputs(example))
-    return FeaturePyramid(extractor, pyramid.feature_info, {index: normed.layout}, pyramid.image)
+    info = FeatureInfo(pyramid.feature_info.info, wanted)
+    info.info[index].update(module=normed.name, why=f"{info.info[index]['why']}, after the final norm")
+    return FeaturePyramid(extractor, info, {index: normed.layout}, pyramid.image)
 
 
 def _as_inputs(example: Example) -> Any:

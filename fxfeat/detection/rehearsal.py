@@ -71,7 +71,6 @@ def rehearse(
 def _stage(body: FeaturePyramid, kind: Kind) -> Iterator[None]:
     """Put tensors without data in the places of a module's own; ``untouched`` puts those back."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
         stack.enter_context(torch.enable_grad())
         if kind == "fake":
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

@@ -18,7 +18,7 @@ _STEPS = (2, 4, 8, 16, 32, 64, 128)
 _PARTS = (3, 5, 6, 7, 8, 9, 12, 14)
 _LARGEST_DIVISOR = 512
 _COARSE = 64
-_FAR = 1.5
+_GROWTHS = ((1.0, 1.27), (1.61, 1.01), (1.93, 1.38))
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,18 @@ def _list_divisors(strides: Sequence[int], flat: bool) -> list[int]:
 
 
 def _list_multiples(size: Size, divisor: int) -> list[Size]:
-    """List sizes of about an image's and more that are multiples of a number, but of few others."""
-    near = [_find_multiple(pixels, divisor) for pixels in size]
-    far = [
-        _find_multiple(max(int(_FAR * pixels), close + 1), divisor) for pixels, close in zip(size, near, strict=True)
-    ]
-    return [(near[0], far[1]), (far[0], near[1])]
+    """List sizes from an image's to twice that which are multiples of a number, but of few others."""
+    factors = [math.ceil(pixels / divisor) for pixels in size]
+    grown = [(tall * factors[0], wide * factors[1]) for tall, wide in _GROWTHS]
+    return [(_spoil(tall, divisor) * divisor, _spoil(wide, divisor) * divisor) for tall, wide in grown]
 
 
-def _find_multiple(least: int, divisor: int) -> int:
-    """Find a multiple of a number, by a factor that is no multiple of 2, 3, 5 or 7 while that is no huge image."""
-    factor = math.ceil(least / divisor)
-    while divisor < _COARSE and math.gcd(factor, 210) > 1:
-        factor += 1
-    return factor * divisor
+def _spoil(factor: float, divisor: int) -> int:
+    """Raise a factor until it is no multiple of 2, 3, 5 or 7, while that makes no huge image."""
+    whole = math.ceil(factor)
+    while divisor < _COARSE and math.gcd(whole, 210) > 1:
+        whole += 1
+    return whole
 
 
 def _fits(body: FeaturePyramid, image: torch.Tensor, size: Size, strides: Sequence[int], kinds: Sequence[Kind]) -> bool:
