@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import networkx as nx
@@ -26,7 +27,9 @@ class Block:
     node: fx.Node
 
 
-def find_blocks(recording: Recording, maps: Maps, flow: nx.DiGraph, drops: list[Drop]) -> tuple[Level, ...]:
+def find_blocks(
+    recording: Recording, maps: Maps, flow: nx.DiGraph, drops: list[Drop], least: int = 2
+) -> tuple[Level, ...]:
     """Find the blocks of a model that works at one resolution, such as a vision transformer.
 
     They are calls of modules of one class by one caller, each fed by the one before, whose maps have one grid. They
@@ -38,37 +41,39 @@ def find_blocks(recording: Recording, maps: Maps, flow: nx.DiGraph, drops: list[
         maps: of that recording.
         flow: how the image flows through it.
         drops: the drops in resolution.
+        least: how many blocks there have to be.
 
     Returns:
         One level for each block; none where the model is not flat.
     """
     first = max((_position(node) for drop in drops for node in drop.nodes), default=0)
-    runs = [run for run in _find_runs(recording, maps, flow) if run[0].span.start > first]
+    runs = [run for run in _find_runs(recording, maps, flow) if len(run) >= least and run[0].span.start > first]
     run = max(runs, key=lambda held: _count_parameters(recording, held), default=[])
     if not run or not _is_most(recording, run) or not _is_one_stem(recording, drops, run):
         return ()
     table = name_nodes(recording)
     name = type(recording.root.get_submodule(run[0].span.path)).__name__
     levels = []
+    reduction = math.prod(drop.factor for drop in drops) if drops else round(maps.layouts[run[0].node].size)
     for index, block in enumerate(run):
         layout = maps.layouts[block.node]
         query = name_value(recording, block.node, table, lambda span, at=block.span: span.index >= at.index)  # type: ignore[misc]
         why = f"block {index + 1} of {len(run)}: {name}, repeated at one resolution"
-        levels.append(Level(index, query or block.span.path, max(1, round(layout.size)), layout, block.node, why))
+        levels.append(Level(index, query or block.span.path, reduction, layout, block.node, why))
     return tuple(levels)
 
 
 def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[Block]]:
     groups: dict[object, list[Block]] = {}
     for span in recording.spans[1:]:
-        node = None if span.leaf else _find_map(span, maps.layouts, flow)
+        module = recording.root.get_submodule(span.path)
+        node = _find_map(span, maps.layouts, flow) if any(True for _ in module.children()) else None
         if node is None:
             continue
         layout = maps.layouts[node]
-        kind = type(recording.root.get_submodule(span.path))
+        kind = type(module)
         groups.setdefault((kind, span.parent, layout.grid, layout.order), []).append(Block(span, node))
-    runs = [_take_line(flow, group) for group in groups.values()]
-    return [run for run in runs if len(run) > 1]
+    return [_take_line(flow, group) for group in groups.values()]
 
 
 def _find_map(span: Span, layouts: dict[fx.Node, Layout], flow: nx.DiGraph) -> fx.Node | None:

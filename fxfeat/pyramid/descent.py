@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import networkx as nx
@@ -10,7 +11,7 @@ from torch import fx
 from fxfeat.pyramid.flow import SINK, find_chain
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.maps import Maps
-from fxfeat.record.recording import facts
+from fxfeat.record.recording import Recording, facts
 
 DROP = 1.5
 """A map is of a lower resolution than another if its scale is at least this many times the other's."""
@@ -33,7 +34,7 @@ class Descent:
     after: fx.Node | None = None
 
 
-def find_descent(flow: nx.DiGraph, maps: Maps) -> Descent:
+def find_descent(recording: Recording, flow: nx.DiGraph, maps: Maps) -> Descent:
     """Find the maps from the image down to the lowest resolution.
 
     In most models they are values that every path from the image to the result goes through. In a U-shaped model, or
@@ -45,7 +46,7 @@ def find_descent(flow: nx.DiGraph, maps: Maps) -> Descent:
     spine = find_chain(flow, maps.image, SINK)
     chain = _take_descent([node for node in spine if node in maps.layouts], maps.layouts)
     bottom = chain[-1] if chain else maps.image
-    if not _is_passed_by(flow, maps, bottom):
+    if not _is_passed_by(recording, flow, maps, bottom):
         after = next((node for node in spine if facts(node).position > facts(bottom).position), None)
         return Descent(tuple(chain), _above(flow, bottom), True, after)
     bottom = _find_bottom(flow, maps)
@@ -72,10 +73,11 @@ def _take_descent(chain: list[fx.Node], layouts: dict[fx.Node, Layout]) -> list[
     return taken
 
 
-def _is_passed_by(flow: nx.DiGraph, maps: Maps, bottom: fx.Node) -> bool:
+def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx.Node) -> bool:
     """Say whether the model goes lower in resolution than all that every path goes through.
 
-    A block may look at a smaller copy of its map and come back; a U goes down twice or more, or from the image itself.
+    A block may look at a smaller copy of its map and come back. A U goes down twice or more, or from the image itself,
+    or has several blocks at its bottom; and a map that is returned counts in any case.
     """
     layouts = maps.layouts
     deeper = [node for node in flow if node in layouts and is_drop(layouts[bottom], layouts[node])]
@@ -84,7 +86,17 @@ def _is_passed_by(flow: nx.DiGraph, maps: Maps, bottom: fx.Node) -> bool:
     if not is_drop(layouts[maps.image], layouts[bottom]) or any(SINK in flow[node] for node in deeper):
         return True
     sizes = sorted(layouts[node].size for node in deeper)
-    return sizes[-1] >= DROP * sizes[0]
+    return sizes[-1] >= DROP * sizes[0] or _has_blocks(recording, flow.subgraph(deeper))
+
+
+def _has_blocks(recording: Recording, flow: nx.DiGraph) -> bool:
+    """Say whether two calls of one class follow each other, without coming up in between."""
+    made: dict[type, list[fx.Node]] = {}
+    for span in recording.spans:
+        if not span.leaf and span.result in flow:
+            made.setdefault(type(recording.root.get_submodule(span.path)), []).append(span.result)
+    pairs = (pair for nodes in made.values() for pair in itertools.pairwise(dict.fromkeys(nodes)))
+    return any(nx.has_path(flow, left, right) for left, right in pairs)
 
 
 def _find_bottom(flow: nx.DiGraph, maps: Maps) -> fx.Node:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import networkx as nx
 from torch import fx
 
-from fxfeat.pyramid.descent import Descent, is_drop
+from fxfeat.pyramid.descent import DROP, Descent, is_drop
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.mixing import mixes
 from fxfeat.record.recording import Recording, Span, facts
+
+Sources = dict[fx.Node, frozenset[fx.Node]]
 
 
 @dataclass(frozen=True)
@@ -19,60 +22,124 @@ class Drop:
     """One step down in resolution.
 
     Attributes:
-        source: the last map before it that everything goes through.
         nodes: the operations that lower the resolution: several where a shortcut does so too.
+        source: the map of the higher resolution that goes into the module that holds the drop.
+        factor: how many times lower the resolution is after it.
         span: the outermost call of a module that holds this drop and no other; None where only the whole model does.
+        stage: the outermost call that holds this drop and no other, even if what it was given is not the source.
+        passed: whether some of the image passes by the source, because resolutions run side by side.
     """
 
-    source: fx.Node
     nodes: tuple[fx.Node, ...]
-    span: Span | None
+    source: fx.Node
+    factor: int
+    span: Span | None = None
+    stage: Span | None = None
+    passed: bool = False
 
 
 def find_drops(recording: Recording, descent: Descent, layouts: dict[fx.Node, Layout]) -> list[Drop]:
     """Find the drops of a descent, in order."""
-    lowering = find_lowering(descent.flow, layouts)
-    steps = list(zip(descent.chain, descent.chain[1:], strict=False))
-    found = [
-        (before, [node for node in lowering if _position(before) < _position(node) <= _position(after)])
-        for before, after in steps
-        if is_drop(layouts[before], layouts[after])
-    ]
-    return [
-        Drop(
-            before, tuple(nodes), _find_span(recording, descent, nodes, [other for _, other in found if other != nodes])
-        )
-        for before, nodes in found
-    ]
+    sources = find_sources(descent.flow, layouts)
+    lowering = [node for node in sources if node in layouts and _lowers(node, sources, layouts)]
+    drops: list[Drop] = []
+    for before, after in zip(descent.chain, descent.chain[1:], strict=False):
+        if is_drop(layouts[before], layouts[after]):
+            region = [node for node in lowering if _position(before) < _position(node) <= _position(after)]
+            drops += _split(region, before, layouts[after], sources, layouts)
+    return [_place(recording, descent, drop, drops, sources, layouts) for drop in drops]
 
 
-def find_lowering(flow: nx.DiGraph, layouts: dict[fx.Node, Layout]) -> list[fx.Node]:
-    """List the operations whose result is a map of a lower resolution than one they were computed from."""
-    # A map may be cut up and put together again: the maps that a value without a layout comes from are handed on.
-    sources: dict[fx.Node, frozenset[fx.Node]] = {}
-    lowering = []
+def find_sources(flow: nx.DiGraph, layouts: dict[fx.Node, Layout]) -> Sources:
+    """Map each value to the maps that it was computed from, in the order in which they ran.
+
+    A map may be cut up and put together again: values without a layout hand on those that they come from.
+    """
+    handed: Sources = {}
+    found: Sources = {}
+    nothing: frozenset[fx.Node] = frozenset()
     for node in sorted(flow, key=_position):
-        above = frozenset().union(*(sources[source] for source in flow.predecessors(node) if source in sources))
-        sources[node] = frozenset({node}) if node in layouts else above
-        if node in layouts and any(is_drop(layouts[source], layouts[node]) for source in above):
-            lowering.append(node)
-    return lowering
+        found[node] = nothing.union(*(handed[source] for source in flow.predecessors(node)))
+        handed[node] = frozenset({node}) if node in layouts else found[node]
+    return found
 
 
-def _find_span(
-    recording: Recording, descent: Descent, nodes: list[fx.Node], others: list[list[fx.Node]]
-) -> Span | None:
-    other = [node for held in others for node in held]
-    holding = [span for span in recording.spans[1:] if _holds(span, nodes, all) and not _holds(span, other, any)]
-    return next((span for span in holding if not _works_first(recording, descent, span, nodes)), None)
+def _lowers(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> bool:
+    return any(is_drop(layouts[source], layouts[node]) for source in sources[node])
 
 
-def _holds(span: Span, nodes: Iterable[fx.Node], quantifier: object) -> bool:
-    return bool(quantifier(span.start <= _position(node) < span.stop for node in nodes))  # type: ignore[operator]
+def _split(
+    region: list[fx.Node], before: fx.Node, after: Layout, sources: Sources, layouts: dict[fx.Node, Layout]
+) -> list[Drop]:
+    """Split a step of the chain into drops where it passes by resolutions that run side by side.
+
+    Each of those ends where the last of its maps goes down.
+    """
+    sizes = _find_sizes(region, layouts[before], after, layouts)
+    if not sizes:
+        return [Drop(tuple(region), before, _measure(region[0], sources, layouts))]
+    drops = []
+    for size, following in itertools.pairwise([layouts[before].size, *sizes, after.size]):
+        lowered = {node: [s for s in sources[node] if _is_near(layouts[s].size, size)] for node in region}
+        last = [node for node in region if any(is_drop(layouts[s], layouts[node]) for s in lowered[node])][-1:]
+        factor = max(1, round(following / size))
+        drops += [Drop((node,), max(lowered[node], key=_position), factor, passed=True) for node in last]
+    return drops
 
 
-def _works_first(recording: Recording, descent: Descent, span: Span, nodes: list[fx.Node]) -> bool:
-    """Say whether a module's call works at the higher resolution before it lowers it.
+def _measure(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> int:
+    """Say how many times lower an operation makes the resolution.
+
+    Measured at the operation, not over the whole chain: convolutions without padding shrink a grid without a stride.
+    """
+    before = [layouts[source] for source in sources[node] if is_drop(layouts[source], layouts[node])]
+    return round(layouts[node].size / max(layout.size for layout in before))
+
+
+def _find_sizes(region: list[fx.Node], before: Layout, after: Layout, layouts: dict[fx.Node, Layout]) -> list[float]:
+    """List the sizes between two maps of the chain that maps beside it have, one for each resolution."""
+    sizes: list[float] = []
+    for size in sorted(layouts[node].size for node in region):
+        if size >= DROP * (sizes[-1] if sizes else before.size) and after.size >= DROP * size:
+            sizes.append(size)
+    return sizes
+
+
+def _is_near(left: float, right: float) -> bool:
+    return max(left, right) < DROP * min(left, right)
+
+
+def _place(
+    recording: Recording,
+    descent: Descent,
+    drop: Drop,
+    drops: list[Drop],
+    sources: Sources,
+    layouts: dict[fx.Node, Layout],
+) -> Drop:
+    """Find the module that holds a drop, and the map that goes into it."""
+    others = [node for other in drops if other is not drop for node in other.nodes]
+    holding = [span for span in recording.spans[1:] if _holds(span, drop.nodes, all) and not _holds(span, others, any)]
+    drop = replace(drop, stage=next(iter(holding), None))
+    span = next((span for span in holding if not _works_first(recording, descent, span, drop.nodes)), None)
+    if span is None:
+        return drop
+    size = layouts[drop.source].size
+    if drop.passed:
+        inside = [node for node in sources if span.start <= _position(node) < span.stop]
+        entering = {source for node in inside for source in sources[node]}
+    else:
+        entering = set(descent.chain)
+    held = [s for s in entering if _position(s) < span.start and _is_near(layouts[s].size, size)]
+    return replace(drop, span=span, source=max(held, key=_position, default=drop.source))
+
+
+def _holds(span: Span, nodes: Iterable[fx.Node], quantifier: Callable[[Iterable[bool]], bool]) -> bool:
+    return quantifier(span.start <= _position(node) < span.stop for node in nodes)
+
+
+def _works_first(recording: Recording, descent: Descent, span: Span, nodes: tuple[fx.Node, ...]) -> bool:
+    """Say whether a module's call does most of its work at the higher resolution, before it lowers it.
 
     Then what it was given is not yet the feature of that resolution: a stage of blocks with the reduction at its end,
     or a convolution, an activation and a pool in one container.
@@ -80,12 +147,18 @@ def _works_first(recording: Recording, descent: Descent, span: Span, nodes: list
     first, last = _position(nodes[0]), _position(nodes[-1])
     before = [node for node in descent.chain if span.start <= _position(node) < first]
     inner = [held for held in recording.spans if span.start <= held.start and held.stop <= first and not held.leaf]
-    blocks = [held for held in inner if any(held.result is node for node in before)]
-    if any(mixes(recording, node) for held in blocks for node in recording.nodes[held.start : held.stop]):
+    blocks = [held for held in inner if _returns(held, before)]
+    worked = {n for held in blocks for n in recording.nodes[held.start : held.stop] if mixes(recording, n)}
+    left = [node for node in recording.nodes[first : span.stop] if mixes(recording, node)]
+    if len(worked) > len(left):
         return True
     after = recording.nodes[last + 1 : span.stop]
     ends = not any(node.op == "call_module" and _has_weights(recording, node) for node in after)
     return ends and any(mixes(recording, node) for node in before)
+
+
+def _returns(span: Span, nodes: list[fx.Node]) -> bool:
+    return span.result in nodes or bool(span.leaves and span.leaves[0][1] in nodes)
 
 
 def _has_weights(recording: Recording, node: fx.Node) -> bool:

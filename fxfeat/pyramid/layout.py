@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +11,7 @@ Order = Literal["NCHW", "NHWC", "NLC"]
 Shape = tuple[int, ...]
 
 _MOST_PREFIX_TOKENS = 32
-_LEAST_SCALE = 0.05
-_UNEVENNESS = 1.4
+_MOST_FITTING = 3
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,20 @@ class Extent:
     larger: tuple[int, ...] | None = None
 
 
-def read_layout(shape: Shape, larger: Shape | None, extent: Extent, near: Iterable[Layout] = ()) -> Layout | None:
+def read_layout(
+    shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout] = (), slid: bool = False
+) -> Layout | None:
     """Say how a value of some shape holds a map of the image; None where it holds none.
+
+    Over two image sizes, a grid's axes are those that grow with the image. Over one, they are those that fit the grids
+    of the values it was computed from.
 
     Args:
         shape: of the value.
         larger: its shape for the second, larger image.
         extent: the image's sizes.
-        near: the layouts of values it was computed from, nearest first, to tell a grid's axes or tokens apart.
+        near: the layouts of the values that it was computed from, nearest first.
+        slid: whether a convolution, a pool or an interpolation made it, whose result is sure to be ``NCHW``.
 
     Example:
         >>> read_layout((2, 64, 56, 56), (2, 64, 112, 112), Extent(2, (224, 224), (448, 448)))
@@ -67,19 +72,19 @@ def read_layout(shape: Shape, larger: Shape | None, extent: Extent, near: Iterab
     """
     if len(shape) < 3 or shape[0] != extent.batch or (larger is not None and larger[0] != extent.batch):
         return None
-    known = list(near)
     if len(shape) == len(extent.grid) + 2:
-        return _read_map(shape, larger, extent, known)
-    return _read_tokens(shape, larger, extent, known) if len(shape) == 3 else None
+        return _read_map(shape, larger, extent, near, slid)
+    return _read_tokens(shape, larger, extent, near) if len(shape) == 3 else None
 
 
-def _read_map(shape: Shape, larger: Shape | None, extent: Extent, near: list[Layout]) -> Layout | None:
+def _read_map(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout], slid: bool) -> Layout | None:
     orders: tuple[tuple[Order, slice, int], ...] = (("NCHW", slice(2, None), 1), ("NHWC", slice(1, -1), -1))
     found = []
-    for order, place, channel in orders:
-        if larger is not None and larger[channel] != shape[channel]:
-            continue
-        scale = _find_scale(shape[place], None if larger is None else larger[place], extent)
+    for order, place, channel in orders[: 1 if slid else 2]:
+        if larger is not None:
+            scale = _grow(shape[place], larger[place], extent) if larger[channel] == shape[channel] else None
+        else:
+            scale = _fit(shape[place], extent, near, slid)
         if scale is not None:
             found.append(Layout(order, shape[place], shape[channel], scale))
     # A grid of as many places as there are channels fits both; then it is what it was before.
@@ -87,28 +92,53 @@ def _read_map(shape: Shape, larger: Shape | None, extent: Extent, near: list[Lay
     return next(iter(same or found), None)
 
 
-def _find_scale(grid: Shape, larger: Shape | None, extent: Extent) -> tuple[float, ...] | None:
-    if larger is not None and extent.larger is not None:
-        grown = [after - before for before, after in zip(grid, larger, strict=True)]
-        if min(grown) <= 0:
-            return None
-        pixels = [after - before for before, after in zip(extent.grid, extent.larger, strict=True)]
-        return tuple(image / step for image, step in zip(pixels, grown, strict=True))
-    scale = tuple(image / step for image, step in zip(extent.grid, grid, strict=True))
-    # At one size, a single place is what global pooling leaves.
-    if math.prod(grid) <= 1 or min(scale) < _LEAST_SCALE:
+def _grow(grid: Shape, larger: Shape, extent: Extent) -> tuple[float, ...] | None:
+    """Return how many pixels of the image one step is, from how much the grid grows with it."""
+    assert extent.larger is not None
+    grown = [after - before for before, after in zip(grid, larger, strict=True)]
+    if min(grown) <= 0:
         return None
-    return scale if max(scale) <= _UNEVENNESS * min(scale) else None
+    pixels = [after - before for before, after in zip(extent.grid, extent.larger, strict=True)]
+    scale = tuple(image / step for image, step in zip(pixels, grown, strict=True))
+    # A size that the model picks, whatever the image's, grows by steps that have nothing to do with the image's.
+    sizes = zip(scale, extent.grid, grid, strict=True)
+    return scale if all(image / step / 2 <= pixel <= image / step * 2 for pixel, image, step in sizes) else None
 
 
-def _read_tokens(shape: Shape, larger: Shape | None, extent: Extent, near: list[Layout]) -> Layout | None:
+def _fit(grid: Shape, extent: Extent, near: Sequence[Layout], slid: bool) -> tuple[float, ...] | None:
+    """Return how many pixels of the image one step is, if the grid is a whole part of one before it."""
+    # A single place is what global pooling leaves.
+    fits = slid or any(_is_whole_part(grid, other.grid) for other in near[:_MOST_FITTING])
+    if math.prod(grid) <= 1 or not fits:
+        return None
+    return tuple(image / step for image, step in zip(extent.grid, grid, strict=True))
+
+
+def _is_whole_part(grid: Shape, other: Shape) -> bool:
+    """Say whether a grid is another one in whole steps, give or take the border.
+
+    >>> _is_whole_part((7, 7), (14, 14)), _is_whole_part((4, 4), (7, 7)), _is_whole_part((16, 16), (7, 7))
+    (True, True, False)
+    """
+    step = round(sum(other) / sum(grid))
+    return step > 0 and all(abs(before / step - size) < 1 for size, before in zip(grid, other, strict=True))
+
+
+def _read_tokens(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout]) -> Layout | None:
     if larger is not None and (larger[1] == shape[1] or larger[2] != shape[2]):
         return None
-    for other in near:
-        prefix = shape[1] - math.prod(other.grid)
-        if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(other, prefix, larger, extent):
-            return Layout("NLC", other.grid, shape[2], other.scale, prefix)
-    return next(_guess_grids(shape, larger, extent), None)
+    if any((other.channels, math.prod(other.grid)) == shape[1:] for other in near[:_MOST_FITTING]):
+        return None  # channels first, then the places in one axis
+    prefixes = [(shape[1] - math.prod(other.grid), other) for other in near]
+    fitting = [
+        (prefix, other)
+        for prefix, other in prefixes
+        if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(other, prefix, larger, extent)
+    ]
+    if fitting:
+        prefix, other = min(fitting, key=lambda held: held[0])
+        return Layout("NLC", other.grid, shape[2], other.scale, prefix)
+    return next(_guess_grids(shape, larger, extent, near), None)
 
 
 def _grows_alike(near: Layout, prefix: int, larger: Shape | None, extent: Extent) -> bool:
@@ -120,15 +150,15 @@ def _grows_alike(near: Layout, prefix: int, larger: Shape | None, extent: Extent
     return math.prod(grown) + prefix == larger[1]
 
 
-def _guess_grids(shape: Shape, larger: Shape | None, extent: Extent) -> Iterator[Layout]:
-    """Yield the grids of square cells that tokens without a map before them may come from, smallest prefix first."""
-    found = []
-    for cell in range(1, min(extent.grid) + 1):
-        if any(size % cell for size in extent.grid):
-            continue
-        grid = tuple(size // cell for size in extent.grid)
+def _guess_grids(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout]) -> Iterator[Layout]:
+    """Yield the grids that tokens may have which no map before them has: whole parts of the nearest one."""
+    before = next(iter(near), None)
+    if before is None or shape[2] < before.channels:
+        return  # the heads of an attention, not the places of a smaller map
+    for step in range(1, max(before.grid) + 1):
+        grid = tuple(-(-size // step) for size in before.grid)
         prefix = shape[1] - math.prod(grid)
-        held = Layout("NLC", grid, shape[2], (float(cell),) * len(grid), prefix)
-        if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(held, prefix, larger, extent):
-            found.append(held)
-    yield from sorted(found, key=lambda held: held.prefix)
+        scale = tuple(size * step for size in before.scale)
+        held = Layout("NLC", grid, shape[2], scale, prefix)
+        if math.prod(grid) > 1 and prefix == before.prefix and _grows_alike(held, prefix, larger, extent):
+            yield held

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from dataclasses import dataclass
 
 from torch import fx
@@ -54,17 +56,17 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
     """
     if not drops:
         return ()
-    ends = [_end_before(descent, drop) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
-    return _number(recording, maps, ends, [node for drop in drops for node in drop.nodes[-1:]])
+    ends = [(drop.source, _explain(drop)) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
+    return _number(recording, maps, ends, drops)
 
 
-def _end_before(descent: Descent, drop: Drop) -> tuple[fx.Node, str]:
-    """Take the map that goes into a drop, with the reason."""
-    names = ", ".join(dict.fromkeys(str(node) for node in drop.nodes[:2]))
+def _explain(drop: Drop) -> str:
     if drop.span is None:
-        return drop.source, f"the last map before {names} lowers the resolution, which no module holds by itself"
-    before = [node for node in descent.chain if facts(node).position < drop.span.start]
-    return before[-1], f"goes into {drop.span.path}, the outermost module that holds this one drop in resolution"
+        names = ", ".join(dict.fromkeys(str(node) for node in drop.nodes[:2]))
+        return f"the last map before {names} lowers the resolution, which no module does by itself"
+    if drop.passed:
+        return f"goes into {drop.span.path}, the last module to lower this of several resolutions side by side"
+    return f"goes into {drop.span.path}, the outermost module that holds this one drop in resolution"
 
 
 def _last_end(
@@ -72,10 +74,8 @@ def _last_end(
 ) -> tuple[fx.Node, str]:
     """Take the last map of the lowest resolution inside the container of the last stage, before the head."""
     container = _container_of(recording, drop)
-    stop = container.stop
     head = _find_head(recording, descent, drop)
-    if head is not None:
-        stop = min(stop, head.start)
+    stop = min(container.stop, _find_stage_end(recording, drop), container.stop if head is None else head.start)
     last = facts(drop.nodes[-1]).position
     held = [node for node in descent.chain if last <= facts(node).position < stop] or [descent.chain[-1]]
     tail = _find_tail(recording, layouts, drop, container, held)
@@ -84,6 +84,18 @@ def _last_end(
         return before[-1], f"the last map of the lowest resolution before {tail.path}, which only adds channels"
     where = f"inside {container.path}" if container.path else "before the head"
     return held[-1], f"the last map of the lowest resolution {where}"
+
+
+def _find_stage_end(recording: Recording, drop: Drop) -> int:
+    """Find where a list of stages ends that is called one by one, if the last drop's module is a stage and in one."""
+    owner = drop.stage.path.rpartition(".")[0] if drop.stage is not None else ""
+    spans = recording.spans
+    if drop.stage is None or not owner or any(span.path == owner for span in spans):
+        return len(recording.nodes)
+    last = facts(drop.nodes[-1]).position
+    if not any(mixes(recording, node) for node in recording.nodes[last + 1 : drop.stage.stop]):
+        return len(recording.nodes)
+    return max(span.stop for span in spans if span.parent == drop.stage.parent and span.path.startswith(f"{owner}."))
 
 
 def _find_tail(
@@ -113,9 +125,9 @@ def _class_of(recording: Recording, span: Span) -> type:
 
 
 def _container_of(recording: Recording, drop: Drop) -> Span:
-    if drop.span is not None and drop.span.parent is not None:
-        return recording.spans[drop.span.parent]
-    return recording.spans[facts(drop.nodes[-1]).span if drop.span is None else 0]
+    if drop.stage is not None and drop.stage.parent is not None:
+        return recording.spans[drop.stage.parent]
+    return recording.spans[facts(drop.nodes[-1]).span]
 
 
 def _find_head(recording: Recording, descent: Descent, drop: Drop) -> Span | None:
@@ -128,20 +140,16 @@ def _find_head(recording: Recording, descent: Descent, drop: Drop) -> Span | Non
     return next(holding, None)
 
 
-def _number(
-    recording: Recording, maps: Maps, ends: list[tuple[fx.Node, str]], dropping: list[fx.Node]
-) -> tuple[Level, ...]:
+def _number(recording: Recording, maps: Maps, ends: list[tuple[fx.Node, str]], drops: list[Drop]) -> tuple[Level, ...]:
     def is_one_stage(span: Span) -> bool:
-        return sum(span.start <= facts(node).position < span.stop for node in dropping) < 2
+        return sum(span.start <= facts(drop.nodes[-1]).position < span.stop for drop in drops) < 2
 
     table = name_nodes(recording)
     levels: list[Level] = []
-    reduction, size = 1, 1.0
-    for node, why in ends:
-        layout = maps.layouts[node]
-        reduction, size = reduction * max(1, round(layout.size / size)), layout.size
+    reductions = itertools.accumulate((drop.factor for drop in drops), operator.mul, initial=1)
+    for (node, why), reduction in zip(ends, reductions, strict=True):
         name = name_value(recording, node, table, is_one_stage)
         if node is maps.image or name is None:
             continue
-        levels.append(Level(len(levels), name, reduction, layout, node, why))
+        levels.append(Level(len(levels), name, reduction, maps.layouts[node], node, why))
     return tuple(levels)

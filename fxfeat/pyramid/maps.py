@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from torch import fx
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.modes import Setup, record_variant
 from fxfeat.name.table import name_nodes
-from fxfeat.pyramid.layout import Extent, Layout, read_layout
+from fxfeat.pyramid.layout import Extent, Layout, Shape, read_layout
+from fxfeat.pyramid.mixing import attends, slides
 from fxfeat.record.examples import Example
 from fxfeat.record.recording import Recording, TensorFacts, facts
 from fxfeat.record.variants import Axis, Group, find_groups, resize
@@ -47,18 +49,25 @@ def find_maps(setup: Setup, recording: Recording) -> Maps:
     """
     image = find_image(recording)
     larger = record_larger(setup, recording)
-    shapes = {} if larger is None else pair_shapes(recording, larger)
-    extent = _read_extent(image, shapes)
-    layouts: dict[fx.Node, Layout] = {image: _layout_of_image(image, extent)}
+    found = None if larger is None else _read_maps(recording, image, pair_shapes(recording, larger))
+    # A model that resizes its input has maps of one size for images of all sizes.
+    return found if found is not None and len(found.layouts) > 1 else _read_maps(recording, image, None)
+
+
+def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape] | None) -> Maps:
+    extent = Extent(_shape(image)[0], _shape(image)[2:], None if larger is None else larger[image][2:])
+    layouts: dict[fx.Node, Layout] = {image: Layout("NCHW", extent.grid, _shape(image)[1], (1.0,) * len(extent.grid))}
+    grids: dict[object, Layout] = {}
     for node in recording.graph.nodes:
-        value = facts(node).value
-        if node is image or node.op in ("placeholder", "get_attr") or not isinstance(value, TensorFacts):
+        shape, other = _shape(node), None if larger is None else larger.get(node)
+        if node is image or node.op in ("placeholder", "get_attr") or (larger is not None and other is None):
             continue
-        if larger is not None and node not in shapes:
+        if len(shape) > 3 and attends(node):
             continue
-        found = read_layout(value.shape, shapes.get(node), extent, _near(node, layouts))
+        found = read_layout(shape, other, extent, _near(node, layouts, grids), slides(recording, node))
         if found is not None:
             layouts[node] = found
+            grids[found.grid, found.scale] = found
     return Maps(image, extent, layouts)
 
 
@@ -81,7 +90,7 @@ def find_image(recording: Recording) -> fx.Node:
 
 
 def _is_element_of_input(node: fx.Node) -> bool:
-    return node.op == "call_function" and bool(node.args) and getattr(node.args[0], "op", "") == "placeholder"
+    return node.target is operator.getitem and getattr(node.args[0], "op", "") == "placeholder"
 
 
 def _may_be_image(node: fx.Node) -> bool:
@@ -141,27 +150,17 @@ def pair_shapes(recording: Recording, larger: Recording) -> dict[fx.Node, tuple[
     return {node: _shape(other) for node, other in ranks if _shape(node)}
 
 
-def _read_extent(image: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> Extent:
-    shape = _shape(image)
-    larger = shapes.get(image)
-    return Extent(shape[0], shape[2:], None if larger is None else larger[2:])
-
-
-def _layout_of_image(image: fx.Node, extent: Extent) -> Layout:
-    return Layout("NCHW", extent.grid, _shape(image)[1], (1.0,) * len(extent.grid))
-
-
-def _near(node: fx.Node, layouts: dict[fx.Node, Layout]) -> Iterator[Layout]:
-    """Yield the layouts of the nearest values that a node was computed from, then all others, latest first."""
-    seen, waiting, found = {node}, deque(node.all_input_nodes), 0
-    while waiting and found < _MOST_NEAR:
+def _near(node: fx.Node, layouts: dict[fx.Node, Layout], grids: dict[object, Layout]) -> list[Layout]:
+    """List the layouts of the nearest values that a node was computed from, then those of all grids, latest first."""
+    seen, waiting = {node}, deque(node.all_input_nodes)
+    found: list[Layout] = []
+    while waiting and len(found) < _MOST_NEAR:
         source = waiting.popleft()
         if source in seen:
             continue
         seen.add(source)
         if source in layouts:
-            found += 1
-            yield layouts[source]
+            found.append(layouts[source])
         else:
             waiting.extend(source.all_input_nodes)
-    yield from reversed(layouts.values())
+    return [*found, *reversed(grids.values())]

@@ -1,4 +1,4 @@
-"""Which operations with weights, or of attention, let the places of a map see each other."""
+"""Which operations let the places of a map see each other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fxfeat.record.recording import Recording, TensorFacts, facts
 _LAYERS = (nn.MultiheadAttention, nn.RNNBase, nn.TransformerEncoderLayer)
 _FUNCTIONS = frozenset(("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention", "__matmul__"))
 _CONVOLUTIONS = frozenset(f"conv{suffix}" for suffix in ("1d", "2d", "3d", "olution"))
+_SLIDING = _CONVOLUTIONS | {"interpolate", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 
 
 def mixes(recording: Recording, node: fx.Node) -> bool:
@@ -16,7 +17,7 @@ def mixes(recording: Recording, node: fx.Node) -> bool:
     if node.op == "call_module":
         module = recording.root.get_submodule(str(node.target))
         return isinstance(module, _LAYERS) or _is_wide(getattr(module, "kernel_size", 1), module)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = _name(node)
     if name in _CONVOLUTIONS:
         return _has_wide_weight(node)
     return name in _FUNCTIONS
@@ -31,3 +32,22 @@ def _is_wide(kernel_size: object, module: nn.Module) -> bool:
 def _has_wide_weight(node: fx.Node) -> bool:
     weights = [source for source in node.all_input_nodes[1:2] if isinstance(facts(source).value, TensorFacts)]
     return any(size > 1 for weight in weights for size in facts(weight).value.shape[2:])
+
+
+def slides(recording: Recording, node: fx.Node) -> bool:
+    """Say whether an operation slides a window over a map: a convolution, a pool or an interpolation."""
+    if node.op == "call_module":
+        module = recording.root.get_submodule(str(node.target))
+        return hasattr(module, "kernel_size") or isinstance(module, nn.Upsample)
+    name = _name(node)
+    return name in _SLIDING or ("_pool" in name and "adaptive" not in name)
+
+
+def attends(node: fx.Node) -> bool:
+    """Say whether an operation multiplies matrices of values, as attention does: its axes are no grid's."""
+    weights = any(source.op == "get_attr" for source in node.all_input_nodes)
+    return node.op != "call_module" and _name(node) in _FUNCTIONS and not weights
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

@@ -22,16 +22,19 @@ def name_value(
         table: the recording's names.
         suits: says whether a module's call may lend its name.
     """
-    returning = (span for span in recording.spans[1:] if span.result is node and suits(span))
-    found = next(returning, None)
+    spans = [span for span in recording.spans[1:] if suits(span)]
+    found = next((span for span in spans if span.result is node), None)
     if found is not None:
         return _name_span(table, found)
+    # The first of what a module returns in a tuple, a dict or a dataclass is what the module is for.
+    found = next((span for span in spans if span.leaves and span.leaves[0][1] is node), None)
+    if found is not None:
+        return _name_span(table, found) + spell(found.leaves[0][0])
     own = next((name for name, held in table.nodes.items() if held is node), None)
     return own or _name_element(recording, node, table)
 
 
 def _name_element(recording: Recording, node: fx.Node, table: NameTable) -> str | None:
-    """Name a value that a module returned inside a tuple, a dict or a dataclass."""
     for span in recording.spans:
         steps = next((steps for steps, held in span.leaves if held is node), None)
         if steps is not None:

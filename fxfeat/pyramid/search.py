@@ -47,9 +47,10 @@ def search_levels(setup: Setup) -> Found:
     recording = _record_open(setup)
     maps = find_maps(setup, recording)
     flow = draw_flow(recording, maps.image)
-    descent = find_descent(flow, maps)
+    descent = find_descent(recording, flow, maps)
     drops = find_drops(recording, descent, maps.layouts)
-    blocks = find_blocks(recording, maps, flow, drops)
+    # At the bottom of a U, two convolutions of one class are no flat model.
+    blocks = find_blocks(recording, maps, flow, drops, least=2 if descent.whole else 3)
     if blocks:
         return Found(recording, maps, blocks, True)
     levels = find_levels(recording, maps, descent, drops)
