@@ -171,22 +171,28 @@ def train_and_run(name: str, rank: int, port: int) -> dict[str, Any]:
         check(key not in frozen or torch.equal(held, frozen[key]), f"{key} changed")
     result["norms"] = sum(isinstance(held, torchvision.ops.FrozenBatchNorm2d) for held in backbone.body.modules())
 
-    detector.eval()
-    with torch.no_grad():
-        for size in SIZES:
-            found = detector(make_images(size, rank))
-            for held in found:
-                check(held["masks"].shape[-2:] == size, f"masks of {tuple(held['masks'].shape)}")
-                check(all(value.isfinite().all().item() for value in held.values()), "not finite")
-            maps = backbone(torch.stack(make_images(size, rank)))
-            check([*maps] == list(backbone.levels.names), f"levels {[*maps]}")
-            for level, stride in zip(maps.values(), backbone.strides, strict=True):
-                expected = [side / stride for side in size]
-                fits = all(abs(side - wish) <= 1 for side, wish in zip(level.shape[-2:], expected, strict=True))
-                check(fits, f"a level of {tuple(level.shape)} at stride {stride} for an image of {size}")
+    if rank == 0:
+        predict(detector)
     dist.barrier()
     dist.destroy_process_group()
     return result
+
+
+def predict(detector: nn.Module) -> None:
+    """Check what is found, and the maps of the backbone on images that are not resized or padded before."""
+    backbone = detector.eval().backbone
+    for size in SIZES:
+        with torch.no_grad():
+            found = detector(make_images(size, 0))
+            maps = backbone(torch.stack(make_images(size, 0)))
+        for held in found:
+            check(held["masks"].shape[-2:] == size, f"masks of {tuple(held['masks'].shape)}")
+            check(all(value.isfinite().all().item() for value in held.values()), "not finite")
+        check([*maps] == list(backbone.levels.names), f"levels {[*maps]}")
+        for level, stride in zip(maps.values(), backbone.strides, strict=True):
+            expected = [side / stride for side in size]
+            fits = all(abs(side - wish) <= 1 for side, wish in zip(level.shape[-2:], expected, strict=True))
+            check(fits, f"a level of {tuple(level.shape)} at stride {stride} for an image of {size}")
 
 
 def step(wrapped: nn.Module, optimizer: torch.optim.Optimizer, images: list[torch.Tensor], **kwargs: Any) -> float:
