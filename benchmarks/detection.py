@@ -10,9 +10,11 @@ on two of 256x256, then inference on both sizes. Results are kept in ``benchmark
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import signal
 import socket
 import sys
 import time
@@ -38,8 +40,9 @@ LIMIT = 1200
 """Seconds that one model may take."""
 
 SMALL: dict[str, Any] = {
-    "min_size": 256,
-    "max_size": 512,
+    "out_channels": 64,
+    "min_size": 192,
+    "max_size": 320,
     "rpn_pre_nms_top_n_train": 200,
     "rpn_post_nms_top_n_train": 100,
     "rpn_pre_nms_top_n_test": 100,
@@ -135,47 +138,48 @@ def make_images(size: tuple[int, int], rank: int) -> list[torch.Tensor]:
     return [torch.rand(3, *size, generator=generator) for _ in range(2)]
 
 
-def train_and_run(name: str, rank: int, port: int) -> dict[str, Any]:
-    """Train Mask R-CNN for two steps, then predict."""
+def build(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    """Build Mask R-CNN on a model; check that the model is as it was."""
     torch.manual_seed(0)
     model = MODELS[name]()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     start = time.process_time()
     detector = detection.mask_rcnn(model, 3, freeze_norm=True, trainable_levels=3, **SMALL)
     backbone = detector.backbone
-    result: dict[str, Any] = {
+    check(all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the model was changed")
+    check(all(held.requires_grad for held in model.parameters()), "the model's parameters were frozen")
+    return detector, {
         "seconds": time.process_time() - start,
         "strides": backbone.strides,
         "channels": list(backbone.body.channels),
         "divisor": backbone.size_divisibility,
         "fixed": backbone.fixed_size,
+        "norms": sum(isinstance(held, torchvision.ops.FrozenBatchNorm2d) for held in backbone.body.modules()),
     }
-    check(all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the model was changed")
-    check(all(held.requires_grad for held in model.parameters()), "the model's parameters were frozen")
+
+
+def train(detector: nn.Module, rank: int, port: int) -> dict[str, Any]:
+    """Train for two steps beside another process."""
+    backbone = detector.backbone
     norms = {key: value.clone() for key, value in backbone.body.named_buffers()}
     trainable = {key for key, held in backbone.body.named_parameters() if held.requires_grad}
     frozen = {key: held.detach().clone() for key, held in backbone.body.named_parameters() if not held.requires_grad}
-
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     wrapped = DistributedDataParallel(detector.train())
     optimizer = torch.optim.SGD([held for held in detector.parameters() if held.requires_grad], lr=1e-4)
-    result["losses"] = [step(wrapped, optimizer, make_images(size, rank)) for size in SIZES]
-    check(all(math.isfinite(loss) for loss in result["losses"]), f"losses {result['losses']}")
+    losses = [step(wrapped, optimizer, make_images(size, rank)) for size in SIZES]
+    check(all(math.isfinite(loss) for loss in losses), f"losses {losses}")
     missing = [key for key, held in detector.named_parameters() if held.requires_grad and held.grad is None]
     check(not missing, f"no gradient for {missing[:3]}")
-    result["gradient"] = first_gradient(backbone, trainable)
-    check(result["gradient"] > 0, "no gradient reached the first level that is trained")
+    gradient = first_gradient(backbone, trainable)
+    check(gradient > 0, "no gradient reached the first level that is trained")
     for key, value in backbone.body.named_buffers():
         check(torch.equal(value, norms[key]), f"{key} changed")
     for key, held in backbone.body.named_parameters():
         check(key not in frozen or torch.equal(held, frozen[key]), f"{key} changed")
-    result["norms"] = sum(isinstance(held, torchvision.ops.FrozenBatchNorm2d) for held in backbone.body.modules())
-
-    if rank == 0:
-        predict(detector)
     dist.barrier()
     dist.destroy_process_group()
-    return result
+    return {"losses": losses, "gradient": gradient}
 
 
 def predict(detector: nn.Module) -> None:
@@ -214,7 +218,7 @@ def first_gradient(backbone: fxfeat.FPNBackbone, trainable: set[str]) -> float:
 def train_other(kind: str, name: str) -> dict[str, Any]:
     """Build another detector and train it for one step."""
     torch.manual_seed(0)
-    sizes = {"min_size": 256, "max_size": 512}
+    sizes = {"min_size": 192, "max_size": 320}
     make = {"RetinaNet": detection.retinanet, "FCOS": detection.fcos, "Keypoint R-CNN": detection.keypoint_rcnn}[kind]
     options = SMALL if kind == "Keypoint R-CNN" else sizes
     detector = make(MODELS[name](), 2 if kind == "Keypoint R-CNN" else 3, freeze_norm=True, **options)
@@ -235,16 +239,34 @@ def check(held: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def _work(rank: int, name: str, port: int, path: str) -> None:
+def run_pair(name: str, port: int) -> dict[str, Any]:
+    """Build a detector, train it in two processes, and predict in one."""
+    detector, result = build(name)
+    other = os.fork()
+    rank = 0 if other else 1
+    if rank:
+        try:
+            train(detector, rank, port)
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    result.update(train(detector, rank, port))
+    predict(detector)
+    _, status = os.waitpid(other, 0)
+    check(status == 0, "the other process failed")
+    return result
+
+
+def _work(name: str, port: int, path: str) -> None:
+    os.setsid()  # the process that it forks ends with it
     torch.set_num_threads(1)
     kind, _, other = name.partition(" on ")
     try:
-        result = train_other(kind, other) if other else train_and_run(name, rank, port)
+        result = train_other(kind, other) if other else run_pair(name, port)
     except Exception as error:
         result = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-3000:]}
-    if rank == 0 or "error" in result:
-        Path(path).write_text(json.dumps(result, indent=1), encoding="utf-8")
-    os._exit(1 if "error" in result else 0)  # the other process must not wait for this one
+    Path(path).write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 def run(name: str) -> dict[str, Any]:
@@ -254,21 +276,13 @@ def run(name: str) -> dict[str, Any]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
-    context = mp.get_context("fork")
     start = time.perf_counter()
-    count = 1 if " on " in name else 2
-    workers = [context.Process(target=_work, args=(rank, name, port, str(path))) for rank in range(count)]
-    for worker in workers:
-        worker.start()
-    while any(worker.is_alive() for worker in workers):
-        time.sleep(0.5)
-        failed = any(worker.exitcode not in (None, 0) for worker in workers)
-        if failed or time.perf_counter() - start > LIMIT:
-            time.sleep(1)
-            for worker in workers:
-                worker.terminate()
-    for worker in workers:
-        worker.join()
+    worker = mp.get_context("fork").Process(target=_work, args=(name, port, str(path)))
+    worker.start()
+    worker.join(LIMIT)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.join()
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"error": "took too long or was killed"}
     result["wall"] = time.perf_counter() - start
     path.write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -277,19 +291,22 @@ def run(name: str) -> dict[str, Any]:
 
 def write_report(results: dict[str, dict[str, Any]]) -> None:
     """Write the table."""
+    versions = [held.__version__.partition("+")[0] for held in (torch, torchvision)]
+    titles = ["model", "strides", "the model's channels", "multiple of", "fixed size", "frozen norms", "losses"]
+    titles += ["build, CPU s", "result"]
     lines = [
         "# Detectors on many backbones",
         "",
-        "Mask R-CNN with `freeze_norm=True, trainable_levels=3`, two processes on gloo without `find_unused_parameters`:",
-        "two training steps (two images of 333x517 in each process, then two of 256x256), then inference on both sizes.",
-        "Checked: finite losses; a gradient for every parameter that is trained, and one greater than zero in the first",
-        "level that is; frozen norms and parameters unchanged after the steps; the user's model unchanged; masks of the",
-        "images' sizes; maps of the sizes that the strides say, with the backbone called on 333x517 directly.",
-        f"torch {torch.__version__.partition('+')[0]}, torchvision {torchvision.__version__.partition('+')[0]}, CPU.",
+        "Mask R-CNN with `freeze_norm=True, trainable_levels=3`, in two processes on gloo without",
+        "`find_unused_parameters`: two training steps (two images of 333x517 in each process, then two of 256x256),",
+        "then inference on both sizes. Checked: finite losses; a gradient for every parameter that is trained, and one",
+        "greater than zero in the first level that is; frozen norms and parameters unchanged after the steps; the",
+        "user's model unchanged; masks of the images' sizes; maps of the sizes that the strides say, with the backbone",
+        f"called on 333x517 directly. torch {versions[0]}, torchvision {versions[1]}, CPU.",
         "`python -m benchmarks.detection` writes this page.",
         "",
-        "| model | strides | channels of the model | multiple of | fixed size | frozen norms | losses | build, CPU s | result |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(titles)} |",
+        f"| {' | '.join('---' for _ in titles)} |",
     ]
     lines += [_row(name, result) for name, result in results.items() if " on " not in name]
     lines += ["", "One training step and inference at 333x517:", ""]

@@ -21,7 +21,9 @@ class Staged(nn.Module):
         widths = (8, 12, 16, 20, 24)
         self.stem = conv(3, widths[0], norm=norm)
         for index in range(1, 5):
-            block = nn.Sequential(conv(widths[index - 1], widths[index], norm=norm), conv(widths[index], widths[index], 1))
+            block = nn.Sequential(
+                conv(widths[index - 1], widths[index], norm=norm), conv(widths[index], widths[index], 1)
+            )
             self.add_module(f"stage{index}", block)
         self.head = nn.Linear(widths[-1], 10)
 
@@ -36,7 +38,9 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
 
     def forward(self, x):
         y = self.norm(x)
