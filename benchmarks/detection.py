@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -241,21 +242,26 @@ def check(held: bool, message: str) -> None:
 
 def run_pair(name: str, port: int) -> dict[str, Any]:
     """Build a detector, train it in two processes, and predict in one."""
-    detector, result = build(name)
-    other = os.fork()
-    rank = 0 if other else 1
-    if rank:
-        try:
-            train(detector, rank, port)
-        except Exception:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    result.update(train(detector, rank, port))
-    predict(detector)
-    _, status = os.waitpid(other, 0)
-    check(status == 0, "the other process failed")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "detector.pt"
+        # Started before anything is differentiated: PyTorch forbids it afterwards.
+        other = mp.get_context("fork").Process(target=_train_beside, args=(path, port))
+        other.start()
+        detector, result = build(name)
+        torch.save(detector, path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
+        result.update(train(detector, 0, port))
+        predict(detector)
+        other.join()
+        check(other.exitcode == 0, "the other process failed")
     return result
+
+
+def _train_beside(path: Path, port: int) -> None:
+    """Wait for the detector to be saved, and train it as the second process."""
+    while not path.exists():
+        time.sleep(0.2)
+    train(torch.load(path, weights_only=False), 1, port)
 
 
 def _work(name: str, port: int, path: str) -> None:

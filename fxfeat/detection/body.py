@@ -17,6 +17,7 @@ from fxfeat.detection.trainable import find_trainable, read_trainable_levels
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.modes import read_setup
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
+from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.search import Found, search_levels
 from fxfeat.record.examples import Example, bind
@@ -139,15 +140,24 @@ def _choose_block(found: Found, request: Request) -> tuple[int, ...]:
 def _cut(
     model: nn.Module, found: Found, wanted: tuple[int, ...], output_stride: int | None, example: Example
 ) -> FeaturePyramid:
-    pyramid = features_only(model, wanted, output_stride, example_inputs=_as_inputs(example))
     normed = find_final_norm(found) if found.flat and wanted[0] == len(found.levels) - 1 else None
     if normed is None:
-        return pyramid
-    index = wanted[0]
-    extractor = create_feature_extractor(model, {normed.name: str(index)}, example_inputs=_as_inputs(example))
-    info = FeatureInfo(pyramid.feature_info.info, wanted)
-    info.info[index].update(module=normed.name, why=f"{info.info[index]['why']}, after the final norm")
-    return FeaturePyramid(extractor, info, {index: normed.layout}, pyramid.image)
+        return features_only(model, wanted, output_stride, example_inputs=_as_inputs(example))
+    extractor = create_feature_extractor(model, {normed.name: str(wanted[0])}, example_inputs=_as_inputs(example))
+    info = FeatureInfo([_describe(level, found.maps.extent.batch) for level in found.levels], wanted)
+    info[wanted[0]].update(module=normed.name, why=f"{info[wanted[0]]['why']}, after the final norm")
+    return FeaturePyramid(extractor, info, {wanted[0]: normed.layout}, (0, str(found.maps.image.target)))
+
+
+def _describe(level: Level, batch: int) -> dict[str, Any]:
+    return {
+        "num_chs": level.layout.channels,
+        "reduction": level.reduction,
+        "module": level.module,
+        "index": level.index,
+        "shape": (batch, level.layout.channels, *level.layout.grid),
+        "why": level.why,
+    }
 
 
 def _as_inputs(example: Example) -> Any:

@@ -24,9 +24,9 @@ def faster_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> FasterRCNN
     """Build Faster R-CNN on a model.
 
     Example:
-        >>> import torch, torchvision
-        >>> image = torch.rand(1, 3, 64, 64)
-        >>> detector = faster_rcnn(torchvision.models.resnet18(), 3, min_size=64, example_inputs=image)
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 16, 2, 2))
+        >>> detector = faster_rcnn(model, 3, min_size=64)
         >>> sorted(detector.eval()([torch.rand(3, 64, 80)])[0])
         ['boxes', 'labels', 'scores']
 
@@ -51,9 +51,9 @@ def mask_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> MaskRCNN:
     """Build Mask R-CNN on a model.
 
     Example:
-        >>> import torch, torchvision
-        >>> image = torch.rand(1, 3, 64, 64)
-        >>> detector = mask_rcnn(torchvision.models.resnet18(), 3, min_size=64, example_inputs=image)
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 16, 2, 2))
+        >>> detector = mask_rcnn(model, 3, min_size=64)
         >>> sorted(detector.eval()([torch.rand(3, 64, 80)])[0])
         ['boxes', 'labels', 'masks', 'scores']
 
@@ -79,11 +79,10 @@ def keypoint_rcnn(model: nn.Module, num_classes: int = 2, **kwargs: Any) -> Keyp
     """Build Keypoint R-CNN on a model.
 
     Example:
-        >>> import torch, torchvision
-        >>> image = torch.rand(1, 3, 64, 64)
-        >>> detector = keypoint_rcnn(torchvision.models.resnet18(), num_keypoints=5, min_size=64, example_inputs=image)
-        >>> sorted(detector.eval()([torch.rand(3, 64, 80)])[0])
-        ['boxes', 'keypoints', 'keypoints_scores', 'labels', 'scores']
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 16, 2, 2))
+        >>> detector = keypoint_rcnn(model, num_keypoints=5)
+        >>> detector.roi_heads.keypoint_roi_pool.featmap_names, detector.backbone.strides
+        (['0', '1'], [4, 8, 16])
 
     Args:
         model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
@@ -106,11 +105,10 @@ def retinanet(model: nn.Module, num_classes: int, **kwargs: Any) -> RetinaNet:
     """Build RetinaNet on a model, by default on levels of strides 8 to 32 and two more.
 
     Example:
-        >>> import torch, torchvision
-        >>> image = torch.rand(1, 3, 64, 64)
-        >>> detector = retinanet(torchvision.models.resnet18(), 3, min_size=64, example_inputs=image)
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 16, 2, 2))
+        >>> detector = retinanet(model, 3)
         >>> detector.backbone.strides, detector.anchor_generator.sizes[0]
-        ([8, 16, 32, 64, 128], (32, 40, 50))
+        ([8, 16, 32], (32, 40, 50))
 
     Args:
         model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
@@ -135,11 +133,9 @@ def fcos(model: nn.Module, num_classes: int, **kwargs: Any) -> FCOS:
     """Build FCOS on a model, by default on levels of strides 8 to 32 and two more.
 
     Example:
-        >>> import torch, torchvision
-        >>> image = torch.rand(1, 3, 64, 64)
-        >>> detector = fcos(torchvision.models.resnet18(), 3, min_size=64, example_inputs=image)
-        >>> detector.anchor_generator.sizes
-        ((8,), (16,), (32,), (64,), (128,))
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 16, 2, 2))
+        >>> fcos(model, 3).anchor_generator.sizes
+        ((8,), (16,), (32,))
 
     Args:
         model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.

@@ -40,7 +40,7 @@ def targets(images):
 def build(kind, model, **options):
     make, size = MODELS[model]
     example = torch.rand(2, 3, *size)
-    return kind(make(), 2, example_inputs=example, out_channels=16, **{**SMALL, **options})
+    return kind(make(), 2, example_inputs=example, out_channels=32, **{**SMALL, **options})
 
 
 @pytest.mark.parametrize(("kind", "cls", "options"), KINDS, ids=lambda held: getattr(held, "__name__", ""))

@@ -52,9 +52,10 @@ def test_levels():
     assert found == {"0": (19, 26), "1": (10, 13), "2": (5, 7), "3": (3, 4), "pool": (2, 2)}
 
 
-@pytest.mark.parametrize("patch", [8, 14, 32])
-def test_strides_are_powers_of_two_whatever_the_patch(patch):
-    backbone = fxfeat.fpn_backbone(Flat(patch, 6 * patch, free=True), example_inputs=image(6 * patch, 6 * patch))
+@pytest.mark.parametrize(("patch", "width"), [(8, 32), (14, 32), (32, 128)])
+def test_strides_are_powers_of_two_whatever_the_patch(patch, width):
+    side = 6 * patch
+    backbone = fxfeat.fpn_backbone(Flat(patch, side, True, width), example_inputs=image(side, side))
     assert backbone.strides == [4, 8, 16, 32, 64]
     found = [tuple(level.shape[-2:]) for level in backbone(image(64, 128)).values()]
     assert found == [(16, 32), (8, 16), (4, 8), (2, 4), (1, 2)]

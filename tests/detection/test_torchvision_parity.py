@@ -17,17 +17,17 @@ IMAGE = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 LAYERS = {f"layer{index}": str(index - 1) for index in range(1, 5)}
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_values_are_those_of_backbone_with_fpn(training):
+def test_values_are_those_of_backbone_with_fpn():
     torch.manual_seed(0)
-    expected = BackboneWithFPN(resnet50(), LAYERS, [256, 512, 1024, 2048], 256).train(training)
+    expected = BackboneWithFPN(resnet50(), LAYERS, [256, 512, 1024, 2048], 256)
     torch.manual_seed(0)
-    backbone = fxfeat.fpn_backbone(resnet50()).train(training)
+    backbone = fxfeat.fpn_backbone(resnet50())
     assert list(backbone.state_dict()) == list(expected.state_dict())
-    with torch.no_grad():
-        found, wanted = backbone(IMAGE), expected(IMAGE)
-    assert list(found) == list(wanted) == ["0", "1", "2", "3", "pool"]
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    for training in (False, True):
+        with torch.no_grad():
+            found, wanted = backbone.train(training)(IMAGE), expected.train(training)(IMAGE)
+        assert list(found) == list(wanted) == ["0", "1", "2", "3", "pool"]
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_frozen_values_are_those_of_resnet_fpn_backbone():
@@ -44,7 +44,7 @@ def test_frozen_values_are_those_of_resnet_fpn_backbone():
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-@pytest.mark.parametrize("count", [0, 3, 4, 5])
+@pytest.mark.parametrize("count", [3, 5])
 def test_the_same_parameters_are_trained(count):
     # With frozen norms, those of the stem are no parameters, as in torchvision's backbone with pretrained weights.
     expected = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=count)
