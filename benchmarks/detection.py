@@ -245,7 +245,7 @@ def run_pair(name: str, port: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "detector.pt"
         # Started before anything is differentiated: PyTorch forbids it afterwards.
-        other = mp.get_context("fork").Process(target=_train_beside, args=(path, port))
+        other = mp.get_context("fork").Process(target=_train_beside, args=(path, port), daemon=True)
         other.start()
         detector, result = build(name)
         torch.save(detector, path.with_suffix(".part"))

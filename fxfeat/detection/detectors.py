@@ -13,14 +13,18 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from fxfeat.detection.anchors import check_anchors, make_anchors
 from fxfeat.detection.backbone import FPNBackbone
 from fxfeat.detection.build import build_backbone, fpn_backbone
+from fxfeat.errors import RequestError
 
 _TWO_STAGE_STRIDE = 4
 _ONE_STAGE_STRIDE = 8
 _RETINA_OCTAVES = (1, 2 ** (1 / 3), 2 ** (2 / 3))
+_RATIOS = (0.5, 1.0, 2.0)
 _FOR_BACKBONE = frozenset(inspect.signature(fpn_backbone).parameters) - {"model"}
 
 
-def faster_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> FasterRCNN:
+def faster_rcnn(
+    model: nn.Module, num_classes: int, *, anchor_sizes: Any = None, aspect_ratios: Any = None, **kwargs: Any
+) -> FasterRCNN:
     """Build Faster R-CNN on a model.
 
     Example:
@@ -33,6 +37,8 @@ def faster_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> FasterRCNN
     Args:
         model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
         num_classes: how many classes there are, the background included.
+        anchor_sizes: as ``sizes`` of ``FPNBackbone.anchor_generator``.
+        aspect_ratios: as for ``FPNBackbone.anchor_generator``.
         kwargs: those of ``fxfeat.fpn_backbone``, and all others those of ``torchvision.models.detection.FasterRCNN``,
             such as ``min_size`` or ``box_detections_per_img``. ``rpn_anchor_generator``, ``box_roi_pool``,
             ``size_divisible`` and ``fixed_size`` follow from the backbone if not given.
@@ -44,10 +50,12 @@ def faster_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> FasterRCNN
     Source: torchvision's ``fasterrcnn_resnet50_fpn``.
     """
     backbone, rest = _build(model, kwargs, _TWO_STAGE_STRIDE)
-    return FasterRCNN(backbone, num_classes, **_add_regions(backbone, rest))
+    return FasterRCNN(backbone, num_classes, **_add_regions(backbone, rest, anchor_sizes, aspect_ratios))
 
 
-def mask_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> MaskRCNN:
+def mask_rcnn(
+    model: nn.Module, num_classes: int, *, anchor_sizes: Any = None, aspect_ratios: Any = None, **kwargs: Any
+) -> MaskRCNN:
     """Build Mask R-CNN on a model.
 
     Example:
@@ -60,6 +68,8 @@ def mask_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> MaskRCNN:
     Args:
         model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
         num_classes: how many classes there are, the background included.
+        anchor_sizes: as ``sizes`` of ``FPNBackbone.anchor_generator``.
+        aspect_ratios: as for ``FPNBackbone.anchor_generator``.
         kwargs: those of ``fxfeat.fpn_backbone``, and all others those of ``torchvision.models.detection.MaskRCNN``,
             as for ``faster_rcnn``.
 
@@ -72,10 +82,12 @@ def mask_rcnn(model: nn.Module, num_classes: int, **kwargs: Any) -> MaskRCNN:
     """
     backbone, rest = _build(model, kwargs, _TWO_STAGE_STRIDE)
     rest.setdefault("mask_roi_pool", backbone.mask_roi_pool())
-    return MaskRCNN(backbone, num_classes, **_add_regions(backbone, rest))
+    return MaskRCNN(backbone, num_classes, **_add_regions(backbone, rest, anchor_sizes, aspect_ratios))
 
 
-def keypoint_rcnn(model: nn.Module, num_classes: int = 2, **kwargs: Any) -> KeypointRCNN:
+def keypoint_rcnn(
+    model: nn.Module, num_classes: int = 2, *, anchor_sizes: Any = None, aspect_ratios: Any = None, **kwargs: Any
+) -> KeypointRCNN:
     """Build Keypoint R-CNN on a model.
 
     Example:
@@ -87,6 +99,8 @@ def keypoint_rcnn(model: nn.Module, num_classes: int = 2, **kwargs: Any) -> Keyp
     Args:
         model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
         num_classes: how many classes there are, the background included.
+        anchor_sizes: as ``sizes`` of ``FPNBackbone.anchor_generator``.
+        aspect_ratios: as for ``FPNBackbone.anchor_generator``.
         kwargs: those of ``fxfeat.fpn_backbone``, and all others those of ``torchvision.models.detection.KeypointRCNN``,
             such as ``num_keypoints``, as for ``faster_rcnn``.
 
@@ -98,10 +112,12 @@ def keypoint_rcnn(model: nn.Module, num_classes: int = 2, **kwargs: Any) -> Keyp
     """
     backbone, rest = _build(model, kwargs, _TWO_STAGE_STRIDE)
     rest.setdefault("keypoint_roi_pool", backbone.keypoint_roi_pool())
-    return KeypointRCNN(backbone, num_classes, **_add_regions(backbone, rest))
+    return KeypointRCNN(backbone, num_classes, **_add_regions(backbone, rest, anchor_sizes, aspect_ratios))
 
 
-def retinanet(model: nn.Module, num_classes: int, **kwargs: Any) -> RetinaNet:
+def retinanet(
+    model: nn.Module, num_classes: int, *, anchor_sizes: Any = None, aspect_ratios: Any = None, **kwargs: Any
+) -> RetinaNet:
     """Build RetinaNet on a model, by default on levels of strides 8 to 32 and two more.
 
     Example:
@@ -113,6 +129,8 @@ def retinanet(model: nn.Module, num_classes: int, **kwargs: Any) -> RetinaNet:
     Args:
         model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
         num_classes: how many classes there are, the background included.
+        anchor_sizes: as ``sizes`` of ``FPNBackbone.anchor_generator``; three for each level if not given.
+        aspect_ratios: as for ``FPNBackbone.anchor_generator``.
         kwargs: those of ``fxfeat.fpn_backbone`` (``extra_blocks`` is ``"p6p7"`` if not given), and all others those of
             ``torchvision.models.detection.RetinaNet``. ``anchor_generator``, ``size_divisible`` and ``fixed_size``
             follow from the backbone if not given.
@@ -124,9 +142,9 @@ def retinanet(model: nn.Module, num_classes: int, **kwargs: Any) -> RetinaNet:
     Source: torchvision's ``retinanet_resnet50_fpn``.
     """
     backbone, rest = _build(model, {"extra_blocks": "p6p7", **kwargs}, _ONE_STAGE_STRIDE)
-    sizes = [tuple(int(4 * stride * octave) for octave in _RETINA_OCTAVES) for stride in backbone.strides]
-    anchors = make_anchors(backbone.strides, sizes)
-    return RetinaNet(backbone, num_classes, **_add_anchors(backbone, rest, "anchor_generator", anchors))
+    usual = [tuple(int(4 * stride * octave) for octave in _RETINA_OCTAVES) for stride in backbone.strides]
+    anchors = _choose_anchors(backbone, rest.pop("anchor_generator", None), anchor_sizes, aspect_ratios, usual)
+    return RetinaNet(backbone, num_classes, anchor_generator=anchors, **rest)
 
 
 def fcos(model: nn.Module, num_classes: int, **kwargs: Any) -> FCOS:
@@ -151,8 +169,9 @@ def fcos(model: nn.Module, num_classes: int, **kwargs: Any) -> FCOS:
     Source: torchvision's ``fcos_resnet50_fpn``.
     """
     backbone, rest = _build(model, {"extra_blocks": "p6p7", **kwargs}, _ONE_STAGE_STRIDE)
-    anchors = make_anchors(backbone.strides, backbone.strides, aspect_ratios=(1.0,))
-    return FCOS(backbone, num_classes, **_add_anchors(backbone, rest, "anchor_generator", anchors))
+    given = rest.pop("anchor_generator", None)
+    anchors = _choose_anchors(backbone, given, None, (1.0,), backbone.strides)
+    return FCOS(backbone, num_classes, anchor_generator=anchors, **rest)
 
 
 def _build(model: nn.Module, kwargs: dict[str, Any], least_stride: int) -> tuple[FPNBackbone, dict[str, Any]]:
@@ -173,11 +192,18 @@ def _find_sizing(backbone: FPNBackbone) -> dict[str, Any]:
     return {"size_divisible": divisor, "fixed_size": (width, height)}
 
 
-def _add_regions(backbone: FPNBackbone, rest: dict[str, Any]) -> dict[str, Any]:
-    rest.setdefault("box_roi_pool", backbone.box_roi_pool())
-    return _add_anchors(backbone, rest, "rpn_anchor_generator", backbone.anchor_generator())
+def _add_regions(backbone: FPNBackbone, rest: dict[str, Any], anchor_sizes: Any, aspect_ratios: Any) -> dict[str, Any]:
+    given = rest.pop("rpn_anchor_generator", None)
+    anchors = _choose_anchors(backbone, given, anchor_sizes, aspect_ratios, None)
+    return {"box_roi_pool": backbone.box_roi_pool(), **rest, "rpn_anchor_generator": anchors}
 
 
-def _add_anchors(backbone: FPNBackbone, rest: dict[str, Any], name: str, default: AnchorGenerator) -> dict[str, Any]:
-    given = rest.get(name)
-    return {**rest, name: default if given is None else check_anchors(given, backbone.strides)}
+def _choose_anchors(
+    backbone: FPNBackbone, given: AnchorGenerator | None, sizes: Any, ratios: Any, usual: Any
+) -> AnchorGenerator:
+    """Take the user's anchors, or make some of the sizes asked for, or else of the usual ones."""
+    if given is None:
+        return make_anchors(backbone.strides, usual if sizes is None else sizes, _RATIOS if ratios is None else ratios)
+    if sizes is not None:
+        raise RequestError("Pass anchor_sizes= or an anchor generator of your own, not both.")
+    return check_anchors(given, backbone.strides)
