@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from fxfeat.cli.usage import MODEL_FORMS, UsageError, suggest
 
-COMMANDS = ("nodes", "code", "verify")
+COMMANDS = ("nodes", "code", "verify", "pyramid")
 _MODES = ("train", "eval")
 
 
@@ -57,6 +57,8 @@ def _explain_rest(options: argparse.Namespace, word: str) -> str:
 
 def _known_options(command: str) -> list[str]:
     shared = ["--arg", "--input-shape", "--mode", "--debug"]
+    if command == "pyramid":
+        return ["--json", *(option for option in shared if option != "--mode")]
     own = {"nodes": ["--flat", "--depth", "--grep", "--json"]}
     return own.get(command, ["--nodes", "--flatten"]) + shared
 
@@ -67,6 +69,8 @@ def _make_parser() -> _Parser:
     _add_nodes(_add_command(commands, "nodes", "print the names of a model's nodes"))
     _add_request(_add_command(commands, "code", "print the source of an extractor"))
     _add_request(_add_command(commands, "verify", "compare an extractor with forward hooks, bit for bit"))
+    pyramid = _add_command(commands, "pyramid", "print the feature maps of each resolution, or of each block")
+    pyramid.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -19,11 +19,17 @@ from fxfeat.cli.code import show_code
 from fxfeat.cli.inputs import make_inputs
 from fxfeat.cli.models import load_model
 from fxfeat.cli.nodes import show_nodes
+from fxfeat.cli.pyramid import show_pyramid
 from fxfeat.cli.usage import BAD_USAGE, FAILED, GOOD, INTERRUPTED, Outcome
 from fxfeat.cli.verify import check_extractor
 from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, TraceError
 
-_COMMANDS: dict[str, Callable[..., Outcome]] = {"nodes": show_nodes, "code": show_code, "verify": check_extractor}
+_COMMANDS: dict[str, Callable[..., Outcome]] = {
+    "nodes": show_nodes,
+    "code": show_code,
+    "verify": check_extractor,
+    "pyramid": show_pyramid,
+}
 _SEED = 0
 _UNLIMITED = 10_000
 

@@ -13,6 +13,7 @@ from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.maps import Maps
+from fxfeat.pyramid.mixing import mixes
 from fxfeat.pyramid.naming import name_value
 from fxfeat.record.recording import Recording, Span, facts
 
@@ -33,8 +34,8 @@ def find_blocks(
     """Find the blocks of a model that works at one resolution, such as a vision transformer.
 
     They are calls of modules of one class by one caller, each fed by the one before, whose maps have one grid. They
-    come after all drops in resolution, all of which one stem makes, and hold at least half of the parameters up to
-    their end.
+    come after all drops in resolution, all of which one stem makes, and are at least half of the model up to their
+    end.
 
     Args:
         recording: of the model in eval mode.
@@ -92,15 +93,16 @@ def _take_line(flow: nx.DiGraph, group: list[Block]) -> list[Block]:
 
 
 def _is_most(recording: Recording, run: list[Block]) -> bool:
-    """Say whether a run holds most of the parameters that are used up to its end."""
-    stop = run[-1].span.stop
-    used = {
-        span.path for span in recording.spans if span.stop <= stop and (span.leaf or span.start < run[0].span.start)
-    }
+    """Say whether a run is at least half of all up to its end, by its parameters or by its mixing operations."""
+    start, stop = run[0].span.start, run[-1].span.stop
+    used = {span.path for span in recording.spans if span.stop <= stop and (span.leaf or span.start < start)}
     seen = {parameter for path in used for parameter in recording.root.get_submodule(path).parameters()}
     inside = {p for block in run for p in recording.root.get_submodule(block.span.path).parameters()}
     total = sum(parameter.numel() for parameter in seen | inside)
-    return sum(parameter.numel() for parameter in inside) >= _LEAST_SHARE * total
+    if sum(parameter.numel() for parameter in inside) >= _LEAST_SHARE * total:
+        return True
+    before = sum(mixes(recording, node) for node in recording.nodes[:start])
+    return sum(mixes(recording, node) for node in recording.nodes[start:stop]) >= before
 
 
 def _count_parameters(recording: Recording, run: list[Block]) -> tuple[int, int]:

@@ -17,6 +17,9 @@ DROP = 1.5
 """A map is of a lower resolution than another if its scale is at least this many times the other's."""
 
 
+_JOINS = ("cat", "concat", "concatenate")
+
+
 @dataclass(frozen=True)
 class Descent:
     """Maps that everything flowing to the lowest resolution goes through.
@@ -85,8 +88,9 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
         return False
     if not is_drop(layouts[maps.image], layouts[bottom]) or any(SINK in flow[node] for node in deeper):
         return True
-    sizes = sorted(layouts[node].size for node in deeper)
-    return sizes[-1] >= DROP * sizes[0] or _has_blocks(recording, flow.subgraph(deeper))
+    below = flow.subgraph(deeper)
+    twice = any(is_drop(layouts[left], layouts[right]) for left, right in below.edges)
+    return twice or _has_blocks(recording, below)
 
 
 def _has_blocks(recording: Recording, flow: nx.DiGraph) -> bool:
@@ -110,7 +114,14 @@ def _find_bottom(flow: nx.DiGraph, maps: Maps) -> fx.Node:
     )
     first = next(ascent, None)
     before = [node for node in held if node in bottoms and (first is None or _runs_before(node, first))]
-    return before[-1]
+    return _leave_skip(flow, before[-1], bottoms)
+
+
+def _leave_skip(flow: nx.DiGraph, bottom: fx.Node, bottoms: set[fx.Node]) -> fx.Node:
+    """Step back from where a way round the bottom of a U is joined to it again, which is where the way up begins."""
+    joined = sorted(set(flow.predecessors(bottom)) & bottoms, key=lambda node: facts(node).position)
+    joins = getattr(bottom.target, "__name__", "") in _JOINS and len(joined) == 2
+    return joined[1] if joins and nx.has_path(flow, joined[0], joined[1]) else bottom
 
 
 def _runs_before(left: fx.Node, right: fx.Node) -> bool:

@@ -6,15 +6,13 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-import networkx as nx
 from torch import fx
 
 from fxfeat.pyramid.descent import DROP, Descent, is_drop
+from fxfeat.pyramid.flow import Sources, find_sources
 from fxfeat.pyramid.layout import Layout
-from fxfeat.pyramid.mixing import mixes
+from fxfeat.pyramid.mixing import has_weights, mixes
 from fxfeat.record.recording import Recording, Span, facts
-
-Sources = dict[fx.Node, frozenset[fx.Node]]
 
 
 @dataclass(frozen=True)
@@ -48,20 +46,6 @@ def find_drops(recording: Recording, descent: Descent, layouts: dict[fx.Node, La
             region = [node for node in lowering if _position(before) < _position(node) <= _position(after)]
             drops += _split(region, before, layouts[after], sources, layouts)
     return [_place(recording, descent, drop, drops, sources, layouts) for drop in drops]
-
-
-def find_sources(flow: nx.DiGraph, layouts: dict[fx.Node, Layout]) -> Sources:
-    """Map each value to the maps that it was computed from, in the order in which they ran.
-
-    A map may be cut up and put together again: values without a layout hand on those that they come from.
-    """
-    handed: Sources = {}
-    found: Sources = {}
-    nothing: frozenset[fx.Node] = frozenset()
-    for node in sorted(flow, key=_position):
-        found[node] = nothing.union(*(handed[source] for source in flow.predecessors(node)))
-        handed[node] = frozenset({node}) if node in layouts else found[node]
-    return found
 
 
 def _lowers(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> bool:
@@ -153,17 +137,12 @@ def _works_first(recording: Recording, descent: Descent, span: Span, nodes: tupl
     if len(worked) > len(left):
         return True
     after = recording.nodes[last + 1 : span.stop]
-    ends = not any(node.op == "call_module" and _has_weights(recording, node) for node in after)
+    ends = not any(has_weights(recording, node) for node in after)
     return ends and any(mixes(recording, node) for node in before)
 
 
 def _returns(span: Span, nodes: list[fx.Node]) -> bool:
     return span.result in nodes or bool(span.leaves and span.leaves[0][1] in nodes)
-
-
-def _has_weights(recording: Recording, node: fx.Node) -> bool:
-    module = recording.root.get_submodule(str(node.target))
-    return any(parameter.dim() > 1 for parameter in module.parameters())
 
 
 def _position(node: fx.Node) -> int:

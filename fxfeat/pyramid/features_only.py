@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,22 +66,33 @@ def features_only(
     """
     if output_fmt not in FORMATS:
         raise RequestError(f"output_fmt is {output_fmt!r}; it must be one of {', '.join(map(repr, FORMATS))}.")
-    if output_stride is not None:
-        from fxfeat.stride import limit_stride  # type: ignore[import-not-found]
-
-        model = limit_stride(model, output_stride, example_inputs)
     setup = read_setup(model, None, None, example_inputs)
     found = search_levels(setup)
-    levels = found.levels
-    wanted = read_out_indices(out_indices, levels, found.flat)
-    extractor = create_feature_extractor(
-        setup.model,
-        {levels[index].module: str(index) for index in sorted(set(wanted))},
-        example_inputs=_as_inputs(setup.examples[0]),
-    )
+    wanted = read_out_indices(out_indices, found.levels, found.flat)
+    levels, example = found.levels, _as_inputs(setup.examples[0])
+    source = setup.model
+    if output_stride is not None and output_stride != levels[-1].reduction:
+        source = _import_limit_stride()(source, output_stride, example_inputs=example)
+        levels = tuple(limit_level(level, output_stride) for level in levels)
+    names = {levels[index].module: str(index) for index in sorted(set(wanted))}
+    extractor = create_feature_extractor(source, names, example_inputs=example)
     info = FeatureInfo([_describe(level, found.maps.extent.batch, output_fmt) for level in levels], wanted)
     layouts = {index: levels[index].layout for index in wanted}
     return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, found.maps.image), output_fmt, return_dict)
+
+
+def limit_level(level: Level, output_stride: int) -> Level:
+    """Describe a level of a model whose strides were limited."""
+    factor = max(1, level.reduction // output_stride)
+    grid = tuple(size * factor for size in level.layout.grid)
+    scale = tuple(size / factor for size in level.layout.scale)
+    layout = replace(level.layout, grid=grid, scale=scale)
+    return replace(level, reduction=level.reduction // factor, layout=layout)
+
+
+def _import_limit_stride() -> Callable[..., nn.Module]:
+    limit: Callable[..., nn.Module] = importlib.import_module("fxfeat.stride").limit_stride
+    return limit
 
 
 def _as_inputs(example: Example) -> Any:
@@ -86,9 +100,10 @@ def _as_inputs(example: Example) -> Any:
 
 
 def _place_of(model: nn.Module, image: fx.Node) -> tuple[int, str]:
-    """Say which argument of ``forward`` the image is: its position and its name."""
+    """Say which argument of ``forward`` holds the image: its position and its name."""
+    held = image if image.op == "placeholder" else image.args[0]
+    name = str(getattr(held, "target", "")).lstrip("*")
     names = list(inspect.signature(model.forward).parameters)
-    name = str(image.target)
     return (names.index(name) if name in names else 0), name
 
 

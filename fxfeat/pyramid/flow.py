@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import networkx as nx
 from torch import fx
 
 from fxfeat.name.table import holds_tensor
+from fxfeat.pyramid.layout import Layout
 from fxfeat.record.recording import Recording, Storage, facts
 from fxfeat.record.written import nodes_in
 
 SINK = "output"
+Sources = dict[fx.Node, frozenset[fx.Node]]
 
 
 def draw_flow(recording: Recording, image: fx.Node) -> nx.DiGraph:
@@ -55,3 +57,17 @@ def find_chain(flow: nx.DiGraph, image: fx.Node, target: fx.Node | str) -> list[
         chain.append(found)
         found = above.get(found)
     return chain[::-1]
+
+
+def find_sources(flow: nx.DiGraph, layouts: Mapping[fx.Node, Layout]) -> Sources:
+    """Map each value to the maps that it was computed from, in the order in which they ran.
+
+    A map may be cut up and put together again: values without a layout hand on those that they come from.
+    """
+    handed: Sources = {}
+    found: Sources = {}
+    nothing: frozenset[fx.Node] = frozenset()
+    for node in sorted((node for node in flow if node is not SINK), key=lambda node: facts(node).position):
+        found[node] = nothing.union(*(handed[source] for source in flow.predecessors(node)))
+        handed[node] = frozenset({node}) if node in layouts else found[node]
+    return found

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from fxfeat.errors import GuardError
+from fxfeat.errors import GuardError, RequestError
 from fxfeat.pyramid.layout import Layout, Order
 
 FORMATS: tuple[Order, ...] = ("NCHW", "NHWC", "NLC")
@@ -29,7 +29,13 @@ def to_format(value: torch.Tensor, layout: Layout, image: tuple[int, ...], wante
 
     Raises:
         GuardError: where the number of tokens fits no grid for this image.
+        RequestError: where the places are not in the order of the image's rows.
     """
+    if layout.shuffled and wanted != "NLC":
+        raise RequestError(
+            "The model keeps the places of this map in another order than the image's rows, so they make no map. Pass "
+            "output_fmt='NLC' to features_only for the tokens as the model orders them."
+        )
     if layout.order == wanted and not layout.prefix:
         return value
     if layout.order == "NLC":

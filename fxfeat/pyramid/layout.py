@@ -25,6 +25,7 @@ class Layout:
         channels: how many numbers each place has.
         scale: how many pixels of the image one step on each axis of the grid is, not rounded.
         prefix: how many tokens come before those of the grid.
+        shuffled: whether the places are in another order than the image's rows.
     """
 
     order: Order
@@ -32,6 +33,7 @@ class Layout:
     channels: int
     scale: tuple[float, ...]
     prefix: int = 0
+    shuffled: bool = False
 
     @property
     def size(self) -> float:
@@ -65,10 +67,10 @@ def read_layout(
 
     Example:
         >>> read_layout((2, 64, 56, 56), (2, 64, 112, 112), Extent(2, (224, 224), (448, 448)))
-        Layout(order='NCHW', grid=(56, 56), channels=64, scale=(4.0, 4.0), prefix=0)
+        Layout(order='NCHW', grid=(56, 56), channels=64, scale=(4.0, 4.0), prefix=0, shuffled=False)
         >>> near = Layout("NCHW", (14, 14), 384, (16.0, 16.0))
         >>> read_layout((2, 197, 384), None, Extent(2, (224, 224)), [near])
-        Layout(order='NLC', grid=(14, 14), channels=384, scale=(16.0, 16.0), prefix=1)
+        Layout(order='NLC', grid=(14, 14), channels=384, scale=(16.0, 16.0), prefix=1, shuffled=False)
     """
     if len(shape) < 3 or shape[0] != extent.batch or (larger is not None and larger[0] != extent.batch):
         return None

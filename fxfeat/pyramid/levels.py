@@ -6,6 +6,7 @@ import itertools
 import operator
 from dataclasses import dataclass
 
+import networkx as nx
 from torch import fx
 
 from fxfeat.name.table import name_nodes
@@ -13,7 +14,7 @@ from fxfeat.pyramid.descent import Descent
 from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.maps import Maps
-from fxfeat.pyramid.mixing import mixes
+from fxfeat.pyramid.mixing import has_weights, mixes
 from fxfeat.pyramid.naming import name_value
 from fxfeat.record.recording import Recording, Span, facts
 
@@ -57,7 +58,7 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
     if not drops:
         return ()
     ends = [(drop.source, _explain(drop)) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
-    return _number(recording, maps, ends, drops)
+    return _number(recording, maps, descent.flow, ends, drops)
 
 
 def _explain(drop: Drop) -> str:
@@ -66,6 +67,8 @@ def _explain(drop: Drop) -> str:
         return f"the last map before {names} lowers the resolution, which no module does by itself"
     if drop.passed:
         return f"goes into {drop.span.path}, the last module to lower this of several resolutions side by side"
+    if drop.stage is not None and drop.stage is not drop.span:
+        return f"goes into {drop.span.path}, by which {drop.stage.path} lowers the resolution after its own work"
     return f"goes into {drop.span.path}, the outermost module that holds this one drop in resolution"
 
 
@@ -140,7 +143,14 @@ def _find_head(recording: Recording, descent: Descent, drop: Drop) -> Span | Non
     return next(holding, None)
 
 
-def _number(recording: Recording, maps: Maps, ends: list[tuple[fx.Node, str]], drops: list[Drop]) -> tuple[Level, ...]:
+def _is_learnt(recording: Recording, flow: nx.DiGraph, node: fx.Node) -> bool:
+    """Say whether a map is more than the image, normalised or cut up."""
+    return any(has_weights(recording, held) for held in (node, *nx.ancestors(flow, node)))
+
+
+def _number(
+    recording: Recording, maps: Maps, flow: nx.DiGraph, ends: list[tuple[fx.Node, str]], drops: list[Drop]
+) -> tuple[Level, ...]:
     def is_one_stage(span: Span) -> bool:
         return sum(span.start <= facts(drop.nodes[-1]).position < span.stop for drop in drops) < 2
 
@@ -149,7 +159,7 @@ def _number(recording: Recording, maps: Maps, ends: list[tuple[fx.Node, str]], d
     reductions = itertools.accumulate((drop.factor for drop in drops), operator.mul, initial=1)
     for (node, why), reduction in zip(ends, reductions, strict=True):
         name = name_value(recording, node, table, is_one_stage)
-        if node is maps.image or name is None:
+        if name is None or not _is_learnt(recording, flow, node):
             continue
         levels.append(Level(len(levels), name, reduction, maps.layouts[node], node, why))
     return tuple(levels)

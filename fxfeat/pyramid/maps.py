@@ -6,7 +6,7 @@ import contextlib
 import operator
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
@@ -15,6 +15,7 @@ from fxfeat.modes import Setup, record_variant
 from fxfeat.name.table import name_nodes
 from fxfeat.pyramid.layout import Extent, Layout, Shape, read_layout
 from fxfeat.pyramid.mixing import attends, slides
+from fxfeat.pyramid.token_order import is_shuffled
 from fxfeat.record.examples import Example
 from fxfeat.record.recording import Recording, TensorFacts, facts
 from fxfeat.record.variants import Axis, Group, find_groups, resize
@@ -66,6 +67,7 @@ def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape
             continue
         found = read_layout(shape, other, extent, _near(node, layouts, grids), slides(recording, node))
         if found is not None:
+            found = replace(found, shuffled=is_shuffled(node, found, layouts))
             layouts[node] = found
             grids[found.grid, found.scale] = found
     return Maps(image, extent, layouts)

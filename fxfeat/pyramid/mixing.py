@@ -1,4 +1,4 @@
-"""Which operations let the places of a map see each other."""
+"""What operations do to a map: whether they let its places see each other, and whether they learn."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ def _is_wide(kernel_size: object, module: nn.Module) -> bool:
 def _has_wide_weight(node: fx.Node) -> bool:
     weights = [source for source in node.all_input_nodes[1:2] if isinstance(facts(source).value, TensorFacts)]
     return any(size > 1 for weight in weights for size in facts(weight).value.shape[2:])
+
+
+def has_weights(recording: Recording, node: fx.Node) -> bool:
+    """Say whether an operation uses a learnt matrix or kernel, not just learnt numbers for each channel."""
+    if node.op == "call_module":
+        return any(held.dim() > 1 for held in recording.root.get_submodule(str(node.target)).parameters())
+    if _name(node) in (*_CONVOLUTIONS, "linear"):
+        return True  # also where the kernel is computed from a parameter, as weight standardisation does
+    names = [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
+    parameters = dict(recording.root.named_parameters(remove_duplicate=False)) if names else {}
+    return any(name in parameters and parameters[name].dim() > 1 for name in names)
 
 
 def slides(recording: Recording, node: fx.Node) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxfeat.emit.extractor import FeatureExtractor
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.formats import to_format
+from fxfeat.pyramid.hf_backbone import HFBackbone
 from fxfeat.pyramid.layout import Layout, Order
 
 
@@ -62,6 +64,10 @@ class FeaturePyramid(nn.Module):
         found: list[int] = self.feature_info.channels()
         return found
 
+    def as_hf_backbone(self) -> HFBackbone:
+        """Return the pyramid as transformers' models use a backbone: its forward returns ``.feature_maps``."""
+        return HFBackbone(self)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the maps.
 
@@ -73,9 +79,7 @@ class FeaturePyramid(nn.Module):
             A list of maps in the order of ``feature_info.out_indices``, or a dict of them.
         """
         values = self.extractor(*args, **kwargs)
-        position, name = self.image
-        image = kwargs[name] if name in kwargs else args[position]
-        size = tuple(image.shape[2:])
+        size = self._size_of_image(args, kwargs)
         maps = [
             to_format(values[str(index)], self.layouts[index], size, self.output_fmt)
             for index in self.feature_info.out_indices
@@ -83,6 +87,13 @@ class FeaturePyramid(nn.Module):
         if not self.return_dict:
             return maps
         return OrderedDict((str(index), held) for index, held in zip(self.feature_info.out_indices, maps, strict=True))
+
+    def _size_of_image(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+        position, name = self.image
+        image = kwargs[name] if name in kwargs else args[position]
+        while not isinstance(image, torch.Tensor):
+            image = image[0]
+        return tuple(image.shape[2:])
 
     def train(self, mode: bool = True) -> FeaturePyramid:
         """Set the mode of every module."""

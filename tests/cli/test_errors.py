@@ -18,10 +18,10 @@ OPTIONS = "--flat, --depth, --grep, --json, --arg, --input-shape, --mode, --debu
 SHAPE = ("--input-shape", "2,3,8,8")
 
 WRONG = {
-    "no command": ((), "which command? There are nodes, code, verify. Type: fxfeat --help"),
+    "no command": ((), "which command? There are nodes, code, verify, pyramid. Type: fxfeat --help"),
     "another command": (
         ("node", "tiny.py:Tiny"),
-        "there is no command 'node'; the commands are nodes, code, verify. Did you mean 'nodes' or 'code'? "
+        "there is no command 'node'; the commands are nodes, code, verify, pyramid. Did you mean 'nodes' or 'code'? "
         "Type: fxfeat --help",
     ),
     "no model": (("nodes",), "the following arguments are required: MODEL. Type: fxfeat nodes --help"),

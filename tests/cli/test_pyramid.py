@@ -1,0 +1,71 @@
+"""``fxfeat pyramid``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.conftest import Result
+
+SOURCE = """
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1))
+"""
+
+TABLE = f"""\
+index   reduction   channels   shape            module   why
+{"─" * 129}
+0       2           4          (2, 4, 16, 16)   1        goes into 2, the outermost module that holds this one drop in \
+resolution
+1       4           8          (2, 8, 8, 8)     2        the last map of the lowest resolution before the head
+Sequential, hierarchical; works in NCHW; recorded with ((2, 3, 32, 32) float32)
+"""
+
+
+@pytest.fixture
+def small(folder):
+    (folder / "small.py").write_text(SOURCE)
+    return ("pyramid", "small.py:small", "--input-shape", "2,3,32,32")
+
+
+def stripped(result: Result) -> str:
+    return "".join(f"{line.rstrip()}\n" for line in result.out.splitlines())
+
+
+def test_table(run, small):
+    result = run(*small)
+    assert (result.code, result.err) == (0, "")
+    assert stripped(result) == TABLE
+
+
+def test_json(run, small):
+    said = json.loads(run(*small, "--json").out)
+    assert (said["model"], said["flat"], len(said["levels"])) == ("Sequential", False, 2)
+    assert said["levels"][0] == {
+        "index": 0,
+        "reduction": 2,
+        "channels": 4,
+        "shape": [2, 4, 16, 16],
+        "module": "1",
+        "layout": "NCHW",
+        "prefix_tokens": 0,
+        "why": "goes into 2, the outermost module that holds this one drop in resolution",
+    }
+
+
+def test_no_levels(run, folder):
+    result = run("pyramid", "torch.nn:Linear", "--arg", "in_features=4", "--arg", "out_features=3")
+    assert result.code == 2
+    assert result.err.startswith("fxfeat: A feature pyramid needs an image (N, C, H, W), ")
+
+
+def test_wrong_option(run, small):
+    assert run(*small, "--jsn") == Result(
+        2,
+        "",
+        "fxfeat: fxfeat pyramid has no option '--jsn'; it has --json, --arg, --input-shape, --debug. "
+        "Did you mean '--json'?\n",
+    )
