@@ -11,6 +11,7 @@ that were found.
 import argparse
 import random
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 24, 48, 64, 96)
-        self.stages = nn.Sequential(*(self.make_stage(*pair) for pair in zip(widths, widths[1:], strict=False)))
+        self.stages = nn.Sequential(*(self.make_stage(*pair) for pair in pairwise(widths)))
         self.classify = nn.Linear(widths[-1], 10)
 
     @staticmethod
@@ -81,9 +82,11 @@ def build_detector() -> FasterRCNN:
         anchor_sizes=(16, 24, 36, 54),
         min_size=SIDE,
         max_size=SIDE,
-        rpn_post_nms_top_n_train=200,
-        rpn_post_nms_top_n_test=100,
-        box_batch_size_per_image=64,
+        rpn_pre_nms_top_n_train=300,
+        rpn_pre_nms_top_n_test=200,
+        rpn_post_nms_top_n_train=100,
+        rpn_post_nms_top_n_test=50,
+        box_batch_size_per_image=32,
         box_detections_per_img=10,
     )
 
@@ -174,13 +177,13 @@ def draw_results(images: list[Tensor], found: list[Target], output: Path) -> Non
     """Draw the boxes that were found, with class and score."""
     panels = []
     for image, guess in zip(images, found, strict=True):
+        panel = nn.functional.interpolate(image[None], scale_factor=3)[0]
         sure = guess["scores"] > 0.5
-        large = nn.functional.interpolate(image[None], scale_factor=3)[0]
-        names = [
-            f"{CLASSES[label]} {score:.2f}"
-            for label, score in zip(guess["labels"][sure].tolist(), guess["scores"][sure].tolist(), strict=True)
-        ]
-        panels.append(draw_bounding_boxes(large, guess["boxes"][sure] * 3, names, colors="white", width=2))
+        pairs = zip(guess["labels"][sure].tolist(), guess["scores"][sure].tolist(), strict=True)
+        names = [f"{CLASSES[label]} {score:.2f}" for label, score in pairs]
+        if names:
+            panel = draw_bounding_boxes(panel, guess["boxes"][sure] * 3, names, colors="white", width=2)
+        panels.append(panel)
     output.parent.mkdir(parents=True, exist_ok=True)
     to_pil_image(make_grid(panels, nrow=4, padding=6, pad_value=1.0)).save(output)
 

@@ -13,7 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from fxfeat.detection.anchors import make_anchors
-from fxfeat.detection.fit import count_places, crop, pad_to_multiple, resize
+from fxfeat.detection.fit import count_places, crop, pad, resize
 from fxfeat.detection.pooling import make_roi_pool
 from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
 from fxfeat.detection.sizes import Sizes
@@ -57,6 +57,7 @@ class FPNBackbone(nn.Module):
         out_channels: the width of each map that is returned.
         size_divisibility: images are padded inside until height and width are multiples of it; 1 where none are.
         fixed_size: the one height and width that the model takes; other images are resized inside, and the maps back.
+        least_size: images are padded inside until height and width are at least this; 1 where none are.
 
     Source: the interface of torchvision's ``BackboneWithFPN``.
     """
@@ -80,6 +81,7 @@ class FPNBackbone(nn.Module):
         self.levels = levels
         self.size_divisibility = sizes.divisor
         self.fixed_size = sizes.fixed
+        self.least_size = sizes.least
         self.patches = patches
 
     @property
@@ -102,7 +104,7 @@ class FPNBackbone(nn.Module):
             Maps of shape ``(N, out_channels, H / stride, W / stride)`` by name, finest first.
         """
         size = (x.shape[-2], x.shape[-1])
-        image = pad_to_multiple(x, self.size_divisibility)
+        image = pad(x, self.size_divisibility, self.least_size)
         found = self._merge(self._compute_maps(image), (image.shape[-2], image.shape[-1]))
         if image is x:
             return found
@@ -161,4 +163,6 @@ class FPNBackbone(nn.Module):
         shown = f"out_channels={self.out_channels}, strides={self.strides}"
         if self.size_divisibility > 1:
             shown += f", size_divisibility={self.size_divisibility}"
+        if self.least_size > 1:
+            shown += f", least_size={self.least_size}"
         return shown if self.fixed_size is None else f"{shown}, fixed_size={self.fixed_size}"

@@ -133,5 +133,5 @@ def _put_on_block(body: Body, out_channels: int, extra: Any, norm_layer: Any, le
     levels = measure_levels(fpn, torch.empty(1, channels, 64, 64, device="meta"), strides)
     found = find_sizes(body.pyramid, body.image, body.strides, flat=True)
     divisor = math.lcm(found.divisor // patch * patches.stride, strides[-1]) if found.fixed is None else strides[-1]
-    sizes = Sizes(divisor, found.fixed)
+    sizes = Sizes(divisor, found.fixed, math.ceil(found.least * patches.stride / patch))
     return FPNBackbone(freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, patches)

@@ -10,15 +10,18 @@ import torch.nn.functional as F
 Size = tuple[int, int]
 
 
-def pad_to_multiple(image: torch.Tensor, divisor: int) -> torch.Tensor:
-    """Add zeros at the bottom and on the right until height and width are multiples of a number.
+def pad(image: torch.Tensor, divisor: int, least: int = 1) -> torch.Tensor:
+    """Add zeros at the bottom and on the right until height and width are multiples of a number, and not too small.
 
     Example:
-        >>> pad_to_multiple(torch.ones(1, 3, 333, 512), 32).shape
+        >>> pad(torch.ones(1, 3, 333, 512), 32).shape
         torch.Size([1, 3, 352, 512])
+        >>> pad(torch.ones(1, 3, 100, 512), 32, least=224).shape
+        torch.Size([1, 3, 224, 512])
     """
     height, width = image.shape[-2:]
-    missing = (-height % divisor, -width % divisor)
+    wanted = [math.ceil(max(pixels, least) / divisor) * divisor for pixels in (height, width)]
+    missing = wanted[0] - height, wanted[1] - width
     return F.pad(image, (0, missing[1], 0, missing[0])) if any(missing) else image
 
 

@@ -28,10 +28,12 @@ class Sizes:
     Attributes:
         divisor: height and width must be multiples of it; 1 where any will do.
         fixed: the one height and width that it takes, in pixels; None where it takes others.
+        least: the smallest height and width that it takes, as far as is known; 1 where it takes small images.
     """
 
     divisor: int = 1
     fixed: tuple[int, int] | None = None
+    least: int = 1
 
 
 def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[int], flat: bool = False) -> Sizes:
@@ -42,7 +44,7 @@ def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[int]
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.PixelUnshuffle(2))
         >>> image = torch.rand(1, 3, 32, 32)
         >>> find_sizes(features_only(model, example_inputs=image), image, (2, 4))
-        Sizes(divisor=4, fixed=None)
+        Sizes(divisor=4, fixed=None, least=1)
 
     Args:
         body: returns a list of maps.
@@ -59,8 +61,19 @@ def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[int]
         return Sizes()
     for divisor in _list_divisors(strides, flat):
         if all(_fits(body, image, size, strides, kinds) for size in _list_multiples(own, divisor)):
-            return Sizes(divisor)
+            return Sizes(divisor, least=_find_least(body, image, divisor, strides, kinds))
     return Sizes(fixed=own)
+
+
+def _find_least(
+    body: FeaturePyramid, image: torch.Tensor, divisor: int, strides: Sequence[int], kinds: Sequence[Kind]
+) -> int:
+    """Find the smallest image that a model takes, in steps of the last stride: windows may not fit on smaller ones."""
+    step = math.lcm(divisor, strides[-1])
+    for least in range(step, min(image.shape[-2:]), step):
+        if _fits(body, image, (least, least), strides, kinds):
+            return least if least > step else 1
+    return min(image.shape[-2:])
 
 
 def _list_divisors(strides: Sequence[int], flat: bool) -> list[int]:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import fxfeat
 from tests.detection.models import IMAGE, Flat, Parallel, Staged, Thirds, Windows
@@ -113,3 +114,33 @@ def test_a_model_that_reads_values():
     assert backbone.size_divisibility == 1
     trained = {name.partition(".")[0] for name, held in backbone.body.named_parameters() if held.requires_grad}
     assert trained == {"stage3", "stage4"}
+
+
+class Look(nn.Module):
+    """A window of 7 places at stride 8: images of less than 56 pixels have room for none."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(8, 8, 2, 2)
+        self.look = nn.Conv2d(8, 8, 7)
+
+    def forward(self, x):
+        x = self.down(x)
+        return x + nn.functional.interpolate(self.look(x), size=x.shape[-2:])
+
+
+def test_images_that_are_too_small_are_padded():
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), Look()).eval()
+    backbone = fxfeat.fpn_backbone(model, example_inputs=image(96, 96), out_channels=8).eval()
+    assert backbone.body.feature_info.module_name()[-1] == "2"
+    assert (backbone.size_divisibility, backbone.least_size) == (1, 56)
+    small = image(40, 70)
+    whole = backbone(F.pad(small, (0, 0, 0, 16)))
+    found = backbone(small)
+    assert {name: tuple(level.shape[-2:]) for name, level in found.items()} == {
+        "0": (10, 17),
+        "1": (5, 8),
+        "pool": (3, 4),
+    }
+    for name, level in found.items():
+        assert torch.equal(level, whole[name][..., : level.shape[-2], : level.shape[-1]])
