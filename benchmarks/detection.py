@@ -200,6 +200,14 @@ def predict(detector: nn.Module) -> None:
             check(fits, f"a level of {tuple(level.shape)} at stride {stride} for an image of {size}")
 
 
+def check_all_used(name: str) -> None:
+    """Check that where everything is trained, every parameter gets a gradient."""
+    backbone = fxfeat.fpn_backbone(MODELS[name](), out_channels=32).train()
+    sum(level.sum() for level in backbone(torch.stack(make_images(SIZES[1], 0))).values()).backward()
+    missing = [key for key, held in backbone.named_parameters() if held.requires_grad and held.grad is None]
+    check(not missing, f"with all levels trained, no gradient for {missing[:3]}")
+
+
 def step(wrapped: nn.Module, optimizer: torch.optim.Optimizer, images: list[torch.Tensor], **kwargs: Any) -> float:
     """Take one training step; return the loss."""
     optimizer.zero_grad()
@@ -252,6 +260,7 @@ def run_pair(name: str, port: int) -> dict[str, Any]:
         path.with_suffix(".part").rename(path)
         result.update(train(detector, 0, port))
         predict(detector)
+        check_all_used(name)
         other.join()
         check(other.exitcode == 0, "the other process failed")
     return result
@@ -308,7 +317,8 @@ def write_report(results: dict[str, dict[str, Any]]) -> None:
         "then inference on both sizes. Checked: finite losses; a gradient for every parameter that is trained, and one",
         "greater than zero in the first level that is; frozen norms and parameters unchanged after the steps; the",
         "user's model unchanged; masks of the images' sizes; maps of the sizes that the strides say, with the backbone",
-        f"called on 333x517 directly. torch {versions[0]}, torchvision {versions[1]}, CPU.",
+        "called on 333x517 directly; and with all levels trained, a gradient for every parameter of the backbone.",
+        f"torch {versions[0]}, torchvision {versions[1]}, CPU.",
         "`python -m benchmarks.detection` writes this page.",
         "",
         f"| {' | '.join(titles)} |",

@@ -1,6 +1,6 @@
 """Train Faster R-CNN on a backbone of your own to find coloured shapes; a few minutes on a CPU, nothing to download.
 
-Usage: ``python examples/train_detector.py [--steps 300] [--seed 0] [--output shapes.png]``
+Usage: ``python examples/train_detector.py [--steps 200] [--seed 0] [--output shapes.png]``
 
 The images are drawn here: circles, squares and triangles of any colour on a noisy ground. The backbone is a plain
 network of twenty lines, of which ``fxfeat`` finds the levels, their widths and their strides. At the end the mean
@@ -55,7 +55,7 @@ class Plain(nn.Module):
         return self.classify(self.stages(x).mean((2, 3)))
 
 
-def main(steps: int = 300, seed: int = 0, output: Path = OUTPUT, test_images: int = 100) -> float:
+def main(steps: int = 200, seed: int = 0, output: Path = OUTPUT, test_images: int = 100) -> float:
     """Train, measure, draw; return the mean average precision."""
     torch.manual_seed(seed)
     random.seed(seed)
@@ -190,7 +190,7 @@ def draw_results(images: list[Tensor], found: list[Target], output: Path) -> Non
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=300, help="training steps of eight images")
+    parser.add_argument("--steps", type=int, default=200, help="training steps of eight images")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to write the picture")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Each stage imports the ones before it and none after: record, name, select, rewrite, report, emit, pyramid, detection, cli."""
+"""Each stage imports those before it and none after: record, name, select, ..., emit, pyramid, detection, cli."""
 
 from __future__ import annotations
 
