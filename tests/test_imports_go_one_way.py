@@ -1,4 +1,4 @@
-"""Each stage imports those before it and none after: record, name, select, ..., emit, pyramid, detection, cli."""
+"""Each stage imports those before it and none after: record, name, select, ..., emit, stride, pyramid, detection, cli."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import fxfeat
 
 ROOT = Path(fxfeat.__file__).parent
-ORDER = ("errors", "record", "name", "select", "rewrite", "report", "emit", "pyramid", "detection", "cli")
+ORDER = ("errors", "record", "name", "select", "rewrite", "report", "emit", "stride", "pyramid", "detection", "cli")
 FILES = sorted(ROOT.rglob("*.py"))
 
 

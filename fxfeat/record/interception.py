@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -42,6 +43,7 @@ class Interceptor:
         self._calls: dict[str, int] = {}
         self._reached: dict[int, str] = {}
         self._wrapped: set[int] = set()
+        self._classes: set[type] = set()
         self._undo = ExitStack()
         self._counting = counting(recorder, self._mine)
         self._plain = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__", "__setattr__")}
@@ -87,7 +89,7 @@ class Interceptor:
             return self._leaf(path, module, plain, args, kwargs)
         if lent:
             self.recorder.note_setting(path, "parameters")
-        self._wrap_globals(getattr(type(module).forward, "__globals__", {}))
+        self._wrap_methods(type(module))
         return self._span(path, module, plain, args, kwargs)
 
     def _path_of(self, module: nn.Module) -> str:
@@ -259,6 +261,15 @@ class Interceptor:
         for (_, name), namespace in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
             if name in namespace and callable(namespace[name]):
                 self._wrap(namespace, name)
+
+    def _wrap_methods(self, cls: type) -> None:
+        """Wrap what the code of a class calls; the methods of an emitted one have globals of their own each."""
+        if cls in self._classes:
+            return
+        self._classes.add(cls)
+        for held in (getattr(cls, "forward", None), *vars(cls).values()):
+            if isinstance(held, types.FunctionType):
+                self._wrap_globals(held.__globals__)
 
     def _wrap_globals(self, namespace: dict[str, Any]) -> None:
         if id(namespace) in self._wrapped:

@@ -1,0 +1,178 @@
+"""Make the changed model: a copy of its structure that shares every tensor, with other windows in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from fxfeat.errors import RequestError, TraceError
+from fxfeat.modes import Setup
+from fxfeat.record.recording import facts
+from fxfeat.stride.alone import Changes, Run, call_sites, is_as_planned, windows_of
+from fxfeat.stride.attributes import set_attributes
+from fxfeat.stride.change import Change
+from fxfeat.stride.flow import Flow
+from fxfeat.stride.layers import change_layer
+from fxfeat.stride.recordings import record_dense
+from fxfeat.stride.refusals import refuse
+from fxfeat.stride.sharing import Places, own, replace, share
+from fxfeat.stride.write_out import write_out
+
+
+def apply_changes(setup: Setup, flows: dict[bool, Flow]) -> nn.Module:
+    """Copy a model and change its windows.
+
+    Layers get other settings. Calls of functions follow the settings of the module whose ``forward`` makes them, where
+    it has such settings; else that ``forward`` is written out with other arguments.
+
+    Raises:
+        RequestError: where one layer would need two settings at once.
+        TraceError: where a model cannot be copied, or a ``forward`` cannot be written out.
+    """
+    changed = share(setup.model)
+    places = Places(setup.model, flows)
+    layers, done = _layer_changes(flows), set[str]()
+    for path, change in layers.items():
+        if path in done:
+            continue
+        alike = {other for other, held in layers.items() if held.agrees(change)}
+        paths = places.same_as(path, alike)
+        layer = change_layer(own(changed, path, paths), flows, change)
+        done.update(paths)
+        for place in paths:
+            replace(changed, place, layer)
+    # The innermost first: a forward that is written out calls modules that are done.
+    codes = _code_changes(flows)
+    for path in sorted(codes, key=lambda held: (held.count("."), bool(held)), reverse=True):
+        if path in done:
+            continue
+        alike = {other for other, runs in codes.items() if _agree_runs(runs, codes[path])}
+        paths = places.same_as(path, alike)
+        module = own(changed, path, paths)
+        written = _change_code(setup.model.get_submodule(path), module, codes[path])
+        done.update(paths)
+        for place in paths:
+            changed = replace(changed, place, written)
+    return changed
+
+
+def _change_code(original: nn.Module, module: nn.Module, runs: dict[bool, Run]) -> nn.Module:
+    """Change what a ``forward`` calls by its module's settings, else by writing it out.
+
+    The original is what is run alone: in the changed module, whose children are changed already, shapes may not fit.
+    """
+    if all(is_as_planned(module, run) for run in runs.values()):
+        # Code that reads the settings of the layers it calls, to pad for them, follows them already.
+        return module
+    changes = next(iter(runs.values())).changes
+    trial, settled = set_attributes(original, changes), set_attributes(module, changes)
+    if trial is not None and settled is not None and all(is_as_planned(trial, run) for run in runs.values()):
+        return settled
+    for run in runs.values():
+        for change in run.changes.values():
+            if change.computed:
+                reason = "its padding is worked out from a stride that is no setting of its module"
+                refuse(run.flow.recording, change.node, reason)
+    return write_out(original, module, runs)
+
+
+def _layer_changes(flows: dict[bool, Flow]) -> dict[str, Change]:
+    """List each layer that changes by the path that it is called by.
+
+    Raises:
+        RequestError: where calls by one path want different windows.
+    """
+    wanted: dict[str, Change] = {}
+    for flow in flows.values():
+        known = {change.node: change for change in flow.changes if change.node.op == "call_module"}
+        paths = {str(node.target) for node in known}
+        calls = [node for node in flow.recording.graph.nodes if node.op == "call_module" and str(node.target) in paths]
+        for node in calls:
+            change = known.get(node)
+            if change is None or not change.agrees(wanted.setdefault(str(node.target), change)):
+                _refuse_two(str(node.target))
+    return wanted
+
+
+def _code_changes(flows: dict[bool, Flow]) -> dict[str, dict[bool, Run]]:
+    """List each ``forward`` with calls of functions to change, by its module's path and the mode.
+
+    Raises:
+        RequestError: where two calls of one module want different windows.
+    """
+    found: dict[str, dict[bool, Run]] = {}
+    for training, flow in flows.items():
+        spans = flow.recording.spans
+        paths = {spans[facts(held.node).span].path for held in flow.changes if held.node.op != "call_module"}
+        for path in paths:
+            runs = list(_runs(flow, path))
+            if any(not _agree(run.changes, runs[0].changes) for run in runs):
+                _refuse_two(path or type(flow.recording.root).__name__)
+            found.setdefault(path, {})[training] = runs[0]
+    for path, held in found.items():
+        # A forward that changes in one mode is written out in both.
+        for training in set(flows) - set(held):
+            run = next(_runs(flows[training], path), None)
+            if run is not None:
+                held[training] = run
+    return found
+
+
+def _runs(flow: Flow, path: str) -> Iterator[Run]:
+    known = {change.node: change for change in flow.changes}
+    for span in flow.recording.spans:
+        if span.path == path:
+            sites = call_sites(flow.recording, span.index)
+            changes = {index: known[node] for index, node in enumerate(sites) if node in known}
+            yield Run(flow, span, changes, len(sites))
+
+
+def _agree_runs(left: dict[bool, Run], right: dict[bool, Run]) -> bool:
+    return left.keys() == right.keys() and all(_agree(left[mode].changes, right[mode].changes) for mode in left)
+
+
+def _agree(left: Changes, right: Changes) -> bool:
+    return left.keys() == right.keys() and all(left[index].agrees(right[index]) for index in left)
+
+
+def _refuse_two(name: str) -> None:
+    raise RequestError(
+        f"output_stride cannot be limited here: {name!r} is one module that is called more than once, and its calls "
+        "would need different strides or dilations. Give the model a module of its own for each call, or ask for a "
+        "larger output_stride."
+    )
+
+
+def check_result(changed: nn.Module, setup: Setup, flow: Flow) -> None:
+    """Check that the changed model runs, and does what was planned.
+
+    Raises:
+        RequestError: where it does not run.
+    """
+    try:
+        recording = record_dense(changed, setup, flow.recording.training)
+    except TraceError as error:
+        where = _innermost(changed, error)
+        raise RequestError(
+            f"output_stride cannot be limited here: {where!r} does not run on the finer maps that this gives, so it is "
+            f"bound to their size. Ask for a larger output_stride, or for none. {error}"
+        ) from error
+    planned, actual = flow.planned, windows_of(recording)
+    if planned != actual:
+        first = next((pair for pair in zip(planned, actual, strict=False) if pair[0] != pair[1]), (None, None))
+        raise RequestError(
+            f"output_stride cannot be limited here: code of {type(setup.model).__name__} runs differently with other "
+            f"strides. Planned was {first[0]}, and what runs is {first[1]}."
+        )
+
+
+def _innermost(model: nn.Module, error: BaseException) -> str:
+    """Name the innermost module whose code an error passed through."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found = type(model).__name__
+    trace = (error.__cause__ or error).__traceback__
+    while trace is not None:
+        path = paths.get(id(trace.tb_frame.f_locals.get("self")))
+        found, trace = path or found, trace.tb_next
+    return found

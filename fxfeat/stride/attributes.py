@@ -1,0 +1,57 @@
+"""Change what a ``forward`` does through the settings of its module: ``stride``, ``dilation`` and ``padding``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fxfeat.stride.alone import Changes
+from fxfeat.stride.sharing import clone_module
+from fxfeat.stride.windows import Window, ends_of, even_pads
+
+_UNKNOWN = object()
+
+
+def set_attributes(module: nn.Module, changes: Changes) -> nn.Module | None:
+    """Copy a module with the settings that its calls of functions should follow.
+
+    Whether they do follow is for the caller to check.
+
+    Returns:
+        The copy, or None where the module has no such settings, or would need two values of one.
+    """
+    settings: dict[str, Any] = {}
+    for change in changes.values():
+        if change.dropped or change.after.kind == "slice":
+            return None
+        for name, value in _settings_of(module, change.before, change.after).items():
+            if value is _UNKNOWN or settings.setdefault(name, value) != value:
+                return None
+    clone = clone_module(module)
+    for name, value in settings.items():
+        setattr(clone, name, value)
+    return clone
+
+
+def _settings_of(module: nn.Module, before: Window, after: Window) -> dict[str, Any]:
+    held = vars(module)
+    if before.kind == "pad":
+        return {"padding": _like(held.get("padding"), tuple(ends_of(before)), tuple(ends_of(after)))}
+    found: dict[str, Any] = {}
+    for name in ("stride", "dilation"):
+        if getattr(before, name) != getattr(after, name):
+            found[name] = _like(held.get(name), getattr(before, name), getattr(after, name))
+    if before.pads != after.pads:
+        old, new = even_pads(before), even_pads(after)
+        found["padding"] = _UNKNOWN if old is None or new is None else _like(held.get("padding"), old, new)
+    return found
+
+
+def _like(held: Any, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
+    """Write a new setting the way the old one is written."""
+    if type(held) is int and set(before) == {held} and len(set(after)) == 1:
+        return after[0]
+    if type(held) in (tuple, list) and tuple(held) == before:
+        return type(held)(after)
+    return _UNKNOWN

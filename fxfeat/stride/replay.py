@@ -1,0 +1,88 @@
+"""Run a recorded graph on real tensors, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from fxfeat.record.examples import Example, bind
+from fxfeat.record.recording import Build, Recording, facts
+from fxfeat.record.written import map_nodes
+
+Visit = Callable[[fx.Node, Any], Any]
+Key = tuple[str, int, str, int]
+"""What tells a node in two recordings: its module's path, which call of it, what it calls, which of those."""
+
+
+def replay(recording: Recording, example: Example, visit: Visit) -> None:
+    """Run every node of a recording.
+
+    Args:
+        recording: the recording; its root is called for modules and read for tensors.
+        example: the inputs.
+        visit: is given each node and its value, and returns the value to go on with.
+    """
+    values: dict[fx.Node, Any] = {}
+    given = bind(recording.root, example).arguments
+    last: dict[fx.Node, fx.Node] = {}
+    for node in recording.graph.nodes:
+        last.update(dict.fromkeys(node.all_input_nodes, node))
+    for node in recording.graph.nodes:
+        value = given[str(node.target).lstrip("*")] if node.op == "placeholder" else _run(recording, node, values)
+        values[node] = visit(node, value)
+        for source in node.all_input_nodes:
+            if last[source] is node:
+                del values[source]
+
+
+def _run(recording: Recording, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    args, kwargs = _built(map_nodes((node.args, dict(node.kwargs)), values.__getitem__))
+    target: Any = node.target
+    if node.op == "get_attr":
+        return _reach(recording, str(target))
+    if node.op == "call_module":
+        return recording.root.get_submodule(str(target))(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    return target(*args, **kwargs)
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Build):
+        return value.factory(**{name: _built(held) for name, held in value.fields})
+    if isinstance(value, (tuple, list)):
+        return type(value)(_built(held) for held in value)
+    return {key: _built(held) for key, held in value.items()} if isinstance(value, dict) else value
+
+
+def _reach(recording: Recording, path: str) -> Any:
+    if path in recording.tensors:
+        return recording.tensors[path]
+    held: Any = recording.root
+    for part in path.split(".") if path else ():
+        held = held._modules[part] if part in getattr(held, "_modules", {}) else getattr(held, part)
+    return held
+
+
+def key_nodes(recording: Recording) -> dict[fx.Node, Key]:
+    """Give each node a key that a changed model's recording has too."""
+    counts: dict[tuple[str, int, str], int] = {}
+    keys: dict[fx.Node, Key] = {}
+    for node in recording.graph.nodes:
+        span = recording.spans[facts(node).span]
+        target = str(node.target) if node.op != "call_function" else _called(node)
+        place = (span.path, span.call, target)
+        counts[place] = counts.get(place, -1) + 1
+        keys[node] = (*place, counts[place])
+    return keys
+
+
+_DENSE_NAMES = {"convolve": "conv", "pool_max": "max_pool", "pool_average": "avg_pool", "leave_out": "avg_pool"}
+
+
+def _called(node: fx.Node) -> str:
+    name = getattr(node.target, "__name__", str(node.target))
+    known = name.removesuffix("1d").removesuffix("2d").removesuffix("3d")
+    return _DENSE_NAMES.get(name, known)

@@ -1,0 +1,54 @@
+"""Read slices that take every n-th position, such as ``x[:, :, ::2, ::2]``."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx
+
+from fxfeat.record.recording import facts
+from fxfeat.stride.grid import Axes, Grid
+
+
+def is_slice(node: fx.Node) -> bool:
+    """Say whether a node takes every n-th element along some axis."""
+    return node.target is operator.getitem and any(slice_.step not in (None, 1) for slice_ in _slices_of(node))
+
+
+def _slices_of(node: fx.Node) -> Iterator[slice]:
+    index: Any = node.args[1]
+    for held in index if isinstance(index, tuple) else (index,):
+        if isinstance(held, slice):
+            yield held
+
+
+def starts_of(node: fx.Node) -> list[int]:
+    """List where a stepping slice begins, other than at 0."""
+    return [held.start for held in _slices_of(node) if held.step not in (None, 1) and held.start]
+
+
+def steps_of(node: fx.Node, grid: Grid) -> Axes | None:
+    """Read the step along each spatial axis of a slice, None where it picks in another way."""
+    shape = facts(node.all_input_nodes[0]).value.shape
+    given = node.args[1]
+    index: list[Any] = list(given) if isinstance(given, tuple) else [given]
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index[at : at + 1] = [slice(None)] * (len(shape) - len(index) + 1)
+    index += [slice(None)] * (len(shape) - len(index))
+    if len(index) != len(shape) or not all(isinstance(held, slice) for held in index):
+        return None
+    start = grid.first_axis(shape)
+    if start < 0:
+        return None
+    steps = tuple(held.step or 1 for held in index)
+    inside = steps[start : start + len(grid.sizes)]
+    outside = steps[:start] + steps[start + len(grid.sizes) :]
+    return inside if all(step == 1 for step in outside) and all(isinstance(step, int) for step in inside) else None
+
+
+def crops(node: fx.Node) -> bool:
+    """Say whether a node cuts off positions by slices with numbers for their ends."""
+    return node.target is operator.getitem and any(_slices_of(node))

@@ -1,0 +1,161 @@
+"""Write a module's ``forward`` out as code in which calls of functions have other arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+from torch import fx, nn
+
+from fxfeat.emit.emit import emit
+from fxfeat.emit.extractor import Emission, Forms, build_extractor
+from fxfeat.emit.source import Source
+from fxfeat.errors import RequestError, TraceError
+from fxfeat.freedom import find_freedom, find_pins
+from fxfeat.modes import Setup, record_mode, record_variant
+from fxfeat.name.query import Found, find
+from fxfeat.name.table import name_nodes
+from fxfeat.record.examples import Example
+from fxfeat.record.recording import Recording
+from fxfeat.rewrite.draft import Draft
+from fxfeat.rewrite.passes import rewrite
+from fxfeat.select.features import select_feature
+from fxfeat.stride.alone import Changes, Run, call_sites, setup_alone
+from fxfeat.stride.change import Change
+from fxfeat.stride.dense import convolve, leave_out, pool_average, pool_max
+from fxfeat.stride.windows import Window, arguments_of, ends_of, even_pads, fits_pool
+
+_OUTPUT = "output"
+
+
+def write_out(original: nn.Module, module: nn.Module, runs: dict[bool, Run]) -> nn.Module:
+    """Make a module with the same children and tensors, and a ``forward`` of recorded code.
+
+    Args:
+        original: the module as it was recorded.
+        module: the module that is to be replaced, whose children are changed already.
+        runs: a call of it in each mode that the model runs in.
+
+    Raises:
+        TraceError: where its ``forward`` cannot be written out.
+    """
+    forms: dict[bool, Emission | TraceError] = {}
+    for training, run in runs.items():
+        forms[training] = _emit(setup_alone(original, run), training, run)
+    for training in {True, False} - set(forms):
+        forms[training] = TraceError(
+            f"{type(module).__name__} was not recorded in {'train' if training else 'eval'} mode."
+        )
+    written = build_extractor(Forms(forms[True], forms[False]), module)
+    for table in ("_modules", "_parameters", "_buffers"):
+        # Everything, not only what is called: the names in state_dict() are the module's own.
+        written.__dict__[table] = dict(module.__dict__[table])
+    written.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
+    _keep_settings(module, written)
+    return written
+
+
+def _keep_settings(module: nn.Module, written: nn.Module) -> None:
+    """Keep what else the module says of itself, such as a configuration."""
+    for name, value in vars(module).items():
+        if not name.startswith("_") and name not in vars(written) and not hasattr(type(written), name):
+            written.__dict__[name] = value
+
+
+def _emit(setup: Setup, training: bool, run: Run) -> Emission:
+    recording = record_mode(setup, training)
+    draft = _draft(recording, run)
+    emission = emit(rewrite(draft)[0])
+
+    def emit_at(example: Example) -> Emission:
+        return emit(rewrite(_draft(record_variant(setup, recording, training, example), run))[0])
+
+    freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
+    pins = find_pins(freedoms)
+    if pins:
+        emission = emit(rewrite(dataclasses.replace(draft, pins=pins))[0])
+    return dataclasses.replace(emission, freedoms=freedoms, source=_return_plainly(emission.source))
+
+
+def _draft(recording: Recording, run: Run) -> Draft:
+    sites = call_sites(recording, 0)
+    if len(sites) == run.sites:
+        change_calls(sites, run.changes)
+    found = find(recording, name_nodes(recording), _OUTPUT)
+    assert isinstance(found, Found)
+    try:
+        feature = select_feature(recording, found, _OUTPUT)
+    except RequestError as error:
+        raise TraceError(f"The code of {run.span.path!r} cannot be written out: {error}") from error
+    return Draft(recording, recording.graph, (feature,))
+
+
+def _return_plainly(source: Source) -> Source:
+    """Return the value itself in place of a dict of one."""
+    head, _, tail = source.text.rpartition(f"return {{{_OUTPUT!r}: ")
+    return dataclasses.replace(source, text=f"{head}return {tail.rstrip().removesuffix('}')}\n")
+
+
+def change_calls(sites: list[fx.Node], changes: Changes) -> None:
+    """Change the arguments of calls of functions in place."""
+    for index, change in changes.items():
+        node = sites[index]
+        node.target, node.args, node.kwargs = _call(node, change)
+
+
+def _call(node: fx.Node, change: Change) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    window = change.after
+    if window.kind == "slice":
+        return operator.getitem, (node.args[0], _index(node.args[1], change)), {}
+    given = arguments_of(node, window.kind)
+    if change.dropped:
+        return leave_out, (given["input"],), {}
+    if window.kind == "pad":
+        return (
+            node.target,
+            (given["input"], ends_of(window)),
+            {k: v for k, v in given.items() if k in ("mode", "value")},
+        )
+    return {"conv": _convolution, "max": _max_pool, "average": _average_pool}[window.kind](node, given, window)
+
+
+def _convolution(node: fx.Node, given: dict[str, Any], window: Window) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    tensors = (given["input"], given["weight"], given.get("bias"))
+    settings = {"stride": window.stride, "dilation": window.dilation, "groups": given.get("groups", 1)}
+    even = even_pads(window)
+    if even is not None:
+        return node.target, tensors, {**settings, "padding": even}
+    return convolve, (*tensors, tuple(ends_of(window))), settings
+
+
+def _max_pool(node: fx.Node, given: dict[str, Any], window: Window) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    even = even_pads(window)
+    settings: dict[str, Any] = {"stride": window.stride, "dilation": window.dilation}
+    if even is None or not fits_pool(window):
+        return pool_max, (given["input"], window.kernel, tuple(ends_of(window))), settings
+    settings |= {"padding": even, "ceil_mode": window.ceil}
+    return node.target, (given["input"], window.kernel), settings
+
+
+def _average_pool(node: fx.Node, given: dict[str, Any], window: Window) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    even = even_pads(window)
+    if even is None or max(window.dilation) > 1:
+        dense: dict[str, Any] = {"stride": window.stride, "dilation": window.dilation}
+        dense |= {"counted": window.counts_pads, "divisor": window.divisor}
+        return pool_average, (given["input"], window.kernel, tuple(ends_of(window))), dense
+    settings: dict[str, Any] = {"stride": window.stride, "padding": even, "ceil_mode": window.ceil}
+    settings |= {"count_include_pad": window.counts_pads, "divisor_override": window.divisor}
+    return node.target, (given["input"], window.kernel), settings
+
+
+def _index(index: Any, change: Change) -> Any:
+    """Write a slice with the steps that are left of it."""
+    left = dict(zip(change.before.stride, change.after.stride, strict=True))
+
+    def settle(held: Any) -> Any:
+        if not isinstance(held, slice) or held.step in (None, 1):
+            return held
+        return slice(held.start, held.stop, left[held.step] if left[held.step] > 1 else None)
+
+    return tuple(settle(held) for held in index) if isinstance(index, tuple) else settle(index)
