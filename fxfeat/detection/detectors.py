@@ -35,7 +35,7 @@ def faster_rcnn(
         ['boxes', 'labels', 'scores']
 
     Args:
-        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        model: any module that takes images ``(N, C, H, W)``, see ``fxfeat.fpn_backbone``; or what that returned.
         num_classes: how many classes there are, the background included.
         anchor_sizes: as ``sizes`` of ``FPNBackbone.anchor_generator``.
         aspect_ratios: as for ``FPNBackbone.anchor_generator``.
@@ -66,7 +66,7 @@ def mask_rcnn(
         ['boxes', 'labels', 'masks', 'scores']
 
     Args:
-        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        model: any module that takes images ``(N, C, H, W)``, see ``fxfeat.fpn_backbone``; or what that returned.
         num_classes: how many classes there are, the background included.
         anchor_sizes: as ``sizes`` of ``FPNBackbone.anchor_generator``.
         aspect_ratios: as for ``FPNBackbone.anchor_generator``.
@@ -97,7 +97,7 @@ def keypoint_rcnn(
         (['0', '1'], [4, 8, 16])
 
     Args:
-        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        model: any module that takes images ``(N, C, H, W)``, see ``fxfeat.fpn_backbone``; or what that returned.
         num_classes: how many classes there are, the background included.
         anchor_sizes: as ``sizes`` of ``FPNBackbone.anchor_generator``.
         aspect_ratios: as for ``FPNBackbone.anchor_generator``.
@@ -127,7 +127,7 @@ def retinanet(
         ([8, 16, 32], (32, 40, 50))
 
     Args:
-        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        model: any module that takes images ``(N, C, H, W)``, see ``fxfeat.fpn_backbone``; or what that returned.
         num_classes: how many classes there are, the background included.
         anchor_sizes: as ``sizes`` of ``FPNBackbone.anchor_generator``; three for each level if not given.
         aspect_ratios: as for ``FPNBackbone.anchor_generator``.
@@ -141,7 +141,7 @@ def retinanet(
 
     Source: torchvision's ``retinanet_resnet50_fpn``.
     """
-    backbone, rest = _build(model, {"extra_blocks": "p6p7", **kwargs}, _ONE_STAGE_STRIDE)
+    backbone, rest = _build(model, kwargs, _ONE_STAGE_STRIDE, "p6p7")
     usual = [tuple(int(4 * stride * octave) for octave in _RETINA_OCTAVES) for stride in backbone.strides]
     anchors = _choose_anchors(backbone, rest.pop("anchor_generator", None), anchor_sizes, aspect_ratios, usual)
     return RetinaNet(backbone, num_classes, anchor_generator=anchors, **rest)
@@ -156,7 +156,7 @@ def fcos(model: nn.Module, num_classes: int, **kwargs: Any) -> FCOS:
         ((8,), (16,), (32,))
 
     Args:
-        model: any module that takes images ``(N, C, H, W)``; see ``fxfeat.fpn_backbone``.
+        model: any module that takes images ``(N, C, H, W)``, see ``fxfeat.fpn_backbone``; or what that returned.
         num_classes: how many classes there are, the background included.
         kwargs: those of ``fxfeat.fpn_backbone`` (``extra_blocks`` is ``"p6p7"`` if not given), and all others those of
             ``torchvision.models.detection.FCOS``. ``anchor_generator``, ``size_divisible`` and ``fixed_size`` follow
@@ -168,17 +168,26 @@ def fcos(model: nn.Module, num_classes: int, **kwargs: Any) -> FCOS:
 
     Source: torchvision's ``fcos_resnet50_fpn``.
     """
-    backbone, rest = _build(model, {"extra_blocks": "p6p7", **kwargs}, _ONE_STAGE_STRIDE)
+    backbone, rest = _build(model, kwargs, _ONE_STAGE_STRIDE, "p6p7")
     given = rest.pop("anchor_generator", None)
     anchors = _choose_anchors(backbone, given, None, (1.0,), backbone.strides)
     return FCOS(backbone, num_classes, anchor_generator=anchors, **rest)
 
 
-def _build(model: nn.Module, kwargs: dict[str, Any], least_stride: int) -> tuple[FPNBackbone, dict[str, Any]]:
+def _build(
+    model: nn.Module, kwargs: dict[str, Any], least_stride: int, extra_blocks: str = "pool"
+) -> tuple[FPNBackbone, dict[str, Any]]:
     """Build the backbone from the arguments that are for it; return the others with what follows from the backbone."""
     own = {name: value for name, value in kwargs.items() if name in _FOR_BACKBONE}
     rest = {name: value for name, value in kwargs.items() if name not in _FOR_BACKBONE}
-    backbone = build_backbone(model, own.pop("out_indices", None), least_stride, **own)
+    if not isinstance(model, FPNBackbone):
+        backbone = build_backbone(
+            model, own.pop("out_indices", None), least_stride, **{"extra_blocks": extra_blocks, **own}
+        )
+    elif own:
+        raise RequestError(f"The model is a backbone already; pass {', '.join(own)} to fpn_backbone instead.")
+    else:
+        backbone = model
     return backbone, {**_find_sizing(backbone), **rest}
 
 

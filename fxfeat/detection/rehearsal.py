@@ -46,7 +46,7 @@ def rehearse(
 
     Args:
         body: returns a list of maps.
-        image: of shape ``(N, C, H, W)``; only its shape, dtype and device matter.
+        image: of shape ``(N, C, H, W)``; only its shape and dtype matter.
         size: the height and width to run at; the image's own if not given.
         kinds: what tensors to try, in this order.
         training: the mode to run in.
@@ -60,7 +60,7 @@ def rehearse(
         try:
             with untouched(body.extractor), untouched(body), _stage(body, kind):
                 body.train(training)
-                return _run(body, _make_image(image, size, kind), gradients)
+                return _run(body, _make_image(body, image, size, kind), gradients)
         except Exception as error:
             failure = error
     assert failure is not None
@@ -93,9 +93,10 @@ def _stand_in(tensor: torch.Tensor, kind: Kind) -> torch.Tensor:
     return nn.Parameter(copied, copied.is_floating_point() or copied.is_complex())
 
 
-def _make_image(image: torch.Tensor, size: tuple[int, int] | None, kind: Kind) -> torch.Tensor:
+def _make_image(body: FeaturePyramid, image: torch.Tensor, size: tuple[int, int] | None, kind: Kind) -> torch.Tensor:
     shape = (*image.shape[:2], *(size or image.shape[2:]))
-    return torch.zeros(shape, dtype=image.dtype, device="meta" if kind == "meta" else image.device)
+    parameter = next(body.parameters(), image)
+    return torch.zeros(shape, dtype=image.dtype, device="meta" if kind == "meta" else parameter.device)
 
 
 def _run(body: FeaturePyramid, image: torch.Tensor, gradients: bool) -> Rehearsal:

@@ -117,3 +117,15 @@ def test_random_weights_are_drawn_as_if_nothing_had_been_recorded():
     Staged()
     expected = FeaturePyramidNetwork([12, 16, 20, 24], 256).state_dict()
     assert all(torch.equal(held, expected[name]) for name, held in found.items())
+
+
+def test_output_stride():
+    model = Staged().eval()
+    backbone = fxfeat.fpn_backbone(model, output_stride=8, example_inputs=IMAGE, trainable_levels=1).eval()
+    assert backbone.strides == [4, 8, 8, 8, 16]
+    maps = fxfeat.features_only(model, (1, 2, 3, 4), output_stride=8, example_inputs=IMAGE)(IMAGE)
+    wanted = backbone.fpn({str(index): level for index, level in enumerate(maps)})
+    assert all(torch.equal(level, wanted[name]) for name, level in backbone(IMAGE).items())
+    trained = {name.partition(".")[0] for name, held in backbone.body.named_parameters() if held.requires_grad}
+    assert trained == {"stage4"}
+    assert backbone.box_roi_pool().scales == [1 / 4, 1 / 8, 1 / 8, 1 / 8]

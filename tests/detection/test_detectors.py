@@ -109,3 +109,25 @@ def test_torchvisions_own_class_takes_the_backbone():
     )
     held = images()
     assert sum(detector.train()(held, targets(held)).values()).isfinite()
+
+
+def test_a_backbone_is_taken_as_it_is():
+    backbone = fxfeat.fpn_backbone(Staged(), (1, 2), example_inputs=IMAGE, out_channels=32)
+    detector = detection.mask_rcnn(backbone, 2, **SMALL, **FEW)
+    assert detector.backbone is backbone
+    assert detector.roi_heads.mask_roi_pool.featmap_names == ["0", "1"]
+    with pytest.raises(fxfeat.RequestError) as raised:
+        detection.mask_rcnn(backbone, 2, freeze_norm=True, out_indices=(1,))
+    assert str(raised.value) == (
+        "The model is a backbone already; pass freeze_norm, out_indices to fpn_backbone instead."
+    )
+
+
+def test_anchors_are_given_once():
+    backbone = fxfeat.fpn_backbone(Staged(), example_inputs=IMAGE, out_channels=32)
+    detector = detection.retinanet(backbone, 2, anchor_sizes=(8, 16, 32, 64, 128), aspect_ratios=(1.0,))
+    assert detector.anchor_generator.num_anchors_per_location() == [1] * 5
+    with pytest.raises(
+        fxfeat.RequestError, match=r"^Pass anchor_sizes= or an anchor generator of your own, not both\.$"
+    ):
+        detection.faster_rcnn(backbone, 2, anchor_sizes=(8,), rpn_anchor_generator=backbone.anchor_generator())
