@@ -1,4 +1,4 @@
-"""Each stage imports those before it and none after: record, name, select, ..., emit, stride, pyramid, detection, cli."""
+"""Each stage imports those before it and none after: record, name, select, ..., stride, pyramid, detection, cli."""
 
 from __future__ import annotations
 

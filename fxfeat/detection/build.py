@@ -63,7 +63,9 @@ def fpn_backbone(
         example_inputs: an image, or what else the model takes; worked out from the model if not given.
 
     Returns:
-        The backbone. The names in ``state_dict()`` are those of the model after ``body.`` and those of
+        The backbone. It takes images of any size: where the model does not, it pads (``size_divisibility``,
+        ``least_size``) or resizes (``fixed_size``) inside, and gives maps of the image's size all the same. Parameters
+        that no map depends on are dropped, or frozen where they are inside a module that is called whole. The names in ``state_dict()`` are those of the model after ``body.`` and those of
         ``torchvision.ops.FeaturePyramidNetwork`` after ``fpn.``, as in torchvision's ``BackboneWithFPN``.
 
     Raises:
