@@ -65,7 +65,9 @@ def fpn_backbone(
     Returns:
         The backbone. It takes images of any size: where the model does not, it pads (``size_divisibility``,
         ``least_size``) or resizes (``fixed_size``) inside, and gives maps of the image's size all the same. Parameters
-        that no map depends on are dropped, or frozen where they are inside a module that is called whole. The names in ``state_dict()`` are those of the model after ``body.`` and those of
+        that no map depends on are dropped, or frozen where they are inside a module that is called whole.
+
+        The names in ``state_dict()`` are those of the model after ``body.`` and those of
         ``torchvision.ops.FeaturePyramidNetwork`` after ``fpn.``, as in torchvision's ``BackboneWithFPN``.
 
     Raises:
@@ -135,5 +137,6 @@ def _put_on_block(body: Body, out_channels: int, extra: Any, norm_layer: Any, le
     levels = measure_levels(fpn, torch.empty(1, channels, 64, 64, device="meta"), strides)
     found = find_sizes(body.pyramid, body.image, body.strides, flat=True)
     divisor = math.lcm(found.divisor // patch * patches.stride, strides[-1]) if found.fixed is None else strides[-1]
-    sizes = Sizes(divisor, found.fixed, math.ceil(found.least * patches.stride / patch))
+    least = math.ceil(found.least * patches.stride / patch) if found.least > 1 else 1
+    sizes = Sizes(divisor, found.fixed, least)
     return FPNBackbone(freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, patches)

@@ -18,7 +18,8 @@ _STEPS = (2, 4, 8, 16, 32, 64, 128)
 _PARTS = (3, 5, 6, 7, 8, 9, 12, 14)
 _LARGEST_DIVISOR = 512
 _COARSE = 64
-_GROWTHS = ((1.0, 1.27), (1.61, 1.01), (1.93, 1.38))
+_HEIGHTS = (1.0, 1.61, 1.93, 1.13, 1.45, 1.22)
+_WIDTHS = (1.27, 1.01, 1.38, 1.74, 1.12, 1.53)
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,22 @@ def _list_divisors(strides: Sequence[int], flat: bool) -> list[int]:
 
 
 def _list_multiples(size: Size, divisor: int) -> list[Size]:
-    """List sizes from an image's to twice that which are multiples of a number, but of few others."""
-    factors = [math.ceil(pixels / divisor) for pixels in size]
-    grown = [(tall * factors[0], wide * factors[1]) for tall, wide in _GROWTHS]
-    return [(_spoil(tall, divisor) * divisor, _spoil(wide, divisor) * divisor) for tall, wide in grown]
+    """List sizes from an image's to twice that which are multiples of a number, but of few others, none twice."""
+    tall, wide = (math.ceil(pixels / divisor) for pixels in size)
+    rows = _spoil([tall * grow for grow in _HEIGHTS], divisor)
+    columns = _spoil([wide * grow for grow in _WIDTHS], divisor)
+    return [(row * divisor, column * divisor) for row, column in zip(rows, columns, strict=True)]
 
 
-def _spoil(factor: float, divisor: int) -> int:
-    """Raise a factor until it is no multiple of 2, 3, 5 or 7, while that makes no huge image."""
-    whole = math.ceil(factor)
-    while divisor < _COARSE and math.gcd(whole, 210) > 1:
-        whole += 1
-    return whole
+def _spoil(factors: list[float], divisor: int) -> list[int]:
+    """Raise factors until they differ and are no multiples of 2, 3, 5 or 7, while that makes no huge image."""
+    found: list[int] = []
+    for factor in factors:
+        whole = math.ceil(factor)
+        while divisor < _COARSE and (whole in found or math.gcd(whole, 210) > 1):
+            whole += 1
+        found.append(whole)
+    return found
 
 
 def _fits(body: FeaturePyramid, image: torch.Tensor, size: Size, strides: Sequence[int], kinds: Sequence[Kind]) -> bool:
