@@ -13,7 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from fxfeat.detection.anchors import make_anchors
-from fxfeat.detection.fit import count_places, crop, pad, resize
+from fxfeat.detection.fit import count_places, crop, pad, resize, to_map
 from fxfeat.detection.pooling import make_roi_pool
 from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
 from fxfeat.detection.sizes import Sizes
@@ -73,6 +73,7 @@ class FPNBackbone(nn.Module):
         levels: Levels,
         sizes: Sizes,
         patches: Patches | None = None,
+        orders: Sequence[torch.Tensor] = (),
     ) -> None:
         super().__init__()
         self.body = body
@@ -83,6 +84,9 @@ class FPNBackbone(nn.Module):
         self.fixed_size = sizes.fixed
         self.least_size = sizes.least
         self.patches = patches
+        for index, order in enumerate(orders):
+            self.register_buffer(f"order{index}", order, persistent=False)
+        self.num_orders = len(orders)
 
     @property
     def strides(self) -> list[int]:
@@ -117,7 +121,12 @@ class FPNBackbone(nn.Module):
             height, width = count_places((image.shape[-2], image.shape[-1]), self.patches.stride)
             size = height * self.patches.size, width * self.patches.size
         maps: list[torch.Tensor] = self.body(image if size is None else resize(image, size))
-        return maps
+        if not self.num_orders:
+            return maps
+        assert size is not None
+        orders = (self.get_buffer(f"order{index}") for index in range(self.num_orders))
+        strides = self.body.feature_info.reduction()
+        return [to_map(*held, size) for held in zip(maps, orders, strides, strict=True)]
 
     def _merge(self, maps: list[torch.Tensor], size: tuple[int, int]) -> dict[str, torch.Tensor]:
         if self.patches is not None:

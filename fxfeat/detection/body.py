@@ -12,11 +12,13 @@ from torch import nn
 
 from fxfeat.api import create_feature_extractor
 from fxfeat.detection.final_norm import find_final_norm
+from fxfeat.detection.places import find_order
 from fxfeat.detection.rehearsal import Rehearsal, rehearse
 from fxfeat.detection.trainable import find_trainable, read_trainable_levels
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.modes import read_setup
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
+from fxfeat.pyramid.layout import Order
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.search import Found, search_levels
@@ -35,6 +37,8 @@ class Body:
         flat: whether the model works at one resolution, so that there is one map only.
         image: the image that it was recorded with.
         frozen: the names of the parameters that are not to be trained, or that no map depends on.
+        orders: for each map whose places the model keeps in another order than the image's rows, the order that makes
+            it a map; the pyramid then returns tokens.
     """
 
     pyramid: FeaturePyramid
@@ -42,6 +46,7 @@ class Body:
     flat: bool
     image: torch.Tensor
     frozen: frozenset[str]
+    orders: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,19 @@ def find_body(model: nn.Module, request: Request, example_inputs: Any) -> Body:
     image = _find_image(setup.model, found, example)
     _check_dimensions(model, found)
     wanted = _choose_levels(found, request)
-    pyramid = _cut(setup.model, found, wanted, request.output_stride, example)
+    shuffled = any(found.levels[index].layout.shuffled for index in wanted)
+    orders = tuple(find_order(found, found.levels[index]) for index in wanted) if shuffled else ()
+    output_fmt: Order = "NLC" if shuffled else "NCHW"
+    pyramid = _cut(setup.model, found, wanted, request.output_stride, example, output_fmt)
     used = list(_rehearse_training(pyramid, image).used)
     if trainable_levels is not None:
         every = tuple(range(wanted[-1] + 1))
-        whole = features_only(setup.model, every, request.output_stride, example_inputs=_as_inputs(example))
+        inputs = _as_inputs(example)
+        whole = features_only(setup.model, every, request.output_stride, output_fmt, example_inputs=inputs)
         used = [*_rehearse_training(whole, image).used[:-1], frozenset().union(*used)]
     trained = find_trainable(used, trainable_levels)
     frozen = frozenset(name for name, _ in pyramid.named_parameters()) - trained
-    return Body(pyramid, tuple(pyramid.feature_info.reduction()), found.flat, image, frozen)
+    return Body(pyramid, tuple(pyramid.feature_info.reduction()), found.flat, image, frozen, orders)
 
 
 def _find_image(model: nn.Module, found: Found, example: Example) -> torch.Tensor:
@@ -138,15 +147,20 @@ def _choose_block(found: Found, request: Request) -> tuple[int, ...]:
 
 
 def _cut(
-    model: nn.Module, found: Found, wanted: tuple[int, ...], output_stride: int | None, example: Example
+    model: nn.Module,
+    found: Found,
+    wanted: tuple[int, ...],
+    output_stride: int | None,
+    example: Example,
+    output_fmt: Order,
 ) -> FeaturePyramid:
     normed = find_final_norm(found) if found.flat and wanted[0] == len(found.levels) - 1 else None
     if normed is None:
-        return features_only(model, wanted, output_stride, example_inputs=_as_inputs(example))
+        return features_only(model, wanted, output_stride, output_fmt, example_inputs=_as_inputs(example))
     extractor = create_feature_extractor(model, {normed.name: str(wanted[0])}, example_inputs=_as_inputs(example))
     info = FeatureInfo([_describe(level, found.maps.extent.batch) for level in found.levels], wanted)
     info[wanted[0]].update(module=normed.name, why=f"{info[wanted[0]]['why']}, after the final norm")
-    return FeaturePyramid(extractor, info, {wanted[0]: normed.layout}, (0, str(found.maps.image.target)))
+    return FeaturePyramid(extractor, info, {wanted[0]: normed.layout}, (0, str(found.maps.image.target)), output_fmt)
 
 
 def _describe(level: Level, batch: int) -> dict[str, Any]:

@@ -124,8 +124,10 @@ def _put_on_levels(body: Body, out_channels: int, extra: Any, norm_layer: Any, l
     channels = list(body.pyramid.channels)
     fpn = FeaturePyramidNetwork(channels, out_channels, extra, norm_layer)
     levels = measure_levels(fpn, make_maps(channels, body.strides), body.strides)
-    sizes = find_sizes(body.pyramid, body.image, body.strides)
-    return FPNBackbone(freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes)
+    sizes = _find_sizes(body)
+    return FPNBackbone(
+        freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, orders=body.orders
+    )
 
 
 def _put_on_block(body: Body, out_channels: int, extra: Any, norm_layer: Any, least_stride: int) -> FPNBackbone:
@@ -135,8 +137,17 @@ def _put_on_block(body: Body, out_channels: int, extra: Any, norm_layer: Any, le
     strides = [stride for stride in _FLAT_STRIDES if stride >= least_stride]
     fpn = SimpleFeaturePyramid(channels, out_channels, patches.stride, strides, extra, norm_layer)
     levels = measure_levels(fpn, torch.empty(1, channels, 64, 64, device="meta"), strides)
-    found = find_sizes(body.pyramid, body.image, body.strides, flat=True)
+    found = _find_sizes(body)
     divisor = math.lcm(found.divisor // patch * patches.stride, strides[-1]) if found.fixed is None else strides[-1]
     least = math.ceil(found.least * patches.stride / patch) if found.least > 1 else 1
     sizes = Sizes(divisor, found.fixed, least)
-    return FPNBackbone(freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, patches)
+    return FPNBackbone(
+        freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, patches, body.orders
+    )
+
+
+def _find_sizes(body: Body) -> Sizes:
+    """Find out which image sizes the body takes; an order of places is known for one size alone."""
+    if body.orders:
+        return Sizes(fixed=(body.image.shape[-2], body.image.shape[-1]))
+    return find_sizes(body.pyramid, body.image, body.strides, body.flat)

@@ -55,3 +55,13 @@ def count_places(size: Size, stride: int) -> Size:
         (11, 17)
     """
     return math.ceil(size[0] / stride), math.ceil(size[1] / stride)
+
+
+def to_map(tokens: torch.Tensor, order: torch.Tensor, stride: int, size: Size) -> torch.Tensor:
+    """Sort tokens ``(N, L, C)`` into the rows of a map ``(N, C, H, W)`` over an image of some size.
+
+    Example:
+        >>> to_map(torch.arange(4.0).view(1, 4, 1), torch.tensor([0, 2, 1, 3]), 16, (32, 32)).flatten()
+        tensor([0., 2., 1., 3.])
+    """
+    return tokens[:, order].unflatten(1, count_places(size, stride)).permute(0, 3, 1, 2).contiguous()
