@@ -13,7 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from fxfeat.detection.anchors import make_anchors
-from fxfeat.detection.fit import count_places, crop, pad, resize, to_map
+from fxfeat.detection.fit import count_places, crop, pad, resize, to_map, widen
 from fxfeat.detection.pooling import make_roi_pool
 from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
 from fxfeat.detection.sizes import Sizes
@@ -132,9 +132,9 @@ class FPNBackbone(nn.Module):
         if self.patches is not None:
             found: dict[str, torch.Tensor] = self.fpn(resize(maps[-1], count_places(size, self.patches.stride)))
             return found
-        if self.fixed_size is not None:
-            pairs = zip(maps, self.levels.strides, strict=False)
-            maps = [resize(level, count_places(size, stride)) for level, stride in pairs]
+        fit = widen if self.fixed_size is None else resize
+        pairs = zip(maps, self.levels.strides, strict=False)
+        maps = [fit(level, count_places(size, stride)) for level, stride in pairs]
         found = self.fpn(OrderedDict((str(index), level) for index, level in enumerate(maps)))
         return found
 

@@ -47,6 +47,26 @@ def crop(level: torch.Tensor, size: Size) -> torch.Tensor:
     return level[..., : size[0], : size[1]]
 
 
+def widen(level: torch.Tensor, size: Size) -> torch.Tensor:
+    """Add zeros around a map that convolutions without padding have made too small for its stride, all sides alike.
+
+    A map that is too small by one place, since models round down, is left as it is.
+
+    Args:
+        level: of shape ``(N, C, H, W)``.
+        size: the height and width that the image's size and the stride let expect, rounded up.
+
+    Example:
+        >>> widen(torch.ones(1, 1, 35, 35), (38, 38)).shape, widen(torch.ones(1, 1, 37, 37), (38, 38)).shape
+        (torch.Size([1, 1, 38, 38]), torch.Size([1, 1, 37, 37]))
+    """
+    missing = [wanted - held for wanted, held in zip(size, level.shape[-2:], strict=True)]
+    if max(missing) < 2:
+        return level
+    top, left = (max(0, count) // 2 for count in missing)
+    return F.pad(level, (left, max(0, missing[1]) - left, top, max(0, missing[0]) - top))
+
+
 def count_places(size: Size, stride: int) -> Size:
     """Count the places of a map over an image, those cut off by the border included.
 

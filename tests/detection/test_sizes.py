@@ -144,3 +144,26 @@ def test_images_that_are_too_small_are_padded():
     }
     for name, level in found.items():
         assert torch.equal(level, whole[name][..., : level.shape[-2], : level.shape[-1]])
+
+
+class Bare(nn.Module):
+    """Convolutions without padding, as in Inception: maps lie in the middle of the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.low = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, 2))
+        self.high = nn.Sequential(nn.Conv2d(8, 8, 3, 2), nn.Conv2d(8, 8, 3))
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.high(self.low(x)).mean((2, 3)))
+
+
+def test_maps_of_convolutions_without_padding_are_widened():
+    backbone = fxfeat.fpn_backbone(Bare(), example_inputs=image(96, 96), out_channels=8).eval()
+    assert (backbone.strides, backbone.fixed_size) == ([4, 8, 16], None)
+    x = image(96, 128)
+    first, second = backbone.body(x)
+    assert (first.shape[-2:], second.shape[-2:]) == ((21, 29), (8, 12))
+    wanted = backbone.fpn({"0": F.pad(first, (1, 2, 1, 2)), "1": F.pad(second, (2, 2, 2, 2))})
+    assert all(torch.equal(level, wanted[name]) for name, level in backbone(x).items())
