@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ _STEPS = (2, 4, 8, 16, 32, 64, 128)
 _PARTS = (3, 5, 6, 7, 8, 9, 12, 14)
 _LARGEST_DIVISOR = 512
 _COARSE = 64
+_SLACK = 2
+"""How many places a map may have more or less than its stride lets expect: models round up or down at each step."""
 _HEIGHTS = (1.0, 1.61, 1.93, 1.13, 1.45, 1.22)
 _WIDTHS = (1.27, 1.01, 1.38, 1.74, 1.12, 1.53)
 
@@ -57,24 +60,41 @@ def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[int]
         The smallest divisor for which all sizes tried ran and gave maps of the sizes to be expected.
     """
     own = (image.shape[-2], image.shape[-1])
-    kinds = [kind for kind in KINDS if _fits(body, image, own, strides, (kind,))][:1]
-    if not kinds:
-        return Sizes()
+    trial = _start_trial(body, image, tuple(strides))
+    if trial is None:
+        return Sizes(fixed=own)
     for divisor in _list_divisors(strides, flat):
-        if all(_fits(body, image, size, strides, kinds) for size in _list_multiples(own, divisor)):
-            return Sizes(divisor, least=_find_least(body, image, divisor, strides, kinds))
+        if all(_fits(trial, size) for size in _list_multiples(own, divisor)):
+            return Sizes(divisor, least=_find_least(trial, divisor))
     return Sizes(fixed=own)
 
 
-def _find_least(
-    body: FeaturePyramid, image: torch.Tensor, divisor: int, strides: Sequence[int], kinds: Sequence[Kind]
-) -> int:
+@dataclass(frozen=True)
+class Trial:
+    """A pyramid, an image that it takes, the grids of the maps at the image's size, and the tensors to run it on."""
+
+    body: FeaturePyramid
+    image: torch.Tensor
+    strides: tuple[int, ...]
+    grids: tuple[tuple[int, ...], ...]
+    kinds: tuple[Kind, ...]
+
+
+def _start_trial(body: FeaturePyramid, image: torch.Tensor, strides: tuple[int, ...]) -> Trial | None:
+    for kind in KINDS:
+        with contextlib.suppress(Exception):
+            shapes = rehearse(body, image, kinds=(kind,)).shapes
+            return Trial(body, image, strides, tuple(shape[-2:] for shape in shapes), (kind,))
+    return None
+
+
+def _find_least(trial: Trial, divisor: int) -> int:
     """Find the smallest image that a model takes, in steps of the last stride: windows may not fit on smaller ones."""
-    step = math.lcm(divisor, strides[-1])
-    for least in range(step, min(image.shape[-2:]), step):
-        if _fits(body, image, (least, least), strides, kinds):
+    step, own = math.lcm(divisor, trial.strides[-1]), min(trial.image.shape[-2:])
+    for least in range(step, own, step):
+        if _fits(trial, (least, least)):
             return least if least > step else 1
-    return min(image.shape[-2:])
+    return own
 
 
 def _list_divisors(strides: Sequence[int], flat: bool) -> list[int]:
@@ -104,15 +124,15 @@ def _spoil(factors: list[float], divisor: int) -> list[int]:
     return found
 
 
-def _fits(body: FeaturePyramid, image: torch.Tensor, size: Size, strides: Sequence[int], kinds: Sequence[Kind]) -> bool:
-    """Say whether a model runs on images of a size, and its maps have the sizes that their strides let expect."""
+def _fits(trial: Trial, size: Size) -> bool:
+    """Say whether a model runs on images of a size, and its maps grow and shrink as their strides say."""
     try:
-        shapes = rehearse(body, image, size, kinds).shapes
+        shapes = rehearse(trial.body, trial.image, size, trial.kinds).shapes
     except Exception:
         return False
-    return all(_is_expected(shape[-2:], size, stride) for shape, stride in zip(shapes, strides, strict=True))
-
-
-def _is_expected(grid: Sequence[int], size: Size, stride: int) -> bool:
-    pairs = zip(grid, size, strict=True)
-    return all(abs(places - pixels / stride) <= max(2, 0.1 * places) for places, pixels in pairs)
+    own = trial.image.shape[-2:]
+    for shape, grid, stride in zip(shapes, trial.grids, trial.strides, strict=True):
+        expected = [held + (now - then) / stride for held, now, then in zip(grid, size, own, strict=True)]
+        if any(abs(places - wanted) > _SLACK for places, wanted in zip(shape[-2:], expected, strict=True)):
+            return False
+    return True

@@ -167,3 +167,17 @@ def test_maps_of_convolutions_without_padding_are_widened():
     assert (first.shape[-2:], second.shape[-2:]) == ((21, 29), (8, 12))
     wanted = backbone.fpn({"0": F.pad(first, (1, 2, 1, 2)), "1": F.pad(second, (2, 2, 2, 2))})
     assert all(torch.equal(level, wanted[name]) for name, level in backbone(x).items())
+
+
+class Resizes(Flat):
+    """Brings every image to one size itself."""
+
+    def forward(self, x):
+        return super().forward(F.interpolate(x, (128, 128)))
+
+
+def test_a_model_that_resizes_images_itself():
+    backbone = fxfeat.fpn_backbone(Resizes(side=128), example_inputs=image(96, 96), out_channels=8).eval()
+    assert backbone.fixed_size == (96, 96)
+    for level, stride in zip(backbone(image(75, 101)).values(), backbone.strides, strict=True):
+        assert level.shape[-2:] == (math.ceil(75 / stride), math.ceil(101 / stride))
