@@ -1,45 +1,23 @@
-"""Build Mask R-CNN on a feature pyramid whose backbone is an extracted ResNet-50; train one step, predict once.
+"""Build Mask R-CNN on a ResNet-50 with one call; train one step, predict once.
 
-Everything is random, weights and images alike: the point is how the parts fit together.
+Everything is random, weights and images alike: the point is how the parts fit together. Any other model will do in
+place of the ResNet-50, a Swin or a vision transformer too.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import resnet50
 from torchvision.models.detection import MaskRCNN
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from fxfeat import create_feature_extractor
-
-
-class Resnet50WithFPN(nn.Module):
-    """The four stages of a ResNet-50, merged top down into maps of 256 channels, as ``MaskRCNN`` wants its backbone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = create_feature_extractor(
-            resnet50(), return_nodes={f"layer{k}": str(v) for v, k in enumerate([1, 2, 3, 4])}
-        )
-        with torch.no_grad():
-            levels = self.body(torch.randn(2, 3, 224, 224))
-        self.out_channels = 256
-        self.fpn = FeaturePyramidNetwork(
-            in_channels_list=[level.shape[1] for level in levels.values()],
-            out_channels=self.out_channels,
-            extra_blocks=LastLevelMaxPool(),
-        )
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return one map per level, finest first."""
-        return self.fpn(self.body(x))
+from fxfeat.detection import mask_rcnn
 
 
 def main() -> None:
     """Train for one step and predict for one image."""
     torch.manual_seed(0)
-    backbone = Resnet50WithFPN()
-    print(backbone.body.code)
-    model = MaskRCNN(backbone, num_classes=91, min_size=128, max_size=160, box_score_thresh=0.0)
+    model = mask_rcnn(resnet50(), num_classes=91, min_size=128, max_size=160, box_score_thresh=0.0)
+    print(model.backbone.body.extractor.code)
+    print(f"strides {model.backbone.strides}, anchors {model.rpn.anchor_generator.sizes}")
     train_step(model)
     predict(model)
 

@@ -2,6 +2,7 @@
 
 from fxfeat.api import create_feature_extractor, get_graph_node_names
 from fxfeat.backbone import Backbone
+from fxfeat.detection import FPNBackbone, fpn_backbone
 from fxfeat.emit.extractor import FeatureExtractor
 from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, RequestError, TraceError
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
@@ -9,6 +10,7 @@ from fxfeat.verify import Verification, verify
 
 __all__ = [
     "Backbone",
+    "FPNBackbone",
     "FeatureExtractor",
     "FeatureInfo",
     "FeaturePyramid",
@@ -20,6 +22,7 @@ __all__ = [
     "Verification",
     "create_feature_extractor",
     "features_only",
+    "fpn_backbone",
     "get_graph_node_names",
     "verify",
 ]

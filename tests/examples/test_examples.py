@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fxfeat.cli import main as run_command
 
@@ -23,7 +24,7 @@ def load_main(name: str) -> Callable[..., Any]:
 
 
 def test_every_example_is_tested():
-    tested = {"list_names", "mask_rcnn_fpn", "resnet50_pyramid", "third_party_model"}
+    tested = {"list_names", "mask_rcnn_fpn", "resnet50_pyramid", "third_party_model", "train_detector"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -47,7 +48,38 @@ def test_mask_rcnn_fpn(capsys):
     printed = capsys.readouterr().out
     assert "loss_mask" in printed
     assert "nan" not in printed
+    assert "strides [4, 8, 16, 32, 64], anchors ((32,), (64,), (128,), (256,), (512,))" in printed
     assert "(100, 1, 128, 160)" in printed
+
+
+def test_train_detector_draws_what_it_finds(tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image")
+    precision = load_main("train_detector")(steps=2, output=tmp_path / "shapes.png", test_images=8)
+    assert 0 <= precision <= 1
+    assert "levels of strides [4, 8, 16, 32], of [48, 64, 96] channels in the model" in capsys.readouterr().out
+    with image.open(tmp_path / "shapes.png") as picture:
+        assert picture.size == (4 * (3 * 96 + 6) + 6, 2 * (3 * 96 + 6) + 6)
+
+
+def test_train_detector_measures_precision():
+    measure = runpy.run_path(str(EXAMPLES / "train_detector.py"))["measure_precision"]
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2])}, {"boxes": boxes[:1], "labels": torch.tensor([3])}]
+
+    def guess(found, labels, scores):
+        return {"boxes": found, "labels": torch.tensor(labels), "scores": torch.tensor(scores)}
+
+    nothing = guess(torch.zeros(0, 4), [], [])
+    assert measure([guess(boxes, [1, 2], [0.9, 0.8]), guess(boxes[:1], [3], [0.7])], targets) == 1
+    assert measure([nothing, nothing], targets) == 0
+    # Class 1 is found, and again at a lower score, which costs nothing; class 2 is found after a miss; class 3 is not.
+    twice = guess(boxes[[0, 0, 0, 1]], [1, 1, 2, 2], [0.9, 0.8, 0.7, 0.6])
+    assert measure([twice, nothing], targets) == pytest.approx((1 + 0.5 + 0) / 3)
+
+
+@pytest.mark.zoo
+def test_train_detector_learns(tmp_path):
+    assert load_main("train_detector")(output=tmp_path / "shapes.png") >= 0.5
 
 
 def test_resnet50_pyramid_draws_the_default_photo(tmp_path):

@@ -1,0 +1,71 @@
+"""Anchors that match the levels of a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from fxfeat.errors import RequestError
+
+_SIZE = 8
+
+
+def make_anchors(strides: Sequence[int], sizes: Any = None, aspect_ratios: Any = (0.5, 1.0, 2.0)) -> AnchorGenerator:
+    """Make anchors for levels of some strides.
+
+    Example:
+        >>> make_anchors((4, 8)).sizes
+        ((32,), (64,))
+        >>> make_anchors((4, 8), sizes=(16, 32), aspect_ratios=(1.0,)).num_anchors_per_location()
+        [1, 1]
+
+    Args:
+        strides: of the levels, in pixels, extra levels included.
+        sizes: one size in pixels, or a tuple of sizes, for each level; 8 times its stride if not given.
+        aspect_ratios: height over width, the same for all levels, or a tuple for each level.
+
+    Raises:
+        RequestError: where these do not fit the number of levels.
+    """
+    listed = tuple(_as_tuple(size) for size in (sizes if sizes is not None else [_SIZE * stride for stride in strides]))
+    if len(listed) != len(strides):
+        raise RequestError(
+            f"sizes has {len(listed)} entries, but the backbone has {len(strides)} levels, of strides "
+            f"{tuple(strides)}, extra ones included. Pass one size or tuple of sizes for each level, for instance "
+            f"sizes={tuple((_SIZE * stride,) for stride in strides)}."
+        )
+    ratios = tuple(aspect_ratios)
+    ratios = tuple(map(tuple, ratios)) if ratios and isinstance(ratios[0], (tuple, list)) else (ratios,) * len(strides)
+    if len(ratios) != len(strides):
+        raise RequestError(
+            f"aspect_ratios has {len(ratios)} tuples, but the backbone has {len(strides)} levels, of strides "
+            f"{tuple(strides)}, extra ones included. Pass one tuple for each level, or one for all of them, for "
+            "instance aspect_ratios=(0.5, 1.0, 2.0)."
+        )
+    return check_anchors(AnchorGenerator(listed, ratios), strides)
+
+
+def check_anchors(anchors: AnchorGenerator, strides: Sequence[int]) -> AnchorGenerator:
+    """Check that anchors fit levels of some strides, and that one head can serve them all.
+
+    Raises:
+        RequestError: where they do not.
+    """
+    counts = [len(sizes) * len(ratios) for sizes, ratios in zip(anchors.sizes, anchors.aspect_ratios, strict=False)]
+    if len(counts) != len(strides):
+        raise RequestError(
+            f"The anchor generator is for {len(counts)} levels, but the backbone has {len(strides)}, of strides "
+            f"{tuple(strides)}, extra ones included. Leave it out, or make it with backbone.anchor_generator(sizes=)."
+        )
+    if len(set(counts)) > 1:
+        raise RequestError(
+            f"The levels have {counts} anchors at each place; it must be the same number for all, since one head "
+            "serves them all. Pass as many sizes and aspect ratios for each level."
+        )
+    return anchors
+
+
+def _as_tuple(size: Any) -> tuple[Any, ...]:
+    return tuple(size) if isinstance(size, (tuple, list)) else (size,)

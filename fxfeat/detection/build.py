@@ -1,0 +1,153 @@
+"""Build a detector's backbone from a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from fxfeat.detection.backbone import FPNBackbone, Patches
+from fxfeat.detection.body import Body, Request, find_body
+from fxfeat.detection.extra import make_extra_blocks
+from fxfeat.detection.frozen_norms import freeze_norms
+from fxfeat.detection.measure import make_maps, measure_levels
+from fxfeat.detection.sharing import freeze_parameters
+from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
+from fxfeat.detection.sizes import Sizes, find_sizes
+from fxfeat.errors import RequestError
+
+_FLAT_STRIDES = (4, 8, 16, 32)
+
+
+def fpn_backbone(
+    model: nn.Module,
+    out_indices: int | Sequence[int] | None = None,
+    *,
+    out_channels: int = 256,
+    extra_blocks: Any = "pool",
+    norm_layer: Callable[..., nn.Module] | None = None,
+    freeze_norm: bool = False,
+    trainable_levels: int | None = None,
+    output_stride: int | None = None,
+    example_inputs: Any = None,
+) -> FPNBackbone:
+    """Turn a model into the backbone of a detector: its feature maps with a feature pyramid network on top.
+
+    Example:
+        >>> import torchvision
+        >>> backbone = fpn_backbone(torchvision.models.resnet18(), example_inputs=torch.rand(1, 3, 64, 64))
+        >>> {name: tuple(level.shape) for name, level in backbone(torch.rand(1, 3, 64, 96)).items()}
+        {'0': (1, 256, 16, 24), '1': (1, 256, 8, 12), '2': (1, 256, 4, 6), '3': (1, 256, 2, 3), 'pool': (1, 256, 1, 2)}
+        >>> backbone.strides
+        [4, 8, 16, 32, 64]
+
+    Args:
+        model: any module that takes an image ``(N, C, H, W)``; it is not changed. The backbone shares its parameters,
+            except those that it freezes: these are parameters of their own over the same memory.
+        out_indices: the levels of ``features_only`` to use: an int for the last n, or indices. By default those of
+            strides 4 to 32. For a model that works at one resolution, such as a vision transformer, the one block
+            whose map to use; by default the last, after the final norm.
+        out_channels: the width of each map that is returned.
+        extra_blocks: what makes levels beyond those of the model: ``"pool"`` (every second place of the last level),
+            ``"p6p7"`` (two strided convolutions), None, or an ``ExtraFPNBlock``.
+        norm_layer: makes a norm for a number of channels, after each convolution of the pyramid.
+        freeze_norm: use ``FrozenBatchNorm2d`` with the same numbers in place of every batch norm of the model.
+        trainable_levels: how many of the model's levels to train, counted from the last one used; all before these is
+            frozen. None or a number as great as there are levels (the stem is one if ``features_only`` has a level
+            before the first stage, as for ResNet) trains everything, 0 nothing.
+        output_stride: the largest stride wanted of the model; strides past it become dilations.
+        example_inputs: an image, or what else the model takes; worked out from the model if not given.
+
+    Returns:
+        The backbone. It takes images of any size: where the model does not, it pads (``size_divisibility``,
+        ``least_size``) or resizes (``fixed_size``) inside, and gives maps of the image's size all the same. Parameters
+        that no map depends on are dropped, or frozen where they are inside a module that is called whole.
+
+        The names in ``state_dict()`` are those of the model after ``body.`` and those of
+        ``torchvision.ops.FeaturePyramidNetwork`` after ``fpn.``, as in torchvision's ``BackboneWithFPN``.
+
+    Raises:
+        RequestError: for levels that there are not, or maps that are not of two dimensions.
+        TraceError: for a model that has no levels or cannot be recorded.
+
+    Source: torchvision's ``resnet_fpn_backbone``; Li et al. 2022, arXiv 2203.16527, for models of one resolution.
+    """
+    return build_backbone(
+        model,
+        out_indices,
+        _FLAT_STRIDES[0],
+        out_channels=out_channels,
+        extra_blocks=extra_blocks,
+        norm_layer=norm_layer,
+        freeze_norm=freeze_norm,
+        trainable_levels=trainable_levels,
+        output_stride=output_stride,
+        example_inputs=example_inputs,
+    )
+
+
+def build_backbone(
+    model: nn.Module,
+    out_indices: int | Sequence[int] | None,
+    least_stride: int,
+    *,
+    out_channels: int = 256,
+    extra_blocks: Any = "pool",
+    norm_layer: Callable[..., nn.Module] | None = None,
+    freeze_norm: bool = False,
+    trainable_levels: int | None = None,
+    output_stride: int | None = None,
+    example_inputs: Any = None,
+) -> FPNBackbone:
+    """Do what ``fpn_backbone`` does, for levels of at least some stride by default."""
+    if type(out_channels) is not int or out_channels < 1:
+        raise RequestError(f"out_channels is {out_channels!r}; it must be a positive int, such as 256.")
+    extra = make_extra_blocks(extra_blocks, out_channels)
+    held = freeze_norms(model) if freeze_norm and isinstance(model, nn.Module) else model
+    # What is drawn for example images must not change how the new layers are initialised.
+    with torch.random.fork_rng(devices=[]):
+        body = find_body(held, Request(out_indices, least_stride, trainable_levels, output_stride), example_inputs)
+    top = _put_on_block if body.flat else _put_on_levels
+    backbone = top(body, out_channels, extra, norm_layer, least_stride)
+    # The modes of the model's own modules are the user's.
+    backbone.fpn.train(model.training)
+    backbone.training = model.training
+    return backbone
+
+
+def _put_on_levels(body: Body, out_channels: int, extra: Any, norm_layer: Any, least_stride: int) -> FPNBackbone:
+    """Put a feature pyramid network on the levels of a model."""
+    channels = list(body.pyramid.channels)
+    fpn = FeaturePyramidNetwork(channels, out_channels, extra, norm_layer)
+    levels = measure_levels(fpn, make_maps(channels, body.strides), body.strides)
+    sizes = _find_sizes(body)
+    return FPNBackbone(
+        freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, orders=body.orders
+    )
+
+
+def _put_on_block(body: Body, out_channels: int, extra: Any, norm_layer: Any, least_stride: int) -> FPNBackbone:
+    """Put a simple feature pyramid on the one map of a flat model."""
+    patch, channels = body.strides[-1], body.pyramid.channels[-1]
+    patches = Patches(patch, 2 ** round(math.log2(patch)))
+    strides = [stride for stride in _FLAT_STRIDES if stride >= least_stride]
+    fpn = SimpleFeaturePyramid(channels, out_channels, patches.stride, strides, extra, norm_layer)
+    levels = measure_levels(fpn, torch.empty(1, channels, 64, 64, device="meta"), strides)
+    found = _find_sizes(body)
+    divisor = math.lcm(found.divisor // patch * patches.stride, strides[-1]) if found.fixed is None else strides[-1]
+    least = math.ceil(found.least * patches.stride / patch) if found.least > 1 else 1
+    sizes = Sizes(divisor, found.fixed, least)
+    return FPNBackbone(
+        freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, patches, body.orders
+    )
+
+
+def _find_sizes(body: Body) -> Sizes:
+    """Find out which image sizes the body takes; an order of places is known for one size alone."""
+    if body.orders:
+        return Sizes(fixed=(body.image.shape[-2], body.image.shape[-1]))
+    return find_sizes(body.pyramid, body.image, body.strides, body.flat)

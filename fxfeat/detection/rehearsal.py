@@ -1,0 +1,116 @@
+"""Run a module without data, to learn shapes, the sizes it takes and the parameters that it uses."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fxfeat.pyramid import FeaturePyramid
+from fxfeat.record.recording import Kind
+from fxfeat.record.untouched import untouched
+
+KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one run gave: the shapes of the maps, and for each map the names of the parameters that it depends on."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    used: tuple[frozenset[str], ...] = ()
+
+
+def rehearse(
+    body: FeaturePyramid,
+    image: torch.Tensor,
+    size: tuple[int, int] | None = None,
+    kinds: Sequence[Kind] = KINDS,
+    training: bool = False,
+    gradients: bool = False,
+) -> Rehearsal:
+    """Run a pyramid on the cheapest tensors that its code can work with; it comes back as it was.
+
+    Example:
+        >>> from fxfeat import features_only
+        >>> conv = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1))
+        >>> body = features_only(conv, example_inputs=torch.rand(1, 3, 32, 32))
+        >>> found = rehearse(body, torch.rand(1, 3, 32, 32), (64, 96), gradients=True)
+        >>> found.shapes, sorted(found.used[0])
+        (((1, 8, 32, 48), (1, 8, 16, 24)), ['0.bias', '0.weight'])
+
+    Args:
+        body: returns a list of maps.
+        image: of shape ``(N, C, H, W)``; only its shape and dtype matter.
+        size: the height and width to run at; the image's own if not given.
+        kinds: what tensors to try, in this order.
+        training: the mode to run in.
+        gradients: whether to find the parameters that each map depends on.
+
+    Raises:
+        Exception: what the last of the kinds failed with.
+    """
+    failure: Exception | None = None
+    for kind in kinds:
+        try:
+            with untouched(body.extractor), untouched(body), _stage(body, kind):
+                body.train(training)
+                return _run(body, _make_image(body, image, size, kind), gradients)
+        except Exception as error:
+            failure = error
+    assert failure is not None
+    raise failure
+
+
+@contextlib.contextmanager
+def _stage(body: FeaturePyramid, kind: Kind) -> Iterator[None]:
+    """Put tensors without data in the places of a module's own; ``untouched`` puts those back."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        if kind == "fake":
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        if kind == "meta":
+            stack.enter_context(torch.device("meta"))
+        held: dict[int, torch.Tensor] = {}
+        for module in (body.extractor, *body.modules()):
+            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
+            for table in tables:
+                tensors = [(name, value) for name, value in table.items() if isinstance(value, torch.Tensor)]
+                table.update({name: held.setdefault(id(value), _stand_in(value, kind)) for name, value in tensors})
+        yield
+
+
+def _stand_in(tensor: torch.Tensor, kind: Kind) -> torch.Tensor:
+    """Make a tensor like another, a parameter of it if it is one, that may be written to."""
+    copied = tensor.detach().to("meta") if kind == "meta" else tensor.detach().clone()
+    if not isinstance(tensor, nn.Parameter):
+        return copied
+    return nn.Parameter(copied, copied.is_floating_point() or copied.is_complex())
+
+
+def _make_image(body: FeaturePyramid, image: torch.Tensor, size: tuple[int, int] | None, kind: Kind) -> torch.Tensor:
+    shape = (*image.shape[:2], *(size or image.shape[2:]))
+    parameter = next(body.parameters(), image)
+    return torch.zeros(shape, dtype=image.dtype, device="meta" if kind == "meta" else parameter.device)
+
+
+def _run(body: FeaturePyramid, image: torch.Tensor, gradients: bool) -> Rehearsal:
+    with torch.compiler.set_stance("force_eager"):
+        maps: list[torch.Tensor] = body(image)
+    shapes = tuple(tuple(level.shape) for level in maps)
+    if not gradients:
+        return Rehearsal(shapes)
+    named = {name: held for name, held in body.named_parameters() if held.requires_grad}
+    return Rehearsal(shapes, tuple(_find_used(level, named) for level in maps))
+
+
+def _find_used(level: torch.Tensor, named: dict[str, Any]) -> frozenset[str]:
+    if not level.requires_grad or not named:
+        return frozenset()
+    found = torch.autograd.grad(level.sum(), list(named.values()), retain_graph=True, allow_unused=True)
+    return frozenset(name for name, gradient in zip(named, found, strict=True) if gradient is not None)
