@@ -16,12 +16,12 @@ from fxfeat.backbone.ladder import Ladder, build_ladder, cut_ladder, finish, is_
 from fxfeat.backbone.levels import check_format
 from fxfeat.backbone.places import Place, check_unpooled, count_outputs, reset
 from fxfeat.backbone.prune import strip
-from fxfeat.backbone.share import share
 from fxfeat.backbone.split import Programs, Split, split_model
 from fxfeat.backbone.take import take_indices
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.modes import read_setup
 from fxfeat.pyramid.feature_info import FeatureInfo
+from fxfeat.sharing import share
 
 
 class Backbone(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 
 from fxfeat.backbone.classifier import Classifier
 from fxfeat.backbone.layers import Layer, make_layer, outputs_of, read_layer
-from fxfeat.backbone.share import replace
+from fxfeat.backbone.replace import replace
 from fxfeat.errors import RequestError
 
 

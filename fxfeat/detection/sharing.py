@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
-from fxfeat.errors import RequestError
+from fxfeat.errors import RequestError, TraceError
+from fxfeat.sharing import share
 
 Held = TypeVar("Held", bound=nn.Module)
 
@@ -30,17 +29,12 @@ def copy_sharing(module: Held, replaced: Mapping[int, Any]) -> Held:
     Raises:
         RequestError: where the module cannot be copied.
     """
-    memo: dict[int, Any] = {id(held): held for held in (*module.parameters(), *module.buffers())}
-    for held in module.modules():
-        memo.update({id(value): value for value in vars(held).values() if isinstance(value, torch.Tensor)})
-    memo.update(replaced)
     try:
-        return copy.deepcopy(module, memo)
-    except Exception as error:
+        return share(module, replaced)
+    except TraceError as error:
         raise RequestError(
-            f"{type(module).__name__} cannot be copied ({type(error).__name__}: {error}), which frozen norms and "
-            "levels need, since the model itself is not changed. Pass freeze_norm=False and trainable_levels=None, or "
-            "a model that copy.deepcopy can copy."
+            f"{error} Frozen norms and levels need a copy, since the model itself is not changed. Pass "
+            "freeze_norm=False and trainable_levels=None, or a model that copy.deepcopy can copy."
         ) from error
 
 

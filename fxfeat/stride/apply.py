@@ -9,14 +9,15 @@ from torch import nn
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.modes import Setup
 from fxfeat.record.recording import facts
+from fxfeat.sharing import share
 from fxfeat.stride.alone import Changes, Run, call_sites, is_as_planned, windows_of
 from fxfeat.stride.attributes import set_attributes
 from fxfeat.stride.change import Change
 from fxfeat.stride.flow import Flow
 from fxfeat.stride.layers import change_layer
+from fxfeat.stride.places import Places, own, replace
 from fxfeat.stride.recordings import record_dense
 from fxfeat.stride.refusals import refuse
-from fxfeat.stride.sharing import Places, own, replace, share
 from fxfeat.stride.write_out import write_out
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fxfeat.stride.alone import Changes
-from fxfeat.stride.sharing import clone_module
+from fxfeat.stride.places import clone_module
 from fxfeat.stride.windows import Window, ends_of, even_pads
 
 _UNKNOWN = object()

@@ -9,8 +9,8 @@ from torch import nn
 from fxfeat.stride.change import Change
 from fxfeat.stride.dense import END_PADDED, DenseAvgPool, DenseMaxPool
 from fxfeat.stride.flow import Flow
+from fxfeat.stride.places import clone_module
 from fxfeat.stride.refusals import refuse
-from fxfeat.stride.sharing import clone_module
 from fxfeat.stride.windows import Window, ends_of, even_pads, fits_pool
 
 

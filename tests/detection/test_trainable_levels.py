@@ -99,5 +99,5 @@ def test_a_model_that_cannot_be_copied():
     model = Staged()
     model.lock = __import__("threading").Lock()
     fxfeat.fpn_backbone(model, example_inputs=IMAGE)
-    with pytest.raises(fxfeat.RequestError, match=r"^Staged cannot be copied \(TypeError: cannot pickle"):
+    with pytest.raises(fxfeat.RequestError, match=r"^Staged cannot be copied: TypeError: cannot pickle"):
         fxfeat.fpn_backbone(model, example_inputs=IMAGE, freeze_norm=True)

@@ -1,45 +1,13 @@
-"""Copy a model's structure while every tensor stays shared."""
+"""Where the modules of a model hang, and other modules in their places."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Container, Sequence
 
-import torch
 from torch import nn
 
-from fxfeat.errors import TraceError
 from fxfeat.stride.flow import Flow
-
-
-def share(model: nn.Module) -> nn.Module:
-    """Copy a model's modules, attributes and hooks, but not its tensors, which both then hold.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> share(layer).weight is layer.weight
-    True
-
-    Raises:
-        TraceError: where a module cannot be copied.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        memo.update((id(tensor), tensor) for tensor in _tensors_in(vars(module).values()))
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise TraceError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}.") from error
-
-
-def _tensors_in(values: Iterable[Any], depth: int = 3) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif depth and isinstance(value, (list, tuple)):
-            yield from _tensors_in(value, depth - 1)
-        elif depth and isinstance(value, dict):
-            yield from _tensors_in(value.values(), depth - 1)
 
 
 class Places:

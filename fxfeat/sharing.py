@@ -1,0 +1,50 @@
+"""Copy a model's structure while every tensor stays shared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from fxfeat.errors import TraceError
+
+Held = TypeVar("Held", bound=nn.Module)
+
+
+def share(module: Held, replaced: Mapping[int, Any] | None = None) -> Held:
+    """Copy a module, all modules in it, their attributes and hooks, but not their tensors, which both then hold.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> copied = share(layer)
+        >>> copied is layer, copied.weight is layer.weight
+        (False, True)
+
+    Args:
+        module: the module; it is not changed.
+        replaced: what the copy is to hold in place of a tensor or a module, by the ``id`` of the latter.
+
+    Raises:
+        TraceError: where a module cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for held in module.modules():
+        memo.update((id(tensor), tensor) for tensor in _tensors_in(vars(held).values()))
+    memo.update(replaced or {})
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:
+        raise TraceError(f"{type(module).__name__} cannot be copied: {type(error).__name__}: {error}.") from error
+
+
+def _tensors_in(values: Iterable[Any], depth: int = 3) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif depth and isinstance(value, (list, tuple)):
+            yield from _tensors_in(value, depth - 1)
+        elif depth and isinstance(value, dict):
+            yield from _tensors_in(value.values(), depth - 1)
