@@ -183,7 +183,7 @@ def draw_results(images: list[Tensor], found: list[Target], output: Path) -> Non
         names = [f"{CLASSES[label]} {score:.2f}" for label, score in pairs]
         if names:
             boxes = guess["boxes"][sure] * 3
-            panel = draw_bounding_boxes(panel, boxes, names, colors="white", width=2, label_background_colors="black")
+            panel = draw_bounding_boxes(panel, boxes, names, colors="white", width=2, fill_labels=True)
         panels.append(panel)
     output.parent.mkdir(parents=True, exist_ok=True)
     to_pil_image(make_grid(panels, nrow=4, padding=6, pad_value=1.0)).save(output)
