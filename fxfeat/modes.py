@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxfeat.errors import RequestError, TraceError
@@ -44,7 +45,8 @@ def read_setup(
         given = read_example(example_inputs)
         examples: tuple[Example, ...] = (Example(given.args, {**given.kwargs, **(concrete_args or {})}),)
     else:
-        examples = tuple(guess_examples(model, concrete_args))
+        with torch.random.fork_rng(devices=[]):
+            examples = tuple(guess_examples(model, concrete_args))
     if not examples:
         raise TraceError(
             f"fxfeat found no convolution, embedding, recurrent or linear layer in {type(model).__name__} to work an "

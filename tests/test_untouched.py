@@ -196,3 +196,13 @@ def test_frozen_notices():
         model = build()
         with pytest.raises(AssertionError), frozen(model):
             change(model)
+
+
+@pytest.mark.parametrize("call", [fxfeat.get_graph_node_names, fxfeat.features_only, fxfeat.Backbone])
+def test_working_out_an_input_draws_nothing(call):
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    before = torch.get_rng_state()
+    call(model)
+    assert torch.equal(torch.get_rng_state(), before)

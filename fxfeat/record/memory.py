@@ -59,7 +59,7 @@ def widen_writes(
             _join(groups, waiting.pop(0).memory)
         written = facts(node).writes
         if any(memory in groups for memory in written):
-            amend(node, writes=written.union(*(groups.get(memory, frozenset()) for memory in written)))
+            _widen(node, frozenset[Storage]().union(*(groups.get(memory, frozenset()) for memory in written)))
 
 
 def _join(groups: dict[Storage, frozenset[Storage]], memory: frozenset[Storage]) -> None:
@@ -83,7 +83,13 @@ def _write_on_other_branches(root: nn.Module, nodes: list[fx.Node], spans: list[
         inside = nodes[span.start : span.stop]
         if inside and may_write(root.get_submodule(span.path)):
             given = _memory(nodes_in((span.args, span.kwargs)))
-            amend(inside[-1], writes=facts(inside[-1]).writes | given)
+            _widen(inside[-1], given)
+
+
+def _widen(node: fx.Node, memory: frozenset[Storage]) -> None:
+    """Note memory that a node may write on another input, beside what it was seen to write."""
+    known = facts(node)
+    amend(node, writes=known.writes | memory, guessed=known.guessed | (memory - known.writes))
 
 
 def may_write(module: nn.Module) -> bool:

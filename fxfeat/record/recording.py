@@ -76,6 +76,7 @@ class Facts:
     look: Look | None = None
     container: bool = False
     address: Address = ()
+    guessed: frozenset[Storage] = frozenset()
 
 
 @dataclass(frozen=True)

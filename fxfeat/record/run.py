@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fxfeat.errors import FxfeatError, TraceError
+from fxfeat.record.caches import fresh_caches
 from fxfeat.record.examples import Example, bind
 from fxfeat.record.interception import Interceptor
 from fxfeat.record.leaves import Leaves
@@ -109,7 +110,8 @@ def _record_once(
     model: nn.Module, example: Example, leaves: Leaves, training: bool | None, kind: Kind, recast: Recast | None
 ) -> Recording:
     recorder = Recorder(stand_ins(kind, recast), _state_of(model), _device_of(model, example))
-    mode, changed = _run(recorder, model, example, leaves, training)
+    with fresh_caches(model):
+        mode, changed = _run(recorder, model, example, leaves, training)
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure

@@ -121,7 +121,7 @@ def _left_altered(recording: Recording, plan: Plan, last: int) -> list[str]:
     loose = [node for node in writers if plan.region(recording, facts(node).span) not in kept]
 
     def written(path: str, nodes: list[fx.Node]) -> bool:
-        return any(facts(node).writes & held[path] for node in nodes)
+        return any((facts(node).writes - facts(node).guessed) & held[path] for node in nodes)
 
     early = [node for node in writers if facts(node).position < last]
     late = [node for node in loose if facts(node).position >= last]

@@ -98,3 +98,20 @@ def test_a_feature_is_what_it_was_before_the_block_at_any_size(kind):
 def test_only_what_may_be_written_over_is_cloned(kind):
     extractor = fxfeat.create_feature_extractor(Around(kind()), ["stem", "block"], example_inputs=X)
     assert ("clone" in extractor.code) == (kind in WRITING)
+
+
+class HandsItsParameterToABlockThatMayWrite(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3, 1, 1))
+        self.first, self.second = DoublesOneRowInPlace(), DoublesOneRowInPlace()
+
+    def forward(self, x):
+        y = self.first(x + self.scale)
+        return self.second(y.mul(self.scale)) + self.first(self.scale.expand(2, 3, 4, 4).contiguous())
+
+
+def test_what_may_be_written_is_not_taken_for_what_is():
+    model = HandsItsParameterToABlockThatMayWrite()
+    extractor = fxfeat.create_feature_extractor(model, ["first@0"], example_inputs=X)
+    assert fxfeat.verify(model, extractor, X).ok
