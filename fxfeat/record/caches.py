@@ -58,7 +58,11 @@ def _search(value: Any, found: dict[int, Cache], seen: set[int], depth: int) -> 
     if isinstance(value, functools._lru_cache_wrapper):
         found[id(value)] = value
         value = value.__wrapped__
-    value = getattr(value, "__func__", getattr(value, "fget", value))
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    if isinstance(value, property):
+        value = value.fget
+    # Nothing is asked of other objects: one that stands for a missing package raises whatever is asked.
     if not isinstance(value, types.FunctionType) or id(value) in seen or depth > _DEEPEST or _is_torch(value):
         return
     seen.add(id(value))

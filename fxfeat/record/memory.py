@@ -109,14 +109,16 @@ def _code_of(kind: type) -> Iterator[types.CodeType]:
     waiting: list[Any] = [getattr(kind, "forward", None)]
     seen: set[types.CodeType] = set()
     while waiting:
-        function = inspect.unwrap(waiting.pop())
+        function = waiting.pop()
+        function = inspect.unwrap(function) if isinstance(function, types.FunctionType) else function
         if not isinstance(function, types.FunctionType) or function.__code__ in seen:
             continue
         seen.add(function.__code__)
         yield function.__code__
         names = function.__code__.co_names
         called = [function.__globals__.get(name) for name in names] + [getattr(kind, name, None) for name in names]
-        waiting += [held for held in called if not str(getattr(held, "__module__", "torch")).startswith("torch")]
+        functions = (held for held in called if isinstance(held, types.FunctionType))
+        waiting += [held for held in functions if not str(held.__module__).startswith("torch")]
 
 
 def _writes(code: types.CodeType) -> bool:

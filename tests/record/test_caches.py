@@ -54,6 +54,33 @@ class CachedInAClosure(CachedMethod):
         return torch.arange(size, device=device, dtype=dtype)
 
 
+class MissingPackage:
+    """Stands for a package that is not installed, as lazy imports do."""
+
+    def __getattr__(self, name):
+        if name == "__wrapped__":  # pytest asks everything in a file for it
+            raise AttributeError(name)
+        raise ImportError(f"no package for {name}")
+
+
+missing = MissingPackage()
+
+
+class NamesAMissingPackage(CachedFunction):
+    def forward(self, x):
+        if x.shape[0] > 9:
+            return missing.run(x)
+        return self.act(x)
+
+    static = missing
+
+
+def test_a_missing_package_is_left_alone():
+    model = nn.Sequential(NamesAMissingPackage(), nn.Tanh())
+    extractor = fxfeat.create_feature_extractor(model, ["1"], example_inputs=X)
+    assert fxfeat.verify(model, extractor, X).ok
+
+
 KINDS = [CachedFunction, CachedMethod, CachedInAClosure]
 
 
