@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,9 +49,3 @@ def plant_constants(root: nn.Module, emission: Emission) -> None:
     """Give the root the tensors that emitted code carries, because no module holds them."""
     for name, tensor in emission.constants.items():
         object.__setattr__(root, name, tensor)
-
-
-def signature_of(root: nn.Module) -> inspect.Signature:
-    """Return the signature of a model's forward, without its annotations."""
-    parameters = [held.replace(annotation=held.empty) for held in inspect.signature(root.forward).parameters.values()]
-    return inspect.Signature(parameters)

@@ -108,9 +108,7 @@ def build_backbone(
         raise RequestError(f"out_channels is {out_channels!r}; it must be a positive int, such as 256.")
     extra = make_extra_blocks(extra_blocks, out_channels)
     held = freeze_norms(model) if freeze_norm and isinstance(model, nn.Module) else model
-    # What is drawn for example images must not change how the new layers are initialised.
-    with torch.random.fork_rng(devices=[]):
-        body = find_body(held, Request(out_indices, least_stride, trainable_levels, output_stride), example_inputs)
+    body = find_body(held, Request(out_indices, least_stride, trainable_levels, output_stride), example_inputs)
     top = _put_on_block if body.flat else _put_on_levels
     backbone = top(body, out_channels, extra, norm_layer, least_stride)
     # The modes of the model's own modules are the user's.

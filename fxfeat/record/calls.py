@@ -152,8 +152,3 @@ def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             if argument.alias_info and argument.alias_info.is_write and isinstance(value, torch.Tensor):
                 found.append(value)
     return found
-
-
-def is_factory(function: Any) -> bool:
-    """Say whether ``function`` is a plain torch function that takes no tensor to work on."""
-    return getattr(function, "__self__", None) is torch._C._VariableFunctions
