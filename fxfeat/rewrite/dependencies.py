@@ -44,10 +44,11 @@ def writers_before(writers: Iterable[fx.Node], memory: frozenset[Storage], momen
 def find_needed(
     recording: Recording, nodes: list[fx.Node], features: tuple[Feature, ...], also: Iterable[fx.Node] = ()
 ) -> set[fx.Node]:
-    """Find the nodes that features need, and the updates of state that eager code makes before the last of them.
+    """Find the nodes that features need, in this call of the model and in the next.
 
-    An update stays unless it alone needs parameters: a branch with parameters of its own that feeds no feature is a
-    head, and goes with its state.
+    An update of state that eager code makes before the last feature stays unless it alone needs parameters: a branch
+    with parameters of its own that feeds no feature is a head, and goes with its state. An update after the last
+    feature goes, unless the next call's features read what it wrote.
     """
     drawn = draw_dependencies(nodes)
     roots = set(also)
@@ -57,13 +58,22 @@ def find_needed(
             roots.add(node)
             roots.update(writers_before(writers, facts(node).storages, feature.moment))
     needed = _with_ancestors(drawn, roots)
-    for node in nodes:
-        if node in needed or not facts(node).writes & recording.persistent:
-            continue
+    updates = [node for node in writers if facts(node).writes & recording.persistent]
+    for node in updates:
         extra = _with_ancestors(drawn, {node}) - needed
         if facts(node).position < last_moment(features) and not any(_has_parameters(recording, held) for held in extra):
             needed |= extra
+    # The next call brings inputs of its own.
+    state = recording.persistent.difference(*(facts(node).storages for node in nodes if node.op == "placeholder"))
+    while late := [node for node in updates if node not in needed and _is_read(node, state, needed)]:
+        needed |= _with_ancestors(drawn, set(late))
     return needed
+
+
+def _is_read(update: fx.Node, state: frozenset[Storage], needed: set[fx.Node]) -> bool:
+    """Say whether needed nodes compute from the state that an update writes, and do not only update it as well."""
+    memory = (facts(update).writes - facts(update).guessed) & state
+    return any(memory & memory_of(node) - facts(node).writes for node in needed)
 
 
 def _with_ancestors(drawn: nx.DiGraph, roots: set[fx.Node]) -> set[fx.Node]:

@@ -23,12 +23,13 @@ _PICKS = (operator.getitem, getattr)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which spans are opened, and what the features need of the recording."""
+    """Which spans are opened, and what the features need of the recording, all of it before position ``end``."""
 
     opened: frozenset[int]
     needed: frozenset[fx.Node]
     features: tuple[Feature, ...]
     guards: tuple[Guard, ...]
+    end: int
 
     def region(self, recording: Recording, span: int) -> int | None:
         """Return the outermost span around ``span`` (or itself) that stays whole, if any."""
@@ -50,7 +51,7 @@ def plan_openings(draft: Draft) -> Plan:
         opened |= inside
     while True:
         plan = _plan(draft, frozenset(opened), tuple(features))
-        more = _unreachable(recording, plan)
+        more = _unreachable(recording, plan) | _updating(recording, plan)
         if not more:
             _refuse(recording, plan)
             return plan
@@ -59,19 +60,19 @@ def plan_openings(draft: Draft) -> Plan:
 
 def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -> Plan:
     recording = draft.recording
-    plan = Plan(opened, frozenset(), features, ())
-    kept = [guard for guard in recording.guards if _is_kept(recording, plan, guard)]
+    plan = Plan(opened, frozenset(), features, (), last_moment(features))
     nodes = list(recording.graph.nodes)
-    last = last_moment(features)
-    also = {guard.node for guard in kept} | {node for node in _lookers(recording, plan) if facts(node).position < last}
+    passed: set[fx.Node] = set()
     while True:
-        needed = find_needed(recording, nodes, features, also)
-        plan = Plan(opened, frozenset(needed), features, tuple(kept))
+        kept = [guard for guard in recording.guards if _is_kept(recording, plan, guard)]
+        looking = {node for node in _lookers(recording, plan) if facts(node).position < plan.end}
+        needed = find_needed(recording, nodes, features, passed | looking | {guard.node for guard in kept})
+        before, end = plan, max(plan.end, *(facts(node).position + 1 for node in needed), 0)
+        plan = Plan(opened, frozenset(needed), features, tuple(kept), end)
         # A call passes on arguments that nothing inside may use; those have to be computed all the same.
         passed = {node for region in regions_of(recording, plan) for node in _arguments(recording.spans[region])}
-        if passed <= needed:
+        if passed <= needed and end == before.end:
             return plan
-        also |= passed
 
 
 def _lookers(recording: Recording, plan: Plan) -> list[fx.Node]:
@@ -82,7 +83,6 @@ def _lookers(recording: Recording, plan: Plan) -> list[fx.Node]:
 
 def _refuse(recording: Recording, plan: Plan) -> None:
     """Raise where an opened module does what cannot be written out, or a hook on it would be lost."""
-    last = last_moment(plan.features)
     for refusal in recording.refusals:
         if plan.region(recording, refusal.span) is None and _matters(recording, plan, refusal):
             path = recording.spans[refusal.span].path
@@ -96,36 +96,14 @@ def _refuse(recording: Recording, plan: Plan) -> None:
                 "which written-out code does not do. Ask for features outside the module that sets it: then that is "
                 "called whole."
             )
-    for path in _left_altered(recording, plan, last):
-        raise TraceError(
-            f"{type(recording.root).__name__} writes to its parameter {path!r} before these features are produced and "
-            "again after, as to put it back, which the extractor would leave out. Ask for 'output' as well, or for "
-            "features outside the module that writes."
-        )
     for node in _lookers(recording, plan):
         look = facts(node).look
-        if look and not look.idle and facts(node).position >= last:
+        if look and not look.idle and facts(node).position >= plan.end:
             path = recording.spans[facts(node).span].path or "output"
             raise TraceError(
                 f"{look.hook[0].upper()}{look.hook[1:]} would not run: it looks at a result that these features do not "
                 f"need. Ask for {path!r} as well, or take the hook off while the extractor is made."
             )
-
-
-def _left_altered(recording: Recording, plan: Plan, last: int) -> list[str]:
-    """List the parameters that written-out code would change for good, though the model puts them back."""
-    held = {str(node.target): facts(node).storages for node in recording.nodes if node.op == "get_attr"}
-    trained = {name for name, _ in recording.root.named_parameters(remove_duplicate=False)}
-    kept = regions_of(recording, plan)
-    writers = [node for node in recording.nodes if facts(node).writes]
-    loose = [node for node in writers if plan.region(recording, facts(node).span) not in kept]
-
-    def written(path: str, nodes: list[fx.Node]) -> bool:
-        return any((facts(node).writes - facts(node).guessed) & held[path] for node in nodes)
-
-    early = [node for node in writers if facts(node).position < last]
-    late = [node for node in loose if facts(node).position >= last]
-    return [path for path in held if path in trained and written(path, early) and written(path, late)]
 
 
 def _is_lost(recording: Recording, plan: Plan, setting: Setting) -> bool:
@@ -145,11 +123,11 @@ def _is_kept(recording: Recording, plan: Plan, guard: Guard) -> bool:
 
 
 def _matters(recording: Recording, plan: Plan, held: Guard | Refusal | Setting) -> bool:
-    """Say whether something happened before the last feature was produced.
+    """Say whether something happened before all that is needed was done.
 
     What a module decides at its very end, with no operation behind it, still decides what it returns.
     """
-    if held.position < last_moment(plan.features):
+    if held.position < plan.end:
         return True
     around = {held.span, *ancestors(recording.spans, held.span)}
     return any(feature.span in around and held.position <= feature.moment for feature in plan.features)
@@ -210,6 +188,16 @@ def _unreachable(recording: Recording, plan: Plan) -> set[int]:
         if not _arguments_written(recording, plan, recording.spans[region]):
             more.add(region)
     return more
+
+
+def _updating(recording: Recording, plan: Plan) -> set[int]:
+    """List the whole spans that are needed for nothing but an update of state after the last feature.
+
+    Such an update is written out alone: a call of the whole module would need all of its arguments.
+    """
+    last = last_moment(plan.features)
+    late = {plan.region(recording, facts(node).span) for node in plan.needed if facts(node).position >= last}
+    return {index for index in late if index is not None and recording.spans[index].start >= last}
 
 
 def uses_of(recording: Recording, plan: Plan) -> list[tuple[fx.Node, int | None]]:

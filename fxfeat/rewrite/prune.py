@@ -10,17 +10,17 @@ from fxfeat.record.guards import check
 from fxfeat.record.recording import facts
 from fxfeat.record.written import map_nodes
 from fxfeat.rewrite.dependencies import find_needed
-from fxfeat.rewrite.draft import Draft
+from fxfeat.rewrite.draft import Draft, last_moment
 
 
 def prune(draft: Draft) -> Draft:
-    """Erase every node that neither a feature nor a check depends on.
+    """Erase every node that no feature, check or kept update of state depends on.
 
     Inputs stay, because the emitted ``forward`` keeps the signature of the original.
     """
     nodes = list(draft.graph.nodes)
-    checks = [node for node in nodes if node.target is check or facts(node).look]
-    needed = find_needed(draft.recording, nodes, draft.features, checks)
+    kept = [node for node in nodes if node.target is check or facts(node).look or _is_late(draft, node)]
+    needed = find_needed(draft.recording, nodes, draft.features, kept)
     graph = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
     for node in nodes:
@@ -29,3 +29,8 @@ def prune(draft: Draft) -> Draft:
     moved = (map_nodes(held.value, made.__getitem__) for held in draft.features)
     features = tuple(dataclasses.replace(held, value=value) for held, value in zip(draft.features, moved, strict=True))
     return dataclasses.replace(draft, graph=graph, features=features)
+
+
+def _is_late(draft: Draft, node: fx.Node) -> bool:
+    """Say whether a node is there for the next call: it updates state after the last feature."""
+    return facts(node).position >= last_moment(draft.features) and bool(facts(node).writes & draft.recording.persistent)

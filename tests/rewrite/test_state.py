@@ -307,14 +307,12 @@ class Around(nn.Module):
         return self.block(x) * 2
 
 
-def test_a_parameter_put_back_after_the_features_is_refused():
-    with pytest.raises(fxfeat.TraceError) as caught:
-        fxfeat.create_feature_extractor(ScalesItsWeightForAWhile(), ["linear"], example_inputs=X)
-    assert str(caught.value) == (
-        "ScalesItsWeightForAWhile writes to its parameter 'linear.weight' before these features are produced and again "
-        "after, as to put it back, which the extractor would leave out. Ask for 'output' as well, or for features "
-        "outside the module that writes."
-    )
+def test_a_parameter_put_back_after_the_last_feature_is_put_back():
+    model = ScalesItsWeightForAWhile()
+    assert_equals_eager(model, ["linear"], X, LONGER, X)
+    extractor = fxfeat.create_feature_extractor(model, ["linear"], example_inputs=X)
+    assert "copy_" in extractor.code
+    assert "head" not in extractor.code
 
 
 def test_a_parameter_put_back_within_a_whole_module_is_right():
@@ -327,3 +325,90 @@ def test_a_parameter_put_back_before_the_last_feature_is_right():
     for inputs in (X, LONGER, X):
         seen, found = eager(model, inputs), run(extractor, inputs)
         assert all(same(found[name], seen[name][0]) for name in ("linear", "output"))
+
+
+class CountsAfterwards(Counter):
+    def forward(self, x):
+        y = self.linear(x) * (self.n + 1)
+        tap("mul", y)
+        self.n += 1
+        return y
+
+
+class CountsByAssignmentAfterwards(Counter):
+    def forward(self, x):
+        y = self.linear(x) * (self.n + 1)
+        tap("mul", y)
+        self.n = self.n + 1
+        return y
+
+
+class StartsAnewAfterwards(Counter):
+    """Whether the state is put back is decided after the last feature."""
+
+    def forward(self, x):
+        y = self.linear(x) * self.n
+        tap("mul", y)
+        if self.n > 1:
+            self.n.zero_()
+        else:
+            self.n.add_(1)
+        return y
+
+
+class KeepsWhatTheHeadSays(nn.Module):
+    """The state that a feature reads is made by layers behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 2)
+        self.register_buffer("state", torch.zeros(3, 4))
+
+    def forward(self, x):
+        x = self.body(x + self.state)
+        y = self.head(x)
+        self.state.copy_(y.detach())
+        return self.last(y)
+
+
+@pytest.mark.parametrize("child", [Counter, CountsAfterwards, CountsByAssignmentAfterwards, AverageInPlace])
+@pytest.mark.parametrize("names", [["child@0"], ["child.linear@0"]])
+def test_the_next_call_sees_what_later_calls_of_a_child_did_to_state(child, names):
+    assert_equals_eager(Inside(child()), names, X, LONGER, X)
+
+
+def test_a_later_update_is_written_without_the_layers_around_it():
+    extractor = fxfeat.create_feature_extractor(Inside(Counter()), ["child@0"], example_inputs=X)
+    assert extractor.code.count("+= 1") == 1
+    assert extractor.code.count("self.child(") == 1
+    assert "head" not in extractor.code
+
+
+@pytest.mark.parametrize("model", [CountsAfterwards, CountsByAssignmentAfterwards])
+def test_a_counter_that_counts_after_the_feature(model):
+    assert_equals_eager(model(), ["linear", "mul"], X, LONGER, X)
+
+
+def test_a_counter_that_no_feature_reads_stays():
+    extractor = fxfeat.create_feature_extractor(CountsAfterwards(), ["linear"], example_inputs=X)
+    extractor(X)
+    assert "n" not in extractor.state_dict()
+
+
+def test_a_decision_about_state_after_the_last_feature_is_checked():
+    model = StartsAnewAfterwards()
+    mine = copy.deepcopy(model)
+    extractor = fxfeat.create_feature_extractor(mine, ["mul"], example_inputs=X)
+    for _ in range(2):
+        assert same(run(extractor, X)["mul"], eager(model, X)["mul"][0])
+    with pytest.raises(fxfeat.GuardError):
+        extractor(X)
+
+
+def test_state_that_layers_behind_a_feature_make_for_the_next_call():
+    model = KeepsWhatTheHeadSays()
+    assert_equals_eager(model, ["body"], X, X, X)
+    extractor = fxfeat.create_feature_extractor(model, ["body"], example_inputs=X)
+    assert "self.last" not in extractor.code
