@@ -151,11 +151,11 @@ def pick(model: nn.Module, seen: Seen, query: str) -> Any:
         steps = bracket + tail
         head, _, call = head.partition("@")
     calls = seen[head]
-    index = int(call) if call else 0 if _is_leaf(model, head) else -1
+    index = int(call) if call else 0 if is_leaf(model, head) else -1
     return eval(f"value{steps}", {"value": calls[index]})
 
 
-def _is_leaf(model: nn.Module, path: str) -> bool:
+def is_leaf(model: nn.Module, path: str) -> bool:
     module = dict(model.named_modules()).get(path)
     home = type(module).__module__
     return module is not None and home.startswith("torch.nn") and not isinstance(module, (nn.Sequential, nn.ModuleList))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import logging
 import operator
 import random
 import types
@@ -16,7 +17,8 @@ import torch
 from torch import nn
 
 _CONTAINERS = (dict, list, set, collections.deque)
-_ATOMS = frozenset({type(None), bool, int, float, str, torch.Tensor, nn.Parameter})
+_ATOMS = frozenset({type(None), bool, int, float, str, tuple, torch.Tensor, nn.Parameter})
+_BUILTINS = frozenset({dict, list, set, collections.OrderedDict})
 _DEEPEST = 4
 _BOOKKEEPING = frozenset(nn.Module().__dict__)
 _MISSING = object()
@@ -63,15 +65,16 @@ def lent_buffers(model: nn.Module, keep: Collection[tuple[str, str]] = ()) -> It
     """
     lent: list[tuple[dict[str, Any], str, torch.Tensor, bool]] = []
     copies: dict[int, torch.Tensor] = {}
-    for path, module in model.named_modules():
+    for module, path in _paths_of(model).items():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        buffers = module._buffers.items()
-        lent += [
-            (module._buffers, name, value, (path, name) not in keep) for name, value in buffers if value is not None
-        ]
-        attributes = module.__dict__.items()
-        lent += [(module.__dict__, name, value, False) for name, value in attributes if isinstance(value, torch.Tensor)]
+        buffers, attributes = module._buffers, module.__dict__
+        for name, value in buffers.items() if buffers else ():
+            if value is not None:
+                lent.append((buffers, name, value, (path, name) not in keep))
+        for name, value in attributes.items():
+            if value.__class__ not in _BUILTINS and isinstance(value, torch.Tensor):
+                lent.append((attributes, name, value, False))
     for held, name, value, _ in lent:
         held[name] = copies.setdefault(id(value), value.detach().clone())
     try:
@@ -82,11 +85,26 @@ def lent_buffers(model: nn.Module, keep: Collection[tuple[str, str]] = ()) -> It
                 held[name] = value
 
 
+def _paths_of(model: nn.Module) -> dict[nn.Module, str]:
+    """Map each module to its path; ``named_modules`` takes as long as a small model's whole forward."""
+    found: dict[nn.Module, str] = {}
+    waiting = [(model, "")]
+    while waiting:
+        module, path = waiting.pop()
+        if module in found:
+            continue
+        found[module] = path
+        children = reversed(module._modules.items()) if module._modules else ()
+        waiting += [(child, f"{path}.{name}" if path else name) for name, child in children if child is not None]
+    return found
+
+
 class Photograph:
     """A shallow copy of every mutable thing that modules and functions hold."""
 
     def __init__(self) -> None:
-        self._copies: dict[int, tuple[Any, Any]] = {}
+        self._values: dict[int, Any] = {}
+        self._copies: dict[int, Any] = {}
         self._empty: dict[int, Any] = {}
         self._cells: dict[int, tuple[types.CellType, Any]] = {}
         self._functions: set[int] = set()
@@ -94,11 +112,14 @@ class Photograph:
 
     def take_model(self, model: nn.Module) -> None:
         """Copy what a model's modules hold, and what the hooks on them hold."""
-        for module in model.modules():
+        modules = _paths_of(model)
+        for module in modules:
             self._take(module.__dict__, 0)
-            self.take_function(getattr(type(module), "forward", None))
-            for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-                self.take_function(hook)
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                for hook in hooks.values() if hooks else ():
+                    self.take_function(hook)
+        for kind in {type(module) for module in modules}:
+            self.take_function(getattr(kind, "forward", None))
 
     def take_function(self, function: Any) -> None:
         """Copy what a function can change: its closure, the object it is bound to, the globals it names."""
@@ -136,22 +157,21 @@ class Photograph:
         if id(value) in self._copies or id(value) in self._empty or depth > _DEEPEST:
             return
         if not isinstance(value, _CONTAINERS):
-            self._take_attributes(value, depth)
+            attributes = None if _is_atom(type(value)) else getattr(value, "__dict__", None)
+            if isinstance(attributes, dict):
+                self._take(attributes, depth + 1)
             return
         if not value:
             self._empty[id(value)] = value
             return
-        self._copies[id(value)] = (value, value.copy())
+        self._values[id(value)], self._copies[id(value)] = value, value.copy()
         for held in list(value.values() if isinstance(value, dict) else value):
-            if held.__class__ not in _ATOMS:
+            kind = held.__class__
+            # Most of what a module holds is an empty dict: not worth a call.
+            if kind in _BUILTINS and not held:
+                self._empty[id(held)] = held
+            elif kind not in _ATOMS and not _is_atom(kind):
                 self._take(held, depth + 1)
-
-    def _take_attributes(self, value: Any, depth: int) -> None:
-        if isinstance(value, (nn.Module, torch.Tensor, type, types.ModuleType)) or callable(value):
-            return
-        attributes = getattr(value, "__dict__", None)
-        if isinstance(attributes, dict):
-            self._take(attributes, depth + 1)
 
     def changes_of(self, model: nn.Module) -> list[tuple[str, str]]:
         """List the attributes and buffers, by path of the module and name, that are not what they were."""
@@ -165,20 +185,20 @@ class Photograph:
         return [n for n in names if before.get(n, _MISSING) is not now.get(n, _MISSING) or self._is_altered(now[n])]
 
     def _before(self, held: dict[str, Any]) -> dict[str, Any]:
-        return self._copies[id(held)][1] if id(held) in self._copies else {}
+        return self._copies.get(id(held), {})
 
     def _is_altered(self, value: Any) -> bool:
         held = value if isinstance(value, _CONTAINERS) else getattr(value, "__dict__", None)
         if id(held) in self._empty:
             return bool(held)
-        return id(held) in self._copies and not _same(held, self._copies[id(held)][1])
+        return id(held) in self._copies and not _same(held, self._copies[id(held)])
 
     def changed(self) -> bool:
         """Say whether anything is not what it was."""
         moved = any(cell.cell_contents is not value for cell, value in self._cells.values())
         moved = moved or any(self._empty.values())
         moved = moved or any(home.get(name) is not held for (_, name), (home, held) in self._globals.items())
-        return moved or any(not _same(value, copy) for value, copy in self._copies.values())
+        return moved or not all(map(_same, self._values.values(), self._copies.values()))
 
     def restore(self) -> None:
         """Put everything back."""
@@ -189,9 +209,20 @@ class Photograph:
         for value in self._empty.values():
             if value:
                 value.clear()
-        for value, copy in self._copies.values():
+        for value, copy in zip(self._values.values(), self._copies.values(), strict=True):
             if not _same(value, copy):
                 _refill(value, copy)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_atom(kind: type) -> bool:
+    """Say whether what the objects of a class hold is looked at elsewhere, or is not the model's."""
+    if issubclass(kind, _CONTAINERS):
+        return False
+    # A logger leads to all the loggers there are.
+    known = (nn.Module, torch.Tensor, type, types.ModuleType, logging.Logger)
+    # Not callable(kind): every class can be called, most of their objects cannot.
+    return issubclass(kind, known) or any("__call__" in vars(held) for held in kind.__mro__)
 
 
 def _same(value: Any, copy: Any) -> bool:
@@ -214,7 +245,7 @@ def _refill(value: Any, copy: Any) -> None:
 
 def _scripted_buffers(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Copy the buffers of scripted modules, whose code in C++ runs on them and not on stand-ins."""
-    scripted = [module for module in model.modules() if isinstance(module, torch.jit.ScriptModule)]
+    scripted = [module for module in _paths_of(model) if isinstance(module, torch.jit.ScriptModule)]
     return [(buffer, buffer.detach().clone()) for module in scripted for buffer in module.buffers(recurse=False)]
 
 

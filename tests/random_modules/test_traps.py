@@ -385,3 +385,27 @@ def test_a_tuple_of_another_length_is_refused():
     assert fxfeat.verify(model, extractor, X).ok
     with pytest.raises(fxfeat.GuardError):
         extractor(ONE)
+
+
+class CallsAgainBehindABranch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.ReLU())
+
+    def forward(self, x):
+        y = self.block(x * 2)
+        if len(y) > 1:
+            return y
+        return self.block(y - 1)
+
+
+def test_a_bare_name_means_the_last_call_of_the_example():
+    model = CallsAgainBehindABranch()
+    extractor = fxfeat.create_feature_extractor(model, ["block"], example_inputs=X)
+    seen = eager(model, ONE)
+    assert len(seen["block"]) == 2
+    assert torch.equal(extractor(ONE)["block"], seen["block"][0])
+    again = fxfeat.create_feature_extractor(model, ["block"], example_inputs=ONE)
+    assert torch.equal(again(ONE)["block"], seen["block"][1])
+    with pytest.raises(fxfeat.GuardError):
+        again(X)
