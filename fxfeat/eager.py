@@ -70,9 +70,10 @@ def _set_mode(model: nn.Module, training: bool | None) -> None:
 def _hooked(model: nn.Module, rows: list[Row], example: Example) -> dict[str, Any]:
     expected: dict[str, Any] = {}
     wanted: dict[nn.Module, list[Row]] = {}
+    modules = dict(model.named_modules(remove_duplicate=False)) if len(rows) > 1 else {}
     for row in rows:
-        assert row.origin is not None
-        wanted.setdefault(model.get_submodule(row.origin.path or ""), []).append(row)
+        path = row.origin.path or "" if row.origin is not None else ""
+        wanted.setdefault(modules.get(path) or model.get_submodule(path), []).append(row)
     handles = [module.register_forward_hook(_keeper(held, expected)) for module, held in wanted.items()]
     try:
         result = model(*example.args, **example.kwargs)

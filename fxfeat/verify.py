@@ -106,7 +106,7 @@ _MISSING = object()
 def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
     if expected is _MISSING:
         return VerifiedRow(row.key, row.name, row.shape, row.dtype, False, None, "did not run in the model")
-    left, right = [held for _, held in tensors(expected)], [held for _, held in tensors(actual)]
+    left, right = _tensors_of(expected), _tensors_of(actual)
     shape, dtype = (tuple(right[0].shape), right[0].dtype) if len(right) == 1 else (row.shape, row.dtype)
     if [held.shape for held in left] != [held.shape for held in right]:
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "shapes differ from the model's")
@@ -115,6 +115,10 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
     unequal = [(a, b) for a, b in zip(left, right, strict=True) if not _is_equal(a, b)]
     worst = max((_difference(a, b) for a, b in unequal), default=0.0)
     return VerifiedRow(row.key, row.name, shape, dtype, not unequal, worst)
+
+
+def _tensors_of(value: Any) -> list[torch.Tensor]:
+    return [value] if isinstance(value, torch.Tensor) else [held for _, held in tensors(value)]
 
 
 def _is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:

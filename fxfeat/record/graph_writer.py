@@ -67,6 +67,7 @@ class GraphWriter:
         self._squeezes = False
         self._inputs: list[torch.Tensor] = []
         self._nodes: dict[int, fx.Node] = {}
+        self._born: dict[int, int] = {}
         self._pending: dict[int, tuple[fx.Node, Steps]] = {}
         self._objects: dict[int, tuple[fx.Node | int, Steps]] = {}
         self._copies: dict[int, torch.Tensor] = {}

@@ -91,6 +91,7 @@ class TiedTensors(GraphWriter):
     def tie(self, tensor: torch.Tensor, node: fx.Node) -> fx.Node:
         """Say that ``tensor`` is what ``node`` produced."""
         self._nodes[id(tensor)] = node
+        self._born.setdefault(id(tensor), facts(node).position)
         self._pending.pop(id(tensor), None)
         self._alive.append(tensor)
         self._look(node, tensor)
@@ -139,10 +140,10 @@ class TiedTensors(GraphWriter):
         self.keep(held)
 
     def passed(self, tensor: torch.Tensor, start: int) -> torch.Tensor:
-        """Give a tensor from before position ``start`` an identity and a node of its own."""
+        """Give a tensor from before position ``start``, written over since or not, an identity and a node of its own."""
         node = self.node_of(tensor)
         made = self.stand_in(tensor)
-        if facts(node).position >= start:
+        if self._born[id(made)] >= start:
             return made
         alias = self.stand_ins.alias(made)
         passed = self.add("call_function", same, (node,), counted=False, passed=True, **self._measured(alias))

@@ -9,7 +9,7 @@ import logging
 import operator
 import random
 import types
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,9 +38,9 @@ def untouched(model: nn.Module) -> Iterator[Photograph]:
         >>> layer.training
         True
     """
-    held = Photograph()
-    held.take_model(model)
-    values = _scripted_buffers(model)
+    held, modules = Photograph(), _paths_of(model)
+    held.take_modules(modules)
+    values = _scripted_buffers(modules)
     cpu, cuda, python = torch.get_rng_state(), _cuda_states(), random.getstate()
     numpy_state = _numpy_state()
     try:
@@ -110,9 +110,8 @@ class Photograph:
         self._functions: set[int] = set()
         self._globals: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
 
-    def take_model(self, model: nn.Module) -> None:
-        """Copy what a model's modules hold, and what the hooks on them hold."""
-        modules = _paths_of(model)
+    def take_modules(self, modules: Collection[nn.Module]) -> None:
+        """Copy what modules hold, and what the hooks on them hold."""
         for module in modules:
             self._take(module.__dict__, 0)
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
@@ -157,7 +156,7 @@ class Photograph:
         if id(value) in self._copies or id(value) in self._empty or depth > _DEEPEST:
             return
         if not isinstance(value, _CONTAINERS):
-            attributes = None if _is_atom(type(value)) else getattr(value, "__dict__", None)
+            attributes = None if _is_atom(value.__class__) else getattr(value, "__dict__", None)
             if isinstance(attributes, dict):
                 self._take(attributes, depth + 1)
             return
@@ -215,7 +214,7 @@ class Photograph:
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_atom(kind: type) -> bool:
+def _is_atom(kind: type[Any]) -> bool:
     """Say whether what the objects of a class hold is looked at elsewhere, or is not the model's."""
     if issubclass(kind, _CONTAINERS):
         return False
@@ -243,9 +242,9 @@ def _refill(value: Any, copy: Any) -> None:
         value.update(copy)
 
 
-def _scripted_buffers(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _scripted_buffers(modules: Iterable[nn.Module]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Copy the buffers of scripted modules, whose code in C++ runs on them and not on stand-ins."""
-    scripted = [module for module in _paths_of(model) if isinstance(module, torch.jit.ScriptModule)]
+    scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
     return [(buffer, buffer.detach().clone()) for module in scripted for buffer in module.buffers(recurse=False)]
 
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from fxfeat.errors import TraceError
 from fxfeat.record.recording import Guard, Opaque, Recording, Refusal, Setting, Span, Storage, ancestors, facts
-from fxfeat.record.written import nodes_in, opaque_in
+from fxfeat.record.written import map_nodes, nodes_in, opaque_in
 from fxfeat.rewrite.dependencies import find_needed
 from fxfeat.rewrite.draft import Draft, last_moment
 from fxfeat.select.features import Feature
@@ -137,6 +137,7 @@ def _enter(recording: Recording, feature: Feature) -> tuple[Feature, set[int]]:
     """Find the outermost module that hands each part of a feature out; everything around it is opened."""
     inside: set[int] = set()
     moment = feature.moment
+    feature = _as_given(recording, feature)
     for node in nodes_in(feature.value):
         giver = _giver(recording, feature, node)
         around = ancestors(recording.spans, facts(node).span)
@@ -146,6 +147,29 @@ def _enter(recording: Recording, feature: Feature) -> tuple[Feature, set[int]]:
     if feature.span is not None:
         inside |= set(ancestors(recording.spans, feature.span)) if not nodes_in(feature.value) else set()
     return dataclasses.replace(feature, moment=moment), inside
+
+
+def _as_given(recording: Recording, feature: Feature) -> Feature:
+    """Trace tensors back to before the modules inside wrote to them: ``block(x)`` as a statement, then ``return x``.
+
+    The tensor is the same, and the module does not hand it out.
+    """
+
+    def as_given(node: fx.Node) -> fx.Node:
+        before, inner = facts(node).same_as, _below(recording, feature.span, facts(node).span)
+        if before is None or inner is None or _returns(recording.spans[inner], node):
+            return node
+        return as_given(before)
+
+    if feature.span is None or all(as_given(node) is node for node in nodes_in(feature.value)):
+        return feature
+    return dataclasses.replace(feature, value=map_nodes(feature.value, as_given))
+
+
+def _below(recording: Recording, outer: int | None, span: int) -> int | None:
+    """Return the span right inside ``outer`` that is around ``span`` or is it, if there is one."""
+    chain = [span, *ancestors(recording.spans, span)]
+    return chain[chain.index(outer) - 1] if outer in chain[1:] else None
 
 
 def _giver(recording: Recording, feature: Feature, node: fx.Node) -> int | None:

@@ -409,3 +409,31 @@ def test_a_bare_name_means_the_last_call_of_the_example():
     assert torch.equal(again(ONE)["block"], seen["block"][1])
     with pytest.raises(fxfeat.GuardError):
         again(X)
+
+
+class WritesToItsInputOrToACopy(nn.Module):
+    def forward(self, y):
+        if len(y) == 1:
+            y = y + 1
+        y.mul_(2)
+        return y
+
+
+class LeavesItsResultUnused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = WritesToItsInputOrToACopy()
+
+    def forward(self, x):
+        y = x + 1
+        self.block(y)
+        return y
+
+
+@pytest.mark.parametrize("names", [["block", "output"], ["output"]])
+def test_what_a_block_wrote_to_is_not_what_it_returned(names):
+    model = LeavesItsResultUnused()
+    extractor = fxfeat.create_feature_extractor(model, names, example_inputs=X)
+    for inputs in (X, ONE):
+        seen, found = eager(model, inputs), run(extractor, inputs)
+        assert all(torch.equal(found[name], seen[name][0]) for name in names)
