@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import threading
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Context, Opaque, Span
 from fxfeat.record.replaced import asking, counting, exchanging, seeding
-from fxfeat.record.structure import tensors, walk
+from fxfeat.record.structure import children, is_named_tuple, replace_children, tensors, walk
 from fxfeat.record.written import hide_modules
 
 
@@ -122,7 +123,8 @@ class Interceptor:
             else:
                 result = plain(*args, **kwargs)
             with quiet():
-                result = self._hand_back(result)
+                given = {id(held) for _, held in walk((args, kwargs)) if not isinstance(held, torch.Tensor)}
+                result = self._hand_back(result, given)
             close(result)
         return result
 
@@ -178,17 +180,19 @@ class Interceptor:
             if not isinstance(held, (torch.Tensor, tuple, list, dict, int, float, str, type(None), nn.Module)):
                 self.recorder.remember(held, index, steps)
 
-    def _hand_back(self, result: Any) -> Any:
+    def _hand_back(self, result: Any, given: set[int]) -> Any:
         """Give a tensor that a module returned as it came an identity of its own.
 
-        What is downstream of the module must go through it: on another input it may not return what it was given.
+        What is downstream of the module must go through it: on another input it may not return what it was given. A
+        list or a dict that the module was given stays the one that the caller holds.
         """
-        start = self.recorder.spans[self.recorder.owner].start
         if isinstance(result, torch.Tensor):
-            return self.recorder.passed(result, start)
-        if type(result) in (tuple, list):
-            return type(result)(self._hand_back(held) for held in result)
-        return result
+            return self.recorder.passed(result, self.recorder.spans[self.recorder.owner].start)
+        plain = type(result) in (tuple, list, dict, OrderedDict) or is_named_tuple(result)
+        if id(result) in given or not (plain or dataclasses.is_dataclass(type(result))):
+            return result
+        parts = [(step, held, self._hand_back(held, given)) for step, held in children(result)]
+        return replace_children(result, {key: new for (_, key), held, new in parts if new is not held})
 
     # -- attributes -------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,27 @@ def children(value: object) -> list[tuple[Step, Any]]:
     return [(("attr", name), held) for name, held in _attributes(value)]
 
 
+def replace_children(value: Any, changed: Mapping[Any, Any]) -> Any:
+    """Make another container with some of what it holds directly replaced, by index, key or name of an attribute.
+
+    >>> replace_children((1, 2), {0: 3})
+    (3, 2)
+    """
+    if not changed:
+        return value
+    if isinstance(value, tuple):
+        held = [changed.get(index, old) for index, old in enumerate(value)]
+        return type(value)(*held) if is_named_tuple(value) else type(value)(held)
+    made = copy.copy(value)
+    for key, new in changed.items():
+        # Outputs of transformers are dicts with attributes, and keep both alike when an item is set.
+        if isinstance(made, (list, dict)):
+            made[key] = new
+        else:
+            object.__setattr__(made, key, new)
+    return made
+
+
 def _attributes(value: object) -> list[tuple[str, Any]]:
     if isinstance(value, (type, types.FunctionType, types.ModuleType, types.MethodType)):
         return []

@@ -140,7 +140,7 @@ class TiedTensors(GraphWriter):
         self.keep(held)
 
     def passed(self, tensor: torch.Tensor, start: int) -> torch.Tensor:
-        """Give a tensor from before position ``start``, written over since or not, an identity and a node of its own."""
+        """Give a tensor from before position ``start``, though written to since, an identity and a node of its own."""
         node = self.node_of(tensor)
         made = self.stand_in(tensor)
         if self._born[id(made)] >= start:

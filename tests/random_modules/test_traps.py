@@ -419,10 +419,16 @@ class WritesToItsInputOrToACopy(nn.Module):
         return y
 
 
+class ReturnsADictOfThat(WritesToItsInputOrToACopy):
+    def forward(self, y):
+        y = super().forward(y)
+        return {"out": y, "aux": [y]}
+
+
 class LeavesItsResultUnused(nn.Module):
-    def __init__(self):
+    def __init__(self, block):
         super().__init__()
-        self.block = WritesToItsInputOrToACopy()
+        self.block = block
 
     def forward(self, x):
         y = x + 1
@@ -430,10 +436,11 @@ class LeavesItsResultUnused(nn.Module):
         return y
 
 
+@pytest.mark.parametrize("block", [WritesToItsInputOrToACopy(), ReturnsADictOfThat()])
 @pytest.mark.parametrize("names", [["block", "output"], ["output"]])
-def test_what_a_block_wrote_to_is_not_what_it_returned(names):
-    model = LeavesItsResultUnused()
+def test_what_a_block_wrote_to_is_not_what_it_returned(block, names):
+    model = LeavesItsResultUnused(block)
     extractor = fxfeat.create_feature_extractor(model, names, example_inputs=X)
     for inputs in (X, ONE):
         seen, found = eager(model, inputs), run(extractor, inputs)
-        assert all(torch.equal(found[name], seen[name][0]) for name in names)
+        assert all(same_value(found[name], seen[name][0]) for name in names)
