@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -13,9 +13,9 @@ from fxfeat import detection
 from tests.detection.models import IMAGE, Staged
 
 
-def _work(rank: int, port: int, folder: str) -> None:
+def _work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=(folder / "meeting").as_uri(), rank=rank, world_size=2)
     torch.manual_seed(0)
     detector = detection.faster_rcnn(
         *(Staged(), 3),
@@ -28,15 +28,12 @@ def _work(rank: int, port: int, folder: str) -> None:
         images = [torch.rand(3, 90, 111), torch.rand(3, 96, 80)]
         target = {"boxes": torch.tensor([[10.0, 12, 60, 70]]), "labels": torch.tensor([1 + rank])}
         sum(model(images, [dict(target), dict(target)]).values()).backward()
-    torch.save([held.grad for held in detector.parameters() if held.requires_grad], f"{folder}/{rank}.pt")
+    torch.save([held.grad for held in detector.parameters() if held.requires_grad], folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_steps_in_two_processes(tmp_path):
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = int(held.getsockname()[1])
-    mp.spawn(_work, (port, str(tmp_path)), nprocs=2)
+    mp.spawn(_work, (tmp_path,), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert len(first) > 20
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, second, strict=True))

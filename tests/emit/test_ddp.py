@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -38,25 +38,20 @@ def _loss(features: dict[str, torch.Tensor]) -> torch.Tensor:
     return features["stem"].square().sum() + features["block"].sum()
 
 
-def _work(rank: int, port: int, folder: str) -> None:
+def _work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    # They meet in a file: a free port may be another program's by the time it is used.
+    dist.init_process_group("gloo", init_method=(folder / "meeting").as_uri(), rank=rank, world_size=2)
     model = DistributedDataParallel(_build())
     for _ in range(2):  # parameters that got no gradient would stop the second step
         model.zero_grad()
         _loss(model(_inputs(rank))).backward()
-    torch.save([parameter.grad for parameter in model.parameters()], f"{folder}/{rank}.pt")
+    torch.save([parameter.grad for parameter in model.parameters()], folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-
 def test_gradients_are_averaged(tmp_path):
-    mp.spawn(_work, (_free_port(), str(tmp_path)), nprocs=2)
+    mp.spawn(_work, (tmp_path,), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     extractor = _build()
     ((_loss(extractor(_inputs(0))) + _loss(extractor(_inputs(1)))) / 2).backward()
