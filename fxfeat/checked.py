@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import nn
 
 from fxfeat.emit.emit import emit
 from fxfeat.emit.extractor import Emission
 from fxfeat.errors import TraceError
-from fxfeat.freedom import find_dtypes, find_freedom, find_pins
+from fxfeat.freedom import find_dtypes, find_freedom, find_pins, is_same_code
 from fxfeat.modes import Setup, record_mode, record_variant
 from fxfeat.name.query import Found, InsideLeaf, find
 from fxfeat.name.table import name_nodes
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import choose_leaves
-from fxfeat.record.recording import Recording
+from fxfeat.record.photograph import Photograph
+from fxfeat.record.recording import Recording, facts
 from fxfeat.repeats import check_repeats
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
@@ -46,12 +50,24 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         other = record_variant(setup, recording, training, example)
         return emit(rewrite(make(other))[0])
 
-    changed = [held for held in recording.changed if not held[0] or held[0] in emission.opened]
+    opened = {"", *emission.opened}
+    changed = [held for held in recording.changed if held[0] in opened]
+    changed += [(held.path, held.name) for held in recording.settings if recording.spans[held.span].path in opened]
+    if not changed and _reaches(setup.model, opened, recording.altered):
+        changed = [("", "what its attributes hold")]
     if changed:
         leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
-        check_repeats(setup.model, emission.rows, leaves, setup.examples[0], training, changed)
+        # Nothing puts back what a model writes to its parameters.
+        model = copy.deepcopy(setup.model) if _writes_to_parameters(recording) else setup.model
+        check_repeats(model, emission.rows, leaves, setup.examples[0], training, changed)
     freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
     pins = find_pins(freedoms)
+    if pins and not is_same_code(emission, emit_at(setup.examples[0])):
+        raise TraceError(
+            f"{type(setup.model).__name__} does something else each time it is run on the same input: its code keeps "
+            "state where fxfeat cannot see it, as in an iterator, a generator of random numbers or __slots__. Make it a "
+            "buffer, or ask for features outside the module that keeps it."
+        )
     tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
     if tied and not _tie_dtypes(setup, draft, training, make):
         pins += find_dtypes(setup.model, setup.examples[0])
@@ -99,6 +115,22 @@ def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
     table = name_nodes(recording)
     found = {key: find(recording, table, query) for key, query in request.items()}
     return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]
+
+
+def _reaches(model: nn.Module, opened: set[str], altered: frozenset[int]) -> bool:
+    """Say whether opened modules hold any of what a call altered, in closures, tuples or objects."""
+    if not altered:
+        return False
+    held = Photograph()
+    held.take_modules([model.get_submodule(path) for path in opened], known=list(model.modules()))
+    return held.reaches(altered)
+
+
+def _writes_to_parameters(recording: Recording) -> bool:
+    trained = {name for name, _ in recording.root.named_parameters(remove_duplicate=False)}
+    held = [facts(node).storages for node in recording.nodes if node.op == "get_attr" and str(node.target) in trained]
+    memory = frozenset[Any]().union(*held)
+    return any(facts(node).writes & memory for node in recording.nodes)
 
 
 def _tie_dtypes(setup: Setup, draft: Draft, training: bool | None, make: MakeDraft) -> bool:

@@ -12,9 +12,10 @@ from fxfeat.emit.extractor import Row
 from fxfeat.record.alone import unwrap
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import Leaves
+from fxfeat.record.photograph import Photograph
 from fxfeat.record.run import watch
 from fxfeat.record.structure import copy_tensors, follow
-from fxfeat.record.untouched import Photograph, lent_buffers
+from fxfeat.record.untouched import lent_buffers
 
 
 def see(
@@ -45,14 +46,14 @@ def see(
     random = torch.get_rng_state()
     with torch.compiler.set_stance("force_eager"):
         if modules:
-            with lent_buffers(model):
+            with lent_buffers(model, also=before):
                 seen.update(_hooked(model, modules, _copied(example)))
         if operations:
             if modules:
                 before.restore()
                 torch.set_rng_state(random)
                 _set_mode(model, training)
-            with lent_buffers(model):
+            with lent_buffers(model, also=before):
                 seen.update(_watched(model, leaves, operations, _copied(example)))
     return seen
 

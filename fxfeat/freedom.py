@@ -112,10 +112,11 @@ def _compare(
         return Outcome.FAILED
     if emission.guards != other.guards:
         return Outcome.CHECKED
-    return Outcome.SAME if _is_same_code(emission, other) else Outcome.OTHER
+    return Outcome.SAME if is_same_code(emission, other) else Outcome.OTHER
 
 
-def _is_same_code(left: Emission, right: Emission) -> bool:
+def is_same_code(left: Emission, right: Emission) -> bool:
+    """Say whether two emissions are the same text over the same constants."""
     if left.source.text != right.source.text or left.constants.keys() != right.constants.keys():
         return False
     return all(_equal(value, right.constants[name]) for name, value in left.constants.items())

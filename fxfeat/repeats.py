@@ -65,8 +65,8 @@ def _differing(
     try:
         with untouched(model) as before, torch.no_grad():
             first = see(model, before, rows, leaves, example, training)
-        with untouched(model), torch.no_grad():
-            with lent_buffers(model, keep=changed):
+        with untouched(model) as held, torch.no_grad():
+            with lent_buffers(model, keep=changed, also=held):
                 torch.set_rng_state(random)
                 model(*_other(example.args), **_other(example.kwargs))
             torch.set_rng_state(random)

@@ -55,7 +55,7 @@ class Arguments(TiedTensors):
             return self.node_of(value)
         if isinstance(value, (*numbers.RECORDED, RecordedTuple)):
             return value.node if self._is_mine(value) else self.to_run(value)
-        if id(value) in self._objects:
+        if id(value) in self._objects and self.is_as_returned(value):
             return self._written_object(value)
         if isinstance(value, numbers.RECORDED):
             return numbers.plain(value)

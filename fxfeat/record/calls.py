@@ -5,10 +5,11 @@ from __future__ import annotations
 import dis
 import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 Call = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 
@@ -50,6 +51,14 @@ _OLD_INSTRUCTIONS = {
     **{f"BINARY_{word}": name for word, name in (("LSHIFT", "lshift"), ("RSHIFT", "rshift"))},
 }
 _UNARY = {"UNARY_NEGATIVE": operator.neg, "UNARY_POSITIVE": operator.pos, "UNARY_INVERT": operator.invert}
+
+_STATISTICS = {
+    F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training"),
+    F.instance_norm: ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats"),
+    torch.batch_norm: ("input", "weight", "bias", "running_mean", "running_var", "training"),
+    torch.instance_norm: ("input", "weight", "bias", "running_mean", "running_var", "use_input_stats"),
+}
+"""Arguments of functions that update running statistics, which meta tensors do not show."""
 
 
 def attribute_of(function: Callable[..., Any]) -> str | None:
@@ -134,6 +143,15 @@ def _binary(argument: int) -> Any:
     return getattr(operator, _IN_PLACE[name]) if name else None
 
 
+def is_norm(function: Any) -> bool:
+    """Say whether a function normalises by statistics of its input, where it updates those it is given.
+
+    >>> is_norm(F.batch_norm), is_norm(F.layer_norm)
+    (True, False)
+    """
+    return isinstance(function, Hashable) and function in _STATISTICS
+
+
 def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """List the tensors that an operator writes by its schema, where no version counter tells.
 
@@ -142,6 +160,11 @@ def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """
     if getattr(function, "__name__", "").startswith("_foreach") and function.__name__.endswith("_"):
         return list(args[0])
+    if is_norm(function):
+        given = dict(zip(_STATISTICS[function], args, strict=False)) | kwargs
+        updates = given.get("training", given.get("use_input_stats", function is F.instance_norm))
+        held = (given.get(name) for name in ("running_mean", "running_var"))
+        return [tensor for tensor in held if isinstance(tensor, torch.Tensor)] if updates else []
     overloads = [function] if isinstance(function, torch._ops.OpOverload) else []
     if isinstance(function, torch._ops.OpOverloadPacket):
         overloads = [getattr(function, name) for name in function.overloads()]

@@ -45,6 +45,9 @@ class GraphWriter:
         self.contexts: list[Context] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.persistent: set[Storage] = set()
+        self.fresh: set[int] = set()
+        self.shared: dict[Storage, torch.Tensor] = {}
+        self.written: set[Storage] = set()
         self.dtype_reads: list[tuple[fx.Node, torch.dtype]] = []
         self.failure: BaseException | None = None
         self.caught = ""
@@ -70,6 +73,8 @@ class GraphWriter:
         self._born: dict[int, int] = {}
         self._pending: dict[int, tuple[fx.Node, Steps]] = {}
         self._objects: dict[int, tuple[fx.Node | int, Steps]] = {}
+        self._contents: dict[int, Any] = {}
+        self._bases: dict[int, torch.Tensor] = {}
         self._copies: dict[int, torch.Tensor] = {}
         self._originals: dict[int, torch.Tensor] = {}
         self._alive: list[Any] = []
@@ -156,6 +161,11 @@ class GraphWriter:
         """Hold on to an object so that its identity is not given to another."""
         self._alive.append(value)
 
+    def note_fresh(self, tensor: torch.Tensor) -> None:
+        """Note that the model's code made a tensor from what is no tensor, as it does at each call."""
+        self.fresh.add(id(tensor))
+        self.keep(tensor)
+
     def _guard_after_an_error(self) -> None:
         """Check the shapes of the inputs: at others the error that the model's code caught may not be raised."""
         where, self.caught = self.caught, ""
@@ -180,6 +190,6 @@ class GraphWriter:
         if self.stack:
             self.settings.append(Setting(path, name, self.owner, self._position, self.line()))
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str, memory: frozenset[Storage] = frozenset()) -> None:
         """Note that the code that is running cannot be written out from here on."""
-        self.refusals.append(Refusal(reason, self.owner, self._position))
+        self.refusals.append(Refusal(reason, self.owner, self._position, memory))

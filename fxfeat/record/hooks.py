@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from fxfeat.record.photograph import Photograph
 from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import ContainerAt, Look, amend, facts
-from fxfeat.record.untouched import Photograph
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fxfeat.record.leaves import Leaves
 from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Context, Opaque, Span
-from fxfeat.record.replaced import asking, counting, exchanging, seeding
+from fxfeat.record.replaced import asking, counting, exchanging, importing, seeding
 from fxfeat.record.structure import children, is_named_tuple, replace_children, tensors, walk
 from fxfeat.record.written import hide_modules
 
@@ -58,8 +58,9 @@ class Interceptor:
                 undo.enter_context(patch.object(nn.Module, name, _as_method(replacement)))
             undo.enter_context(patch.object(torch.autograd.Function, "apply", self._function_apply()))
             undo.enter_context(patch.object(torch._C.ScriptFunction, "__call__", self._scripted()))
-            for replaced in (*seeding(self.recorder, self._mine), *asking(self.recorder, self._mine)):
-                undo.enter_context(replaced)
+            for replace in (seeding, asking, importing):
+                for replaced in replace(self.recorder, self._mine):
+                    undo.enter_context(replaced)
             undo.enter_context(exchanging(self.recorder, self._mine))
             self._watch_autocast(undo)
             self._wrap_registered()
@@ -109,7 +110,8 @@ class Interceptor:
         if any(isinstance(held, Opaque) for _, held in walk(written)):
             return self._span(path, module, plain, args, kwargs)
         with self._open(path, module, *written, leaf=True) as close:
-            with self.recorder.inside_leaf() as effects:
+            # The code of a scripted module calls nothing that a recorder could see.
+            with self.recorder.inside_leaf() as effects, self.recorder.writes_noticed(effects, (args, kwargs)):
                 result = plain(*args, **kwargs)
             with quiet():
                 result = self.recorder.write_result("call_module", path, *written, result, effects)
@@ -192,7 +194,7 @@ class Interceptor:
         if id(result) in given or not (plain or dataclasses.is_dataclass(type(result))):
             return result
         parts = [(step, held, self._hand_back(held, given)) for step, held in children(result)]
-        return replace_children(result, {key: new for (_, key), held, new in parts if new is not held})
+        return replace_children(result, {step: new for step, held, new in parts if new is not held})
 
     # -- attributes -------------------------------------------------------------------------------------------------
 
@@ -217,6 +219,8 @@ class Interceptor:
             if self.recorder.holds(held) or (path, name) in self.recorder.rebound:
                 with quiet():
                     self.recorder.write_attribute(path, module, name, value)
+            elif name in module._parameters:
+                self.recorder.note_setting(path, name)
         elif self._mine() and id(module) in self._paths and _held(module, name) is not value:
             self.recorder.note_setting(self._paths[id(module)][0], name)
         self._plain["__setattr__"](module, name, value)

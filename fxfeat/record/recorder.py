@@ -90,6 +90,8 @@ class Recorder(Decisions, TorchFunctionMode):
             return answer
         if self.live and attribute_of(func) in _GRADIENT_QUESTIONS and id(self.stand_in(args[0])) in self._nodes:
             return self._answer_about_gradients(func, str(attribute_of(func)), args[0])
+        if self.live and name == "data_ptr":
+            self.refuse(f"the address of a tensor's memory is read at {self.line()}")
         if not self.live or name in _SILENT or attribute_of(func) in _SILENT:
             return self._run(func, args, kwargs)[0]
         if name in _ESCAPES:
@@ -97,7 +99,8 @@ class Recorder(Decisions, TorchFunctionMode):
         if name == "__set__" and attribute_of(func) == "data" and self._is_over(args[1], args[0]):
             return None
         if name in _REBINDINGS or (name == "__set__" and attribute_of(func) == "data"):
-            self.refuse(f"the memory of a tensor is exchanged at {self.line()}")
+            memory = frozenset({storage_of(self.stand_in(args[0]))}) & self.persistent
+            self.refuse(f"the memory of a tensor is exchanged at {self.line()}", memory)
         if arrays_alone(args, kwargs):
             return self._constant_of(func, args, kwargs)
         call = spell_call(func, args, kwargs, sys._getframe(1))
@@ -181,6 +184,7 @@ class Recorder(Decisions, TorchFunctionMode):
             raise
         changed = {storage_of(tensor) for tensor, old in zip(given, before, strict=True) if version_of(tensor) != old}
         changed |= {storage_of(tensor) for tensor in written_by(func, args, kwargs)}
+        self.written |= changed
         effects = Effects({storage_of(tensor) for tensor in given}, changed, self._draws.seen)
         if effects.draws:
             effects.reads.add(RNG)
@@ -197,11 +201,17 @@ class Recorder(Decisions, TorchFunctionMode):
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", "")
-        if name in ("item", "tolist", *_EXACT, *_ESCAPES) and id(args[0]) in self._originals:
+        if name in ("item", "tolist", *_EXACT, *_ESCAPES) and self._holds_value(args[0]):
             # The value of a parameter, a buffer or a constant is there to be read.
             args = (self._originals[id(args[0])], *args[1:])
         with self._draws:
             return self.stand_ins.call(func, args, kwargs)
+
+    def _holds_value(self, tensor: torch.Tensor) -> bool:
+        """Say whether a tensor's value is what it was before the model ran; real stand-ins hold their own."""
+        if id(tensor) not in self._originals:
+            return False
+        return self.stand_ins.kind != "real" and storage_of(tensor) not in self.written
 
     def _escape(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         node = self.node_of(args[0])
@@ -216,6 +226,7 @@ class Recorder(Decisions, TorchFunctionMode):
         """Make a tensor from NumPy arrays, which the extractor carries as a constant."""
         device = kwargs.get("device")
         result = func(*args, **{key: held for key, held in kwargs.items() if key != "device"})
+        self.note_fresh(result)
         return result if device is None else self.__torch_function__(torch.Tensor.to, (), (result, device))
 
     def _write(self, call: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -114,7 +114,8 @@ class ContainerAt:
 class Span:
     """One call of one module: what went in, what ran inside, what came out.
 
-    ``module`` is the module's identity. ``entered`` marks a leaf that was entered all the same.
+    ``module`` is the module's identity. ``entered`` marks a leaf that was entered all the same, ``altered`` one whose
+    result is an object that later code changes.
     """
 
     index: int
@@ -130,6 +131,7 @@ class Span:
     result: Any = None
     leaves: tuple[tuple[Steps, fx.Node], ...] = ()
     entered: bool = False
+    altered: bool = False
     contexts: tuple[Context, ...] = ()
 
 
@@ -147,11 +149,15 @@ class Guard:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the code of a span cannot be written out from some position on."""
+    """Why the code of a span cannot be written out from some position on.
+
+    ``memory`` is the model's own memory that is concerned, which the next call reads too.
+    """
 
     reason: str
     span: int
     position: int
+    memory: frozenset[Storage] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,7 @@ class Recording:
     refusals: tuple[Refusal, ...] = ()
     settings: tuple[Setting, ...] = ()
     changed: tuple[tuple[str, str], ...] = ()
+    altered: frozenset[int] = frozenset()
 
     @functools.cached_property
     def nodes(self) -> list[fx.Node]:

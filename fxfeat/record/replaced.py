@@ -86,6 +86,22 @@ def exchanging(recorder: Recorder, mine: Callable[[], bool]) -> Any:
     return patch.object(torch.Tensor, "set_", set_)
 
 
+def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
+    """Yield patches under which tensors over memory of others, which torch functions do not show, are noticed."""
+
+    def noticed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            made = function(*args, **kwargs)
+            if mine():
+                recorder.note_fresh(made)
+            return made
+
+        return called
+
+    for name in ("from_numpy", "frombuffer"):
+        yield patch.object(torch, name, noticed(getattr(torch, name)))
+
+
 def seeding(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
     """Yield patches under which code that seeds or makes a generator is not written out."""
 

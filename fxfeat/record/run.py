@@ -17,9 +17,10 @@ from fxfeat.record.caches import fresh_caches
 from fxfeat.record.examples import Example, bind
 from fxfeat.record.interception import Interceptor
 from fxfeat.record.leaves import Leaves
+from fxfeat.record.measuring import storage_of
 from fxfeat.record.memory import widen_writes
 from fxfeat.record.recorder import Recorder
-from fxfeat.record.recording import Address, Kind, Recording
+from fxfeat.record.recording import Address, Kind, Recording, Storage
 from fxfeat.record.stand_ins import Originals, Recast, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.untouched import untouched
@@ -110,8 +111,9 @@ def _record_once(
     model: nn.Module, example: Example, leaves: Leaves, training: bool | None, kind: Kind, recast: Recast | None
 ) -> Recording:
     recorder = Recorder(stand_ins(kind, recast), _state_of(model), _device_of(model, example))
+    recorder.shared = _shared_memory(model)
     with fresh_caches(model):
-        mode, changed = _run(recorder, model, example, leaves, training)
+        mode, changed, altered = _run(recorder, model, example, leaves, training)
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure
@@ -135,13 +137,14 @@ def _record_once(
         refusals=tuple(recorder.refusals),
         settings=tuple(recorder.settings),
         changed=tuple(changed),
+        altered=altered,
     )
 
 
 def _run(
     recorder: Recorder, model: nn.Module, example: Example, leaves: Leaves, training: bool | None
-) -> tuple[bool, list[tuple[str, str]]]:
-    """Run the model under the recorder; return the mode it ran in, and which plain attributes it changed."""
+) -> tuple[bool, list[tuple[str, str]], frozenset[int]]:
+    """Run the model under the recorder; return the mode it ran in, which plain attributes it changed, and what else."""
     watching = isinstance(recorder.stand_ins, Originals)
     grad = torch.set_grad_enabled(torch.is_grad_enabled() if watching else True)
     with untouched(model) as before, torch.compiler.set_stance("force_eager"), grad:
@@ -157,7 +160,8 @@ def _run(
             finally:
                 recorder.active = False
         changed = [held for held in before.changes_of(model) if held not in recorder.rebound]
-        return mode, changed
+        homes = {id(module.__dict__) for module in model.modules()}
+        return mode, changed, before.altered() - homes
 
 
 @contextmanager
@@ -175,12 +179,32 @@ def _without_log(name: str) -> Iterator[None]:
 def _state_of(model: nn.Module) -> dict[int, tuple[str, bool]]:
     """Map each tensor the model holds to its first path and whether it is a parameter."""
     found: dict[int, tuple[str, bool]] = {}
+    for path, tensor in _held(model):
+        found.setdefault(id(tensor), (path, isinstance(tensor, nn.Parameter)))
+    return found
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         for name, tensor in (*module._parameters.items(), *module._buffers.items(), *vars(module).items()):
             if isinstance(tensor, torch.Tensor):
-                found.setdefault(id(tensor), (prefix + name, isinstance(tensor, nn.Parameter)))
-    return found
+                yield prefix + name, tensor
+
+
+def _shared_memory(model: nn.Module) -> dict[Storage, torch.Tensor]:
+    """Map memory that several of the model's tensors look at to one tensor over all of it."""
+    looking: dict[Storage, dict[int, torch.Tensor]] = {}
+    for _, tensor in _held(model):
+        if tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized:
+            looking.setdefault(storage_of(tensor), {})[id(tensor)] = tensor
+    several = {memory: next(iter(found.values())) for memory, found in looking.items() if len(found) > 1}
+    return {memory: _flat(tensor.detach()) for memory, tensor in several.items()}
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    size = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.as_strided((size,), (1,), 0)
 
 
 def _device_of(model: nn.Module, example: Example) -> torch.device:

@@ -46,21 +46,21 @@ def children(value: object) -> list[tuple[Step, Any]]:
     return [(("attr", name), held) for name, held in _attributes(value)]
 
 
-def replace_children(value: Any, changed: Mapping[Any, Any]) -> Any:
-    """Make another container with some of what it holds directly replaced, by index, key or name of an attribute.
+def replace_children(value: Any, changed: Mapping[Step, Any]) -> Any:
+    """Make another container with some of what it holds directly replaced, by the steps that lead there.
 
-    >>> replace_children((1, 2), {0: 3})
+    >>> replace_children((1, 2), {("item", 0): 3})
     (3, 2)
     """
     if not changed:
         return value
     if isinstance(value, tuple):
-        held = [changed.get(index, old) for index, old in enumerate(value)]
+        held = [changed.get(step, old) for step, old in children(value)]
         return type(value)(*held) if is_named_tuple(value) else type(value)(held)
     made = copy.copy(value)
-    for key, new in changed.items():
+    for (kind, key), new in changed.items():
         # Outputs of transformers are dicts with attributes, and keep both alike when an item is set.
-        if isinstance(made, (list, dict)):
+        if kind == "item":
             made[key] = new
         else:
             object.__setattr__(made, key, new)
@@ -102,16 +102,21 @@ def tensors(value: object) -> Iterator[tuple[Steps, torch.Tensor]]:
 
 
 def clone_all(values: Any) -> Any:
-    """Clone each tensor of a tuple or a list, however many there are.
+    """Clone each tensor of a tuple, a list, a dict or any other object, however many there are.
 
     >>> clone_all((torch.zeros(1), [2]))
     (tensor([0.]), [2])
     """
+    return _clone_all(values, frozenset())
+
+
+def _clone_all(values: Any, above: frozenset[int]) -> Any:
     if isinstance(values, torch.Tensor):
         return values.clone()
-    if is_named_tuple(values):
-        return type(values)(*map(clone_all, values))
-    return type(values)(map(clone_all, values)) if isinstance(values, (tuple, list)) else values
+    if id(values) in above or len(above) >= _DEEPEST:
+        return values
+    parts = [(step, held, _clone_all(held, above | {id(values)})) for step, held in children(values)]
+    return replace_children(values, {step: new for step, held, new in parts if new is not held})
 
 
 def copy_tensors(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import fx
 from fxfeat.record.graph_writer import Effects, GraphWriter
 from fxfeat.record.measuring import LITERALS, measure_all, storage_of, version_of
 from fxfeat.record.recording import amend, facts, measure, same
-from fxfeat.record.structure import Steps, copy_tensors, tensors, walk
+from fxfeat.record.structure import Steps, children, copy_tensors, tensors, walk
 
 
 class TiedTensors(GraphWriter):
@@ -49,10 +50,21 @@ class TiedTensors(GraphWriter):
     def _adopt(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._leaf_depth and self._made_here(tensor):
             return tensor
-        made = self.stand_ins.copy(tensor)
-        if id(tensor) in self._state:
+        over = self._copy_over_shared_memory(tensor)
+        made = self.stand_ins.copy(tensor) if over is None else over
+        # Any tensor from outside outlives the call: in a list, in a global, in another object.
+        if id(tensor) not in self.fresh:
             self.persistent.add(storage_of(made))
         return made
+
+    def _copy_over_shared_memory(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Let the stand-ins of tensors over one memory share theirs: what is written to one is read from the other."""
+        base = self.shared.get(storage_of(tensor))
+        if base is None or base.dtype != tensor.dtype or tensor.layout != torch.strided:
+            return None
+        if id(base) not in self._bases:
+            self._bases[id(base)] = self.stand_ins.copy(base)
+        return self._bases[id(base)].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
     def _made_here(self, tensor: torch.Tensor) -> bool:
         """Say whether a tensor was computed from stand-ins by code that torch functions do not show."""
@@ -79,7 +91,11 @@ class TiedTensors(GraphWriter):
         name = f"_constant_{len(self.constants)}"
         self.constants[name] = tensor
         trouble = self._trouble(tensor)
-        return self.add("get_attr", name, constant=True, unwritable=trouble, **measured)
+        if id(tensor) not in self.fresh:
+            return self.add("get_attr", name, constant=True, unwritable=trouble, **measured)
+        # The model makes it anew at each call, so what it writes to it is gone by the next.
+        kept = self.add("get_attr", name, constant=True, unwritable=trouble, value=measured["value"], counted=False)
+        return self.add("call_function", torch.clone, (kept,), constant=True, counted=False, **measured)
 
     def _trouble(self, tensor: torch.Tensor) -> str | None:
         if self._made_here(tensor):
@@ -136,8 +152,18 @@ class TiedTensors(GraphWriter):
 
     def remember(self, held: Any, span: int, steps: Steps) -> None:
         """Note that an object came out of a span, so that a later call can be given it from there."""
-        self._objects.setdefault(id(held), (span, steps))
-        self.keep(held)
+        source, _ = self._objects.get(id(held), (None, ()))
+        if isinstance(source, fx.Node) or (source is not None and self._contents[id(held)] == _contents(held)):
+            return
+        if source is not None:
+            # Code has changed it since: what the earlier call returned is a feature of its own.
+            self.spans[source] = dataclasses.replace(self.spans[source], altered=True)
+        self._objects[id(held)], self._contents[id(held)] = (span, steps), _contents(held)
+        self.keep((held, [part for _, part in children(held)]))
+
+    def is_as_returned(self, value: Any) -> bool:
+        """Say whether an object that a call returned holds what it held then."""
+        return id(value) not in self._contents or self._contents[id(value)] == _contents(value)
 
     def passed(self, tensor: torch.Tensor, start: int) -> torch.Tensor:
         """Give a tensor from before position ``start``, though written to since, an identity and a node of its own."""
@@ -170,3 +196,8 @@ class TiedTensors(GraphWriter):
             amend(node, same_as=self._nodes[id(made)])
         self.tie(made, node)
         return made
+
+
+def _contents(value: Any) -> list[tuple[Any, int]]:
+    """Tell by identity what an object holds directly."""
+    return [(step, id(held)) for step, held in children(value)]

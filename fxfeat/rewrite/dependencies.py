@@ -8,6 +8,7 @@ import networkx as nx
 import torch
 from torch import fx, nn
 
+from fxfeat.record.calls import is_norm
 from fxfeat.record.recording import Recording, Storage, facts
 from fxfeat.record.written import nodes_in
 from fxfeat.rewrite.draft import last_moment
@@ -65,15 +66,25 @@ def find_needed(
             needed |= extra
     # The next call brings inputs of its own.
     state = recording.persistent.difference(*(facts(node).storages for node in nodes if node.op == "placeholder"))
-    while late := [node for node in updates if node not in needed and _is_read(node, state, needed)]:
+    while late := [node for node in updates if node not in needed and _is_read(recording, node, state, needed)]:
         needed |= _with_ancestors(drawn, set(late))
     return needed
 
 
-def _is_read(update: fx.Node, state: frozenset[Storage], needed: set[fx.Node]) -> bool:
-    """Say whether needed nodes compute from the state that an update writes, and do not only update it as well."""
+def _is_read(recording: Recording, update: fx.Node, state: frozenset[Storage], needed: set[fx.Node]) -> bool:
+    """Say whether needed nodes compute from the state that an update writes."""
     memory = (facts(update).writes - facts(update).guessed) & state
-    return any(memory & memory_of(node) - facts(node).writes for node in needed)
+    return any(memory & memory_of(node) and not _only_updates(recording, node, memory) for node in needed)
+
+
+def _only_updates(recording: Recording, node: fx.Node, memory: frozenset[Storage]) -> bool:
+    """Say whether a node writes the state that it reads and returns nothing that was computed from it."""
+    known = facts(node)
+    if not memory & memory_of(node) <= known.writes:
+        return False
+    if node.op == "call_module":
+        return isinstance(recording.root.get_submodule(str(node.target)), nn.modules.batchnorm._NormBase)
+    return node.target is setattr or is_norm(node.target) or bool(known.storages & memory)
 
 
 def _with_ancestors(drawn: nx.DiGraph, roots: set[fx.Node]) -> set[fx.Node]:

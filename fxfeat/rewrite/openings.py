@@ -14,7 +14,7 @@ from torch import fx
 from fxfeat.errors import TraceError
 from fxfeat.record.recording import Guard, Opaque, Recording, Refusal, Setting, Span, Storage, ancestors, facts
 from fxfeat.record.written import map_nodes, nodes_in, opaque_in
-from fxfeat.rewrite.dependencies import find_needed
+from fxfeat.rewrite.dependencies import find_needed, memory_of
 from fxfeat.rewrite.draft import Draft, last_moment
 from fxfeat.select.features import Feature
 
@@ -129,6 +129,8 @@ def _matters(recording: Recording, plan: Plan, held: Guard | Refusal | Setting) 
     """
     if held.position < plan.end:
         return True
+    if isinstance(held, Refusal) and any(held.memory & memory_of(node) for node in plan.needed):
+        return True
     around = {held.span, *ancestors(recording.spans, held.span)}
     return any(feature.span in around and held.position <= feature.moment for feature in plan.features)
 
@@ -241,7 +243,21 @@ def regions_of(recording: Recording, plan: Plan) -> set[int]:
     """List the whole spans that the features need."""
     regions = {plan.region(recording, facts(node).span) for node in plan.needed}
     regions |= {plan.region(recording, feature.span) for feature in plan.features if feature.span is not None}
-    return {region for region in regions if region is not None}
+    found: set[int] = set()
+    waiting = [region for region in regions if region is not None]
+    while waiting:
+        region = waiting.pop()
+        if region not in found:
+            found.add(region)
+            waiting += _givers_of_objects(recording, plan, recording.spans[region])
+    return found
+
+
+def _givers_of_objects(recording: Recording, plan: Plan, span: Span) -> list[int]:
+    """List the whole spans that returned an object which nobody could write down, and which a span is given."""
+    sources = [held.span for held in opaque_in((span.args, span.kwargs)) if held.span is not None]
+    regions = [plan.region(recording, source) for source in sources]
+    return [region for region in regions if region is not None]
 
 
 def _reaches(recording: Recording, plan: Plan, node: fx.Node, region: int) -> bool:

@@ -11,7 +11,7 @@ from torch import fx
 from fxfeat.errors import TraceError
 from fxfeat.record.guards import check
 from fxfeat.record.recording import Build, Facts, Guard, ModuleAt, Opaque, Span, facts
-from fxfeat.record.structure import Steps
+from fxfeat.record.structure import Steps, clone_all
 from fxfeat.record.written import map_nodes, nodes_in, opaque_in
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.openings import Plan, is_movable, plan_openings, regions_of, uses_of
@@ -67,7 +67,9 @@ class _Copy:
         """Turn what is to be built again into calls that build it."""
         if isinstance(value, Build):
             fields = {name: self._built(held, known) for name, held in value.fields}
-            return self._add("call_function", value.factory, (), fields, _only_value(known, None))
+            nodes = nodes_in(tuple(fields.values()))
+            memory = frozenset[Any]().union(*(facts(node).storages for node in nodes))
+            return self._add("call_function", value.factory, (), fields, _only_value(known, None, memory))
         if isinstance(value, (tuple, list)):
             return type(value)(self._built(held, known) for held in value)
         if isinstance(value, dict):
@@ -177,7 +179,10 @@ class _Copy:
                 f"{feature.name!r} holds a {kind}, which cannot be written down as code. Ask for its tensors one by "
                 "one, or for nothing inside the module."
             )
-        return self._called(feature.span)
+        call = self._called(feature.span)
+        if not self.recording.spans[feature.span].altered:
+            return call
+        return self._add("call_function", clone_all, (call,), {}, _only_value(facts(call), facts(call).value))
 
     def _is_whole(self, feature: Feature) -> bool:
         """Say whether a feature is all that a whole module returns, be it a tensor, a tuple or a dict."""
@@ -186,7 +191,7 @@ class _Copy:
         span = self.recording.spans[feature.span]
         memory = frozenset[Any]().union(*(facts(node).storages for node in nodes_in(feature.value)))
         # What is written over later is taken apart, for its tensors to be cloned one by one.
-        written = any(facts(node).writes & memory for node in self.recording.nodes[feature.moment :])
+        written = span.altered or any(facts(node).writes & memory for node in self.recording.nodes[feature.moment :])
         return feature.value is span.result and not isinstance(span.result, fx.Node) and not written
 
     def _called(self, index: int) -> fx.Node:

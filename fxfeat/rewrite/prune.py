@@ -10,7 +10,7 @@ from fxfeat.record.guards import check
 from fxfeat.record.recording import facts
 from fxfeat.record.written import map_nodes
 from fxfeat.rewrite.dependencies import find_needed
-from fxfeat.rewrite.draft import Draft, last_moment
+from fxfeat.rewrite.draft import Draft
 
 
 def prune(draft: Draft) -> Draft:
@@ -19,7 +19,7 @@ def prune(draft: Draft) -> Draft:
     Inputs stay, because the emitted ``forward`` keeps the signature of the original.
     """
     nodes = list(draft.graph.nodes)
-    kept = [node for node in nodes if node.target is check or facts(node).look or _is_late(draft, node)]
+    kept = [node for node in nodes if node.target is check or facts(node).look or _updates_state(draft, node)]
     needed = find_needed(draft.recording, nodes, draft.features, kept)
     graph = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
@@ -31,6 +31,6 @@ def prune(draft: Draft) -> Draft:
     return dataclasses.replace(draft, graph=graph, features=features)
 
 
-def _is_late(draft: Draft, node: fx.Node) -> bool:
-    """Say whether a node is there for the next call: it updates state after the last feature."""
-    return facts(node).position >= last_moment(draft.features) and bool(facts(node).writes & draft.recording.persistent)
+def _updates_state(draft: Draft, node: fx.Node) -> bool:
+    """Say whether a node is there for the next call: what opened modules had to do to state is settled by now."""
+    return bool(facts(node).writes & draft.recording.persistent)

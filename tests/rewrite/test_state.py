@@ -412,3 +412,38 @@ def test_state_that_layers_behind_a_feature_make_for_the_next_call():
     assert_equals_eager(model, ["body"], X, X, X)
     extractor = fxfeat.create_feature_extractor(model, ["body"], example_inputs=X)
     assert "self.last" not in extractor.code
+
+
+class Remembers(nn.Module):
+    """Updates its state by what its own layer made, and is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("held", torch.zeros(4))
+
+    def forward(self, x):
+        y = self.linear(x) + self.held
+        self.held.add_(y.detach().mean(0))
+        return y
+
+
+class BetweenItsCalls(nn.Module):
+    def __init__(self, child):
+        super().__init__()
+        self.child = child
+        self.side = nn.Linear(4, 4)
+
+    def forward(self, x):
+        first = self.child(x)
+        return self.child(first) + self.side(first)
+
+
+@pytest.mark.parametrize("names", [["side"], ["child@0"]])
+def test_a_whole_call_after_the_feature_that_writes_what_the_next_call_reads(names):
+    assert_equals_eager(BetweenItsCalls(Remembers()), names, X, LONGER, X)
+
+
+def test_spectral_norm_called_twice():
+    linear = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    assert_equals_eager(BetweenItsCalls(linear), ["side"], X, LONGER, X)

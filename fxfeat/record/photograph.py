@@ -1,0 +1,261 @@
+"""A photograph of what a model keeps in Python, to tell what has changed and to put it back."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import logging
+import operator
+import sys
+import types
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+BUILTINS = frozenset({dict, list, set, collections.OrderedDict})
+_CONTAINERS = (dict, list, set, collections.deque)
+_ATOMS = frozenset({type(None), bool, int, float, str, nn.Parameter})
+_DEEPEST = 4
+_LARGEST_ARRAY = 1_000_000
+_TABLES = ("_modules", "_parameters", "_forward_hooks", "_forward_pre_hooks")
+_BOOKKEEPING = frozenset(nn.Module().__dict__) - {*_TABLES}
+_MISSING = object()
+
+
+def paths_of(model: nn.Module) -> dict[nn.Module, str]:
+    """Map each module to its path; ``named_modules`` takes as long as a small model's whole forward."""
+    found: dict[nn.Module, str] = {}
+    waiting = [(model, "")]
+    while waiting:
+        module, path = waiting.pop()
+        if module in found:
+            continue
+        found[module] = path
+        children = reversed(module._modules.items()) if module._modules else ()
+        waiting += [(child, f"{path}.{name}" if path else name) for name, child in children if child is not None]
+    return found
+
+
+class Photograph:
+    """A shallow copy of every mutable thing that modules and functions hold."""
+
+    def __init__(self) -> None:
+        self.holding: list[Any] = []
+        self._values: dict[int, Any] = {}
+        self._copies: dict[int, Any] = {}
+        self._empty: dict[int, Any] = {}
+        self._arrays: dict[int, tuple[Any, Any]] = {}
+        self._cells: dict[int, tuple[types.CellType, Any]] = {}
+        self._functions: set[int] = set()
+        self._modules: set[int] = set()
+        self._classes: list[tuple[type, dict[str, Any]]] = []
+        self._globals: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
+
+    def take_modules(self, modules: Collection[nn.Module], known: Collection[nn.Module] = ()) -> None:
+        """Copy what modules hold, what their classes hold, and what the hooks on them hold, but no ``known`` module."""
+        self._modules.update(map(id, (*modules, *known)))
+        for module in modules:
+            self._take(module.__dict__, 0)
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                for hook in hooks.values() if hooks else ():
+                    self.take_function(hook)
+        kinds = {type(module) for module in modules}
+        for kind in kinds:
+            self.take_function(getattr(kind, "forward", None))
+        for home in {home for kind in kinds for home in kind.__mro__ if not _is_library(home)}:
+            self._classes.append((home, dict(vars(home))))
+            for value in vars(home).values():
+                if isinstance(value, _CONTAINERS):
+                    self._take(value, 0)
+
+    def take_function(self, function: Any) -> None:
+        """Copy what a function can change: its closure, the object it is bound to, the globals it names."""
+        if id(function) in self._functions:
+            return
+        self._functions.add(id(function))
+        if isinstance(function, functools.partial):
+            self._take([*function.args, function.keywords], 0)
+            self.take_function(function.func)
+            return
+        if not isinstance(function, types.FunctionType):
+            owner = getattr(function, "__self__", function)
+            self._take(getattr(owner, "__dict__", owner), 0)
+            function = getattr(function, "__func__", None) or vars(type(function)).get("__call__")
+        if isinstance(function, types.FunctionType):
+            self._take_variables(function)
+
+    def _take_variables(self, function: types.FunctionType) -> None:
+        self._take([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()], 0)
+        for cell in function.__closure__ or ():
+            with contextlib.suppress(ValueError):  # an empty cell
+                self._cells[id(cell)] = (cell, cell.cell_contents)
+                self._take_named(cell.cell_contents, function)
+        for name in function.__code__.co_names:
+            if name in function.__globals__:
+                self._globals[id(function.__globals__), name] = (function.__globals__, function.__globals__[name])
+                self._take_named(function.__globals__[name], function)
+
+    def _take_named(self, value: Any, function: types.FunctionType) -> None:
+        if isinstance(value, types.FunctionType) and value.__globals__ is function.__globals__:
+            self.take_function(value)
+        else:
+            self._take(value, 0)
+
+    def _take(self, value: Any, depth: int) -> None:
+        if id(value) in self._copies or id(value) in self._empty or depth > _DEEPEST:
+            return
+        if not isinstance(value, _CONTAINERS):
+            self._take_object(value, depth)
+            return
+        if not value:
+            self._empty[id(value)] = value
+            return
+        self._values[id(value)], self._copies[id(value)] = value, value.copy()
+        holds_tensors = False
+        for held in list(value.values() if isinstance(value, dict) else value):
+            kind = held.__class__
+            # Most of what a module holds is an empty dict: not worth a call.
+            if kind in BUILTINS and not held:
+                self._empty[id(held)] = held
+            elif kind is torch.Tensor:
+                holds_tensors = True
+            elif kind not in _ATOMS:
+                self._take_part(held, kind, depth + 1)
+        if holds_tensors:
+            self.holding.append(value)
+
+    def _take_part(self, value: Any, kind: Any, depth: int) -> None:
+        if kind is tuple:
+            for held in value:
+                if held.__class__ not in _ATOMS:
+                    self._take_part(held, held.__class__, depth)
+        elif kind is types.FunctionType or kind is types.MethodType or kind is functools.partial:
+            if not _is_library(value.func if kind is functools.partial else value):
+                self.take_function(value)
+        elif not _is_atom(kind):
+            self._take(value, depth)
+
+    def _take_object(self, value: Any, depth: int) -> None:
+        if isinstance(value, nn.Module):
+            # One that is no child of the model: it stands in a list, say.
+            if id(value) not in self._modules:
+                self._modules.add(id(value))
+                self._take(value.__dict__, 0)
+            return
+        if _is_array(value):
+            self._arrays[id(value)] = (value, value.copy())
+            return
+        attributes = None if _is_atom(value.__class__) else getattr(value, "__dict__", None)
+        if isinstance(attributes, dict):
+            self._take(attributes, depth + 1)
+
+    def changes_of(self, model: nn.Module) -> list[tuple[str, str]]:
+        """List the attributes and buffers, by path of the module and name, that are not what they were."""
+        own = [(path, name) for path, module in model.named_modules() for name in self._changes_in(module)]
+        own += [("", name) for (_, name), (home, held) in self._globals.items() if home.get(name) is not held]
+        own += [("", name) for kind, held in self._classes for name in _changes_in_class(kind, held)]
+        return own
+
+    def _changes_in(self, module: nn.Module) -> list[str]:
+        now = {**module.__dict__, **module._buffers}
+        before = {**self._before(module.__dict__), **self._before(module._buffers)}
+        names = [name for name in {**before, **now} if name not in _BOOKKEEPING]
+        return [n for n in names if before.get(n, _MISSING) is not now.get(n, _MISSING) or self._is_altered(now[n])]
+
+    def _before(self, held: dict[str, Any]) -> dict[str, Any]:
+        return self._copies.get(id(held), {})
+
+    def _is_altered(self, value: Any) -> bool:
+        held = value if isinstance(value, _CONTAINERS) else getattr(value, "__dict__", None)
+        if id(held) in self._empty:
+            return bool(held)
+        return id(held) in self._copies and not _same(held, self._copies[id(held)])
+
+    def altered(self) -> frozenset[int]:
+        """Return the identities of the containers, closures and arrays that do not hold what they held."""
+        found = {key for key, (cell, value) in self._cells.items() if cell.cell_contents is not value}
+        found |= {key for key, value in self._empty.items() if value}
+        found |= {key for key, pair in self._arrays.items() if _differs(*pair)}
+        return frozenset(found | {key for key, value in self._values.items() if not _same(value, self._copies[key])})
+
+    def reaches(self, altered: Collection[int]) -> bool:
+        """Say whether any of some containers, closures and arrays was photographed."""
+        return any(key in held for key in altered for held in (self._cells, self._empty, self._arrays, self._values))
+
+    def changed(self) -> bool:
+        """Say whether anything is not what it was."""
+        moved = any(home.get(name) is not held for (_, name), (home, held) in self._globals.items())
+        moved = moved or any(_changes_in_class(kind, held) for kind, held in self._classes)
+        return moved or bool(self.altered())
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for array, values in self._arrays.values():
+            if _differs(array, values):
+                array[...] = values
+        for kind, held in self._classes:
+            for name in _changes_in_class(kind, held):
+                setattr(kind, name, held[name]) if name in held else delattr(kind, name)
+        for cell, contents in self._cells.values():
+            cell.cell_contents = contents
+        for (_, name), (home, held) in self._globals.items():
+            home[name] = held
+        for value in self._empty.values():
+            if value:
+                value.clear()
+        for value, copy in zip(self._values.values(), self._copies.values(), strict=True):
+            if not _same(value, copy):
+                _refill(value, copy)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_atom(kind: type[Any]) -> bool:
+    """Say whether what the objects of a class hold is looked at elsewhere, or is not the model's."""
+    if issubclass(kind, (*_CONTAINERS, nn.Module)):
+        return False
+    # A logger leads to all the loggers there are.
+    known = (torch.Tensor, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, logging.Logger)
+    return issubclass(kind, known) or _is_library(kind)
+
+
+def _is_library(value: Any) -> bool:
+    """Say whether a class or a function is Python's or torch's own, which keeps nothing of a model's."""
+    return str(getattr(value, "__module__", "")).partition(".")[0] in ("torch", "builtins")
+
+
+def _is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray) and 0 < value.size <= _LARGEST_ARRAY
+
+
+def _differs(array: Any, copy: Any) -> bool:
+    return bool(array.tobytes() != copy.tobytes())
+
+
+def _changes_in_class(kind: type, before: dict[str, Any]) -> list[str]:
+    now = vars(kind)
+    if len(now) == len(before) and all(map(operator.is_, now.values(), before.values())):
+        return []
+    names = [name for name in {**before, **now} if not name.startswith("__")]
+    return [name for name in names if before.get(name, _MISSING) is not now.get(name, _MISSING)]
+
+
+def _same(value: Any, copy: Any) -> bool:
+    if len(value) != len(copy):
+        return False
+    if isinstance(value, dict):
+        return all(map(operator.is_, value, copy)) and all(map(operator.is_, value.values(), copy.values()))
+    if isinstance(value, (list, collections.deque)):
+        return all(map(operator.is_, value, copy))
+    return {id(held) for held in value} == {id(held) for held in copy}
+
+
+def _refill(value: Any, copy: Any) -> None:
+    value.clear()
+    if isinstance(value, (list, collections.deque)):
+        value.extend(copy)
+    else:
+        value.update(copy)
