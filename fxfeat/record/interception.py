@@ -20,6 +20,7 @@ from fxfeat.record import numbers
 from fxfeat.record.arrays import random_state
 from fxfeat.record.hooks import has_hooks, run_with_hooks
 from fxfeat.record.leaves import Leaves
+from fxfeat.record.measuring import LITERALS
 from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Context, Opaque, Span
@@ -179,7 +180,7 @@ class Interceptor:
         if leaf or isinstance(result, torch.Tensor):
             return
         for steps, held in walk(result):
-            if not isinstance(held, (torch.Tensor, tuple, list, dict, int, float, str, type(None), nn.Module)):
+            if not isinstance(held, (torch.Tensor, tuple, list, dict, nn.Module, *LITERALS)):
                 self.recorder.remember(held, index, steps)
 
     def _hand_back(self, result: Any, given: set[int]) -> Any:

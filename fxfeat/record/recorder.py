@@ -44,7 +44,7 @@ _SILENT = {
         "is_shared",
         "is_pinned",
     ),
-    *("__repr__", "__format__", "__hash__", "__dir__", "type", "is_same_size", "__dir__"),
+    *("__repr__", "__format__", "__hash__", "__dir__", "is_same_size", "__dir__"),
     *("requires_grad_", "register_hook", "retain_grad", "register_post_accumulate_grad_hook", "_set_grad_enabled"),
     *("_has_compatible_shallow_copy_type", "_is_all_true", "has_names", "is_distributed", "set_default_tensor_type"),
     *("_make_subclass", "__reduce_ex__", "__deepcopy__", "can_cast", "result_type", "promote_types", "get_device"),
@@ -92,7 +92,8 @@ class Recorder(Decisions, TorchFunctionMode):
             return self._answer_about_gradients(func, str(attribute_of(func)), args[0])
         if self.live and name == "data_ptr":
             self.refuse(f"the address of a tensor's memory is read at {self.line()}")
-        if not self.live or name in _SILENT or attribute_of(func) in _SILENT:
+        asks_type = name == "type" and not args[1:] and not kwargs
+        if not self.live or name in _SILENT or attribute_of(func) in _SILENT or asks_type:
             return self._run(func, args, kwargs)[0]
         if name in _ESCAPES:
             return self._escape(func, name, args, kwargs)

@@ -330,3 +330,35 @@ def test_code_of_regions():
     assert "enabled=False" in extractor.code
     extractor = fxfeat.create_feature_extractor(NoGrad(), ["mul"], example_inputs=X)
     assert "    with torch.no_grad():\n        x = self.linear(x)\n        mul = x * 2\n" in extractor.code
+
+
+class CastsByType(Base):
+    def forward(self, x):
+        y = self.linear(x).type(torch.float64)
+        tap("type", y)
+        return self.head(y.type(x.dtype))
+
+
+class ReturnsADtype(nn.Module):
+    def forward(self, x):
+        return {"value": x * 2, "dtype": x.dtype}
+
+
+class UsesADtypeThatABlockReturned(Base):
+    def __init__(self):
+        super().__init__()
+        self.block = ReturnsADtype()
+
+    def forward(self, x):
+        found = self.block(self.linear(x))
+        y = found["value"] + torch.tensor(1.5, dtype=found["dtype"])
+        tap("add", y)
+        return self.head(y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [(CastsByType, ["type", "head"]), (UsesADtypeThatABlockReturned, ["add", "block['value']", "head"])],
+)
+def test_dtypes_that_are_handed_on(kind, names):
+    assert_equals_eager(kind(), names, X, LONGER)
