@@ -65,8 +65,8 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     if pins and not is_same_code(emission, emit_at(setup.examples[0])):
         raise TraceError(
             f"{type(setup.model).__name__} does something else each time it is run on the same input: its code keeps "
-            "state where fxfeat cannot see it, as in an iterator, a generator of random numbers or __slots__. Make it a "
-            "buffer, or ask for features outside the module that keeps it."
+            "state where fxfeat cannot see it, as in an iterator, a generator of random numbers or __slots__. Make it "
+            "a buffer, or ask for features outside the module that keeps it."
         )
     tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
     if tied and not _tie_dtypes(setup, draft, training, make):

@@ -386,7 +386,7 @@ class MemoryExchangedAfterwards(Base):
 
 
 def test_memory_of_the_model_exchanged_after_the_feature_is_refused():
-    with pytest.raises(fxfeat.TraceError, match="the memory of a tensor is exchanged at .*linear.weight.data = "):
+    with pytest.raises(fxfeat.TraceError, match=r"the memory of a tensor is exchanged at .*linear\.weight\.data = "):
         fxfeat.create_feature_extractor(MemoryExchangedAfterwards(), ["last"], example_inputs=X)
 
 
