@@ -62,12 +62,13 @@ class Photograph:
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
                 for hook in hooks.values() if hooks else ():
                     self.take_function(hook)
-        kinds = {type(module) for module in modules}
+        kinds: set[Any] = {type(module) for module in modules}
         for kind in kinds:
             self.take_function(getattr(kind, "forward", None))
-        for home in {home for kind in kinds for home in kind.__mro__ if not _is_library(home)}:
-            self._classes.append((home, dict(vars(home))))
-            for value in vars(home).values():
+        for home in {home for kind in kinds for home in _homes(kind)}:
+            held = {name: vars(home)[name] for name in _data_of(home) if name in vars(home)}
+            self._classes.append((home, held))
+            for value in held.values():
                 if isinstance(value, _CONTAINERS):
                     self._take(value, 0)
 
@@ -117,12 +118,14 @@ class Photograph:
         holds_tensors = False
         for held in list(value.values() if isinstance(value, dict) else value):
             kind = held.__class__
-            # Most of what a module holds is an empty dict: not worth a call.
+            if kind in _ATOMS:
+                continue
+            # Most of what a module holds is an empty dict, or a child that has its turn: not worth a call.
             if kind in BUILTINS and not held:
                 self._empty[id(held)] = held
             elif kind is torch.Tensor:
                 holds_tensors = True
-            elif kind not in _ATOMS:
+            elif id(held) not in self._modules:
                 self._take_part(held, kind, depth + 1)
         if holds_tensors:
             self.holding.append(value)
@@ -198,7 +201,7 @@ class Photograph:
                 array[...] = values
         for kind, held in self._classes:
             for name in _changes_in_class(kind, held):
-                setattr(kind, name, held[name]) if name in held else delattr(kind, name)
+                setattr(kind, name, held[name])
         for cell, contents in self._cells.values():
             cell.cell_contents = contents
         for (_, name), (home, held) in self._globals.items():
@@ -235,12 +238,22 @@ def _differs(array: Any, copy: Any) -> bool:
     return bool(array.tobytes() != copy.tobytes())
 
 
+@functools.lru_cache(maxsize=4096)
+def _homes(kind: Any) -> tuple[type, ...]:
+    """List the classes that a class's attributes may stand in."""
+    return tuple(home for home in kind.__mro__ if not _is_library(home))
+
+
+@functools.lru_cache(maxsize=4096)
+def _data_of(kind: Any) -> frozenset[str]:
+    """List the attributes of a class that are no methods, properties or the like."""
+    found = {name for name, value in vars(kind).items() if not callable(value) and not hasattr(value, "__get__")}
+    return frozenset(name for name in found if not name.startswith("__"))
+
+
 def _changes_in_class(kind: type, before: dict[str, Any]) -> list[str]:
     now = vars(kind)
-    if len(now) == len(before) and all(map(operator.is_, now.values(), before.values())):
-        return []
-    names = [name for name in {**before, **now} if not name.startswith("__")]
-    return [name for name in names if before.get(name, _MISSING) is not now.get(name, _MISSING)]
+    return [name for name, value in before.items() if now.get(name, _MISSING) is not value]
 
 
 def _same(value: Any, copy: Any) -> bool:
