@@ -12,7 +12,7 @@ INTRODUCTION = """\
 
 Written by `python -m tests.zoo`. With {versions}.
 
-For each model, every module that returns a tensor is asked for, all at once, and three of them alone, in eval mode and
+For each model, every module that returns a tensor is asked for, all at once, and one of them alone, in eval mode and
 in train mode, under the same random state as an eager run with forward hooks that clone; then all again with one row,
 three rows, larger images and longer sequences, where the model itself takes them. *Recorded*: an extractor of all
 modules was made in each mode in which the model runs. *Equal*: bit for bit. *Guard errors*: runs at another size that
