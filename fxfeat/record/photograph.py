@@ -247,7 +247,7 @@ def _homes(kind: Any) -> tuple[type, ...]:
 @functools.lru_cache(maxsize=4096)
 def _data_of(kind: Any) -> frozenset[str]:
     """List the attributes of a class that are no methods, properties or the like."""
-    found = {name for name, value in vars(kind).items() if not callable(value) and not hasattr(value, "__get__")}
+    found = {name for name, value in vars(kind).items() if not callable(value) and not hasattr(type(value), "__get__")}
     return frozenset(name for name in found if not name.startswith("__"))
 
 
