@@ -143,10 +143,10 @@ def _binary(argument: int) -> Any:
     return getattr(operator, _IN_PLACE[name]) if name else None
 
 
-def is_norm(function: Any) -> bool:
+def keeps_statistics(function: Any) -> bool:
     """Say whether a function normalises by statistics of its input, where it updates those it is given.
 
-    >>> is_norm(F.batch_norm), is_norm(F.layer_norm)
+    >>> keeps_statistics(F.batch_norm), keeps_statistics(F.layer_norm)
     (True, False)
     """
     return isinstance(function, Hashable) and function in _STATISTICS
@@ -160,7 +160,7 @@ def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """
     if getattr(function, "__name__", "").startswith("_foreach") and function.__name__.endswith("_"):
         return list(args[0])
-    if is_norm(function):
+    if keeps_statistics(function):
         given = dict(zip(_STATISTICS[function], args, strict=False)) | kwargs
         updates = given.get("training", given.get("use_input_stats", function is F.instance_norm))
         held = (given.get(name) for name in ("running_mean", "running_var"))

@@ -7,7 +7,7 @@ import functools
 import threading
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -126,8 +126,7 @@ class Interceptor:
             else:
                 result = plain(*args, **kwargs)
             with quiet():
-                given = {id(held) for _, held in walk((args, kwargs)) if not isinstance(held, torch.Tensor)}
-                result = self._hand_back(result, given)
+                result = self._hand_back(result, () if isinstance(result, torch.Tensor) else _containers(args, kwargs))
             close(result)
         return result
 
@@ -183,7 +182,7 @@ class Interceptor:
             if not isinstance(held, (torch.Tensor, tuple, list, dict, nn.Module, *LITERALS)):
                 self.recorder.remember(held, index, steps)
 
-    def _hand_back(self, result: Any, given: set[int]) -> Any:
+    def _hand_back(self, result: Any, given: Collection[int]) -> Any:
         """Give a tensor that a module returned as it came an identity of its own.
 
         What is downstream of the module must go through it: on another input it may not return what it was given. A
@@ -329,6 +328,11 @@ class Interceptor:
 
         undo.enter_context(patch.object(region, "__enter__", watched_enter))
         undo.enter_context(patch.object(region, "__exit__", watched_exit))
+
+
+def _containers(args: Any, kwargs: Any) -> set[int]:
+    """Identify what a call is given that is no tensor."""
+    return {id(held) for _, held in walk((args, kwargs)) if not isinstance(held, torch.Tensor)}
 
 
 _UNSET = object()

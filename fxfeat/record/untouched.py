@@ -29,8 +29,8 @@ def untouched(model: nn.Module) -> Iterator[Photograph]:
     """
     held, modules = Photograph(), paths_of(model)
     held.take_modules(modules)
-    values = _scripted_buffers(modules)
-    flags = [(module, module.training) for module in modules if isinstance(module, torch.jit.ScriptModule)]
+    scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
+    values, flags = _buffers_of(scripted), [(module, module.training) for module in scripted]
     cpu, cuda, python = torch.get_rng_state(), _cuda_states(), random.getstate()
     numpy_state = _numpy_state()
     try:
@@ -91,9 +91,8 @@ def _item(held: Any, name: Any) -> Any:
         return None
 
 
-def _scripted_buffers(modules: Iterable[nn.Module]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _buffers_of(scripted: Iterable[nn.Module]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Copy the buffers of scripted modules, whose code in C++ runs on them and not on stand-ins."""
-    scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
     return [(buffer, buffer.detach().clone()) for module in scripted for buffer in module.buffers(recurse=False)]
 
 

@@ -8,7 +8,7 @@ import networkx as nx
 import torch
 from torch import fx, nn
 
-from fxfeat.record.calls import is_norm
+from fxfeat.record.calls import keeps_statistics
 from fxfeat.record.recording import Recording, Storage, facts
 from fxfeat.record.written import nodes_in
 from fxfeat.rewrite.draft import last_moment
@@ -66,15 +66,23 @@ def find_needed(
             needed |= extra
     # The next call brings inputs of its own.
     state = recording.persistent.difference(*(facts(node).storages for node in nodes if node.op == "placeholder"))
-    while late := [node for node in updates if node not in needed and _is_read(recording, node, state, needed)]:
-        needed |= _with_ancestors(drawn, set(late))
+    while late := _read_next(recording, [node for node in updates if node not in needed], state, needed):
+        needed |= _with_ancestors(drawn, late)
     return needed
 
 
-def _is_read(recording: Recording, update: fx.Node, state: frozenset[Storage], needed: set[fx.Node]) -> bool:
-    """Say whether needed nodes compute from the state that an update writes."""
-    memory = (facts(update).writes - facts(update).guessed) & state
-    return any(memory & memory_of(node) and not _only_updates(recording, node, memory) for node in needed)
+def _read_next(
+    recording: Recording, updates: list[fx.Node], state: frozenset[Storage], needed: set[fx.Node]
+) -> set[fx.Node]:
+    """Find the updates of state that needed nodes compute from in the next call."""
+    # Few nodes touch state at all: the others are not looked at again for each update.
+    touching = {node: memory for node in needed if (memory := memory_of(node) & state)} if updates else {}
+
+    def is_read(update: fx.Node) -> bool:
+        memory = (facts(update).writes - facts(update).guessed) & state
+        return any(memory & held and not _only_updates(recording, node, memory) for node, held in touching.items())
+
+    return {node for node in updates if is_read(node)}
 
 
 def _only_updates(recording: Recording, node: fx.Node, memory: frozenset[Storage]) -> bool:
@@ -84,7 +92,7 @@ def _only_updates(recording: Recording, node: fx.Node, memory: frozenset[Storage
         return False
     if node.op == "call_module":
         return isinstance(recording.root.get_submodule(str(node.target)), nn.modules.batchnorm._NormBase)
-    return node.target is setattr or is_norm(node.target) or bool(known.storages & memory)
+    return node.target is setattr or keeps_statistics(node.target) or bool(known.storages & memory)
 
 
 def _with_ancestors(drawn: nx.DiGraph, roots: set[fx.Node]) -> set[fx.Node]:
