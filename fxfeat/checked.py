@@ -18,7 +18,7 @@ from fxfeat.freedom import find_dtypes, find_freedom, find_pins, is_same_code
 from fxfeat.modes import Setup, record_mode, record_variant
 from fxfeat.name.query import Found, InsideLeaf, find
 from fxfeat.name.table import name_nodes
-from fxfeat.record.examples import Example
+from fxfeat.record.examples import Example, sizes_of
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.photograph import Photograph
 from fxfeat.record.recording import Recording, facts
@@ -72,7 +72,8 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     if tied and not _tie_dtypes(setup, draft, training, make):
         pins += find_dtypes(setup.model, setup.examples[0])
     again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
-    return dataclasses.replace(again, freedoms=freedoms)
+    stateless_at = sizes_of(setup.examples[0]) if recording.stateless else None
+    return dataclasses.replace(again, freedoms=freedoms, stateless_at=stateless_at)
 
 
 def emit_request(

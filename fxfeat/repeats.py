@@ -13,6 +13,7 @@ from fxfeat.emit.extractor import Row
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import Leaves
+from fxfeat.record.photograph import Photograph
 from fxfeat.record.structure import copy_tensors, tensors
 from fxfeat.record.untouched import lent_buffers, untouched
 
@@ -64,19 +65,37 @@ def _differing(
     random = torch.get_rng_state()
     try:
         with untouched(model) as before, torch.no_grad():
-            first = see(model, before, rows, leaves, example, training)
+            first = _see(model, before, rows, leaves, example, training)
         with untouched(model) as held, torch.no_grad():
             with lent_buffers(model, keep=changed, also=held):
                 torch.set_rng_state(random)
                 model(*_other(example.args), **_other(example.kwargs))
             torch.set_rng_state(random)
             with untouched(model) as before:
-                again = see(model, before, rows, leaves, example, training)
+                again = _see(model, before, rows, leaves, example, training)
     except FxfeatError:
         raise
     except Exception:
         return []  # the example is one that the model was recorded on, but does not run on
     return [key for key in first if key not in again or not _equal(first[key], again[key])]
+
+
+def _see(
+    model: nn.Module,
+    before: Photograph,
+    rows: Sequence[Row],
+    leaves: Leaves,
+    example: Example,
+    training: bool | None,
+) -> dict[str, Any]:
+    """Copy each feature at the moment it is produced."""
+    seen: dict[str, Any] = {}
+
+    def copy(row: Row, value: Any) -> None:
+        seen[row.key] = copy_tensors(value)
+
+    see(model, before, rows, leaves, example, training, copy)
+    return seen
 
 
 def _other(value: Any) -> Any:

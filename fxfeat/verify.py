@@ -1,4 +1,4 @@
-"""Compare an extractor with eager PyTorch: forward hooks that clone."""
+"""Compare an extractor with eager PyTorch: forward hooks that look at what a module returns when it does."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from fxfeat.eager import see
+from fxfeat.eager import glance, is_operation, lend, see
 from fxfeat.emit.extractor import FeatureExtractor, Row
 from fxfeat.errors import RequestError
-from fxfeat.record.examples import Example
+from fxfeat.record.alone import unwrap
+from fxfeat.record.examples import Example, sizes_of
 from fxfeat.record.leaves import choose_leaves
+from fxfeat.record.photograph import paths_of
 from fxfeat.record.structure import copy_tensors, tensors
-from fxfeat.record.untouched import lent_buffers, untouched
+from fxfeat.record.untouched import same_random, untouched
 from fxfeat.report.verification import render_verification
 
 
@@ -59,7 +61,7 @@ class Verification:
 
 
 def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: Any) -> Verification:
-    """Run a model with cloning hooks and its extractor on the same input, and compare every feature bit for bit.
+    """Run an extractor, and its model with hooks on the same input, and compare every feature bit for bit.
 
     The model runs in the extractor's mode, with the same random state, and comes back as it was: so do buffers that
     either run updates.
@@ -86,26 +88,55 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     """
     if not isinstance(extractor, FeatureExtractor):
         raise RequestError(f"extractor is a {type(extractor).__name__}; pass what create_feature_extractor returned.")
-    random = torch.get_rng_state()
+    random, example = torch.get_rng_state(), Example(args, kwargs)
     leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
     training = None if extractor.is_mixed else extractor.training
-    with untouched(model) as before:
-        expected = see(model, before, extractor.rows, leaves, Example(args, kwargs), training)
-        before.restore()
-        torch.set_rng_state(random)
+    compared: dict[str, VerifiedRow] = {}
+
+    def compare(row: Row, value: Any) -> None:
+        compared[row.key] = _compare(row, value, actual[row.key])
+
+    with same_random() if _is_stateless(model, extractor, example, training) else untouched(model) as before:
+
+        def start_over() -> None:
+            if before is not None:
+                before.restore()
+            torch.set_rng_state(random)
+
         given, named = copy_tensors(args), copy_tensors(kwargs)
-        with lent_buffers(extractor):
+        with lend(extractor, before):
             actual = extractor(*given, **named)
-    pairs = ((row, expected.get(row.key, _MISSING), actual[row.key]) for row in extractor.rows)
-    return Verification(tuple(_compare(*pair) for pair in pairs))
+        start_over()
+        # What the model computes is compared at once: later code may write to it, and copies take memory and time.
+        glance(model, before, extractor.rows, example, training, compare)
+        unsure = [row for row in extractor.rows if is_operation(row) and not _is_equal_in(compared, row)]
+        if unsure:
+            start_over()
+            see(model, before, unsure, leaves, example, training, compare)
+    return Verification(tuple(compared.get(row.key) or _missing(row) for row in extractor.rows))
 
 
-_MISSING = object()
+def _is_stateless(model: nn.Module, extractor: FeatureExtractor, example: Example, training: bool | None) -> bool:
+    """Say whether a run changes nothing of the model, which is then neither copied nor put back: that takes long."""
+    if extractor.emission.stateless_at != sizes_of(example) or unwrap(model) is not model:
+        return False
+    return not any(
+        module._forward_hooks or module._forward_pre_hooks or training not in (None, module.training)
+        for module in paths_of(model)
+    )
+
+
+def _is_equal_in(compared: dict[str, VerifiedRow], row: Row) -> bool:
+    return row.key in compared and compared[row.key].equal
+
+
+def _missing(row: Row) -> VerifiedRow:
+    return VerifiedRow(row.key, row.name, row.shape, row.dtype, False, None, "did not run in the model")
 
 
 def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
-    if expected is _MISSING:
-        return VerifiedRow(row.key, row.name, row.shape, row.dtype, False, None, "did not run in the model")
+    if isinstance(actual, torch.Tensor) and _is_same(expected, actual):
+        return VerifiedRow(row.key, row.name, tuple(actual.shape), actual.dtype, True, 0.0)
     left, right = _tensors_of(expected), _tensors_of(actual)
     shape, dtype = (tuple(right[0].shape), right[0].dtype) if len(right) == 1 else (row.shape, row.dtype)
     if [held.shape for held in left] != [held.shape for held in right]:
@@ -119,6 +150,10 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
 
 def _tensors_of(value: Any) -> list[torch.Tensor]:
     return [value] if isinstance(value, torch.Tensor) else [held for _, held in tensors(value)]
+
+
+def _is_same(left: Any, right: torch.Tensor) -> bool:
+    return isinstance(left, torch.Tensor) and left.dtype == right.dtype and torch.equal(left, right)
 
 
 def _is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:

@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxfeat.emit.containers import Kept, plant
 from fxfeat.emit.source import Source
 from fxfeat.errors import TraceError
+from fxfeat.record.examples import Sizes
 from fxfeat.record.guards import check
 from fxfeat.record.structure import Steps, spell
 from fxfeat.report.extractor import describe_extractor, render_extractor
@@ -68,7 +69,10 @@ class Freedom:
 
 @dataclass(frozen=True)
 class Emission:
-    """Everything emitted for one mode."""
+    """Everything emitted for one mode.
+
+    ``stateless_at`` are the sizes at which a run of the model changes nothing that the model keeps.
+    """
 
     source: Source
     rows: tuple[Row, ...]
@@ -80,6 +84,7 @@ class Emission:
     kind: str = "meta"
     leaves_opened: frozenset[str] = frozenset()
     freedoms: tuple[Freedom, ...] = ()
+    stateless_at: Sizes | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import enum
 import importlib
 import keyword
 import math
@@ -62,10 +61,12 @@ class Globals:
         module, qualified = _home_of(thing)
         if not module or not qualified or "<" in qualified:
             return None
-        found: Any = importlib.import_module(module) if module in _loaded() else None
-        for part in qualified.split("."):
-            found = getattr(found, part, None)
-        if found is not thing:
+        if module not in _loaded():
+            return None
+        if _get(module, qualified) is not thing:
+            # C++ names some classes otherwise than they are exported.
+            qualified = getattr(thing, "__name__", "")
+        if not qualified or _get(module, qualified) is not thing:
             return None
         first = qualified.split(".")[0]
         name = self._claim(first, getattr(importlib.import_module(module), first))
@@ -96,7 +97,7 @@ class Globals:
         """Spell a constant."""
         if isinstance(value, float) and not math.isfinite(value):
             return f"float('{value}')"
-        if isinstance(value, enum.Enum):
+        if hasattr(type(value), "__members__"):  # an enum, of Python or of C++
             return f"{self.spell(type(value))}.{value.name}"
         if isinstance(value, (type(None), bool, int, float, complex, str, bytes, range)):
             return repr(value)
@@ -109,6 +110,13 @@ class Globals:
         if isinstance(value, (set, frozenset)) and value:
             return "{" + ", ".join(sorted(self.literal(held) for held in value)) + "}"
         return self.spell(value)
+
+
+def _get(module: str, qualified: str) -> Any:
+    found: Any = importlib.import_module(module)
+    for part in qualified.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def _home_of(thing: Any) -> tuple[str | None, str | None]:

@@ -12,6 +12,10 @@ import torch
 from torch import nn
 
 from fxfeat.errors import RequestError, TraceError
+from fxfeat.record.structure import tensors
+
+Sizes = tuple[tuple[tuple[int, ...], torch.dtype], ...]
+"""Shape and dtype of each tensor in some inputs."""
 
 _BATCH = 2
 _TEXT_LENGTH = 16
@@ -27,6 +31,15 @@ class Example:
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def sizes_of(example: Example) -> Sizes:
+    """List the shape and dtype of each tensor in an example.
+
+    >>> sizes_of(Example((torch.zeros(2, 3),)))
+    (((2, 3), torch.float32),)
+    """
+    return tuple((tuple(held.shape), held.dtype) for _, held in tensors((example.args, example.kwargs)))
 
 
 def read_example(example_inputs: Any) -> Example:

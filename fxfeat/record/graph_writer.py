@@ -17,15 +17,24 @@ from fxfeat.record.places import model_line
 from fxfeat.record.recording import Address, Context, Facts, Guard, Refusal, Setting, Span, Storage, TensorFacts, facts
 from fxfeat.record.stand_ins import StandIns
 from fxfeat.record.structure import Steps
+from fxfeat.record.switches import (
+    Switches,
+    attention_context,
+    devices_entered,
+    kernels_of_attention,
+    name_changes,
+    read_switches,
+)
 
 
 @dataclass
 class Effects:
-    """What the calls inside a leaf read, wrote and drew."""
+    """What the calls inside a leaf read, wrote and drew, or one call, which is heard from outside."""
 
     reads: set[Storage] = field(default_factory=set)
     writes: set[Storage] = field(default_factory=set)
     draws: bool = False
+    heard: tuple[str, int] | None = None
 
 
 class GraphWriter:
@@ -59,6 +68,11 @@ class GraphWriter:
         self.watched: frozenset[Address] = frozenset()
         self.seen: dict[Address, Any] = {}
         self.addresses: dict[int, Address] = {}
+        self.heard: Counter[tuple[int, str]] = Counter()
+        self.modes: list[str] = []
+        self._kernels = kernels_of_attention()
+        self._switches: dict[int, Switches] = {}
+        self._devices = devices_entered()
         self._events: Counter[Address] = Counter()
         self._state = state
         self.grad = is_grad_enabled()
@@ -110,6 +124,7 @@ class GraphWriter:
         """Append a node and note its facts."""
         if self.caught:
             self._guard_after_an_error()
+        self.notice_switches()
         name = known.pop("name", None)
         node = self.graph.create_node(op, target, args, kwargs or {}, name=name)
         known["counted"] = known.get("counted", True) and self._counting
@@ -145,6 +160,9 @@ class GraphWriter:
             regions.append(Context(torch.inference_mode))
         elif not is_grad_enabled():
             regions.append(Context(torch.no_grad))
+        kernels = kernels_of_attention()
+        if kernels != self._kernels:
+            regions.append(attention_context(kernels))
         return tuple(regions)
 
     def next_address(self) -> Address:
@@ -156,6 +174,19 @@ class GraphWriter:
     def next_position(self) -> int:
         """Return the position that the next node will have."""
         return self._position
+
+    def notice_switches(self) -> None:
+        """Refuse to write out code that sets, for what it calls, how torch computes everything."""
+        now = (*read_switches(), *self.modes)
+        before = self._switches.setdefault(self.owner, now)
+        if now != before:
+            self._switches[self.owner] = now
+            self.refuse(f"the code changes {name_changes(before, now)} before {self.line()}")
+
+    def notice_devices(self) -> None:
+        """Refuse to write out code that sets the default device for a module that it calls."""
+        if devices_entered() != self._devices:
+            self.refuse(f"the code changes torch's default device before {self.line()}")
 
     def keep(self, value: Any) -> None:
         """Hold on to an object so that its identity is not given to another."""

@@ -26,6 +26,7 @@ from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Context, Opaque, Span
 from fxfeat.record.replaced import asking, counting, exchanging, importing, seeding
 from fxfeat.record.structure import children, is_named_tuple, replace_children, tensors, walk
+from fxfeat.record.switches import counting_modes
 from fxfeat.record.written import hide_modules
 
 
@@ -63,6 +64,7 @@ class Interceptor:
                 for replaced in replace(self.recorder, self._mine):
                     undo.enter_context(replaced)
             undo.enter_context(exchanging(self.recorder, self._mine))
+            undo.enter_context(counting_modes(self.recorder, self._mine, self.recorder.modes))
             self._watch_autocast(undo)
             self._wrap_registered()
             for module in self.leaves.searched:
@@ -144,6 +146,10 @@ class Interceptor:
         self._calls[path] = call + 1
         parent = recorder.stack[-1] if recorder.stack else None
         self._notice_draws()
+        if recorder.stack:
+            recorder.notice_switches()
+            if not self.leaves.is_leaf_kind(module):
+                recorder.notice_devices()
         start = recorder.next_position()
         span = Span(index, path, call, parent, start, id(module), args, kwargs, leaf, contexts=recorder.context())
         if path and not leaf and self.leaves.is_leaf_kind(module):
@@ -151,6 +157,7 @@ class Interceptor:
         recorder.spans.append(span)
         recorder.addresses[index] = recorder.next_address()
         recorder.stack.append(index)
+        recorder.notice_switches()
 
         def close(result: Any) -> None:
             if not leaf:

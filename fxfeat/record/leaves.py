@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 import math
 import sys
 import types
@@ -60,7 +62,7 @@ def choose_leaves(tracer_kwargs: dict[str, Any] | None, opened: Iterable[str] = 
             f"tracer_kwargs has {unknown}, which fxfeat does not know. It knows {', '.join(_UNDERSTOOD[:3])}."
         )
     searched = (math, torchvision.ops, *_einops(), *given.get("autowrap_modules", ()))
-    functions = [*_functions_in(searched), *given.get("autowrap_functions", ())]
+    functions = [*itertools.chain(*map(_functions_in, searched)), *given.get("autowrap_functions", ())]
     modules = (*_modules_in(torchvision.ops), *given.get("leaf_modules", ()))
     return Leaves(modules, frozenset(map(id, functions)), searched, frozenset(opened))
 
@@ -70,14 +72,12 @@ def _einops() -> tuple[types.ModuleType, ...]:
     return (sys.modules["einops"],) if "einops" in sys.modules else ()
 
 
-def _functions_in(modules: Iterable[types.ModuleType]) -> list[Callable[..., Any]]:
-    return [
-        value
-        for module in modules
-        for name, value in vars(module).items()
-        if not name.startswith("_") and callable(value) and not inspect.isclass(value)
-    ]
+@functools.cache
+def _functions_in(module: types.ModuleType) -> tuple[Callable[..., Any], ...]:
+    held = [value for name, value in vars(module).items() if not name.startswith("_")]
+    return tuple(value for value in held if callable(value) and not inspect.isclass(value))
 
 
-def _modules_in(module: types.ModuleType) -> list[type[nn.Module]]:
-    return [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, nn.Module)]
+@functools.cache
+def _modules_in(module: types.ModuleType) -> tuple[type[nn.Module], ...]:
+    return tuple(value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, nn.Module))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import sys
 import types
@@ -15,7 +16,11 @@ _TORCH = f"{Path(torch.__file__).parent}/"
 
 def model_line() -> tuple[str, str]:
     """Return ``("file.py:12", "if x.shape[0] > 1:")`` for the innermost frame outside fxfeat and torch."""
-    frame = _first(sys._getframe(1), (_OURS, _TORCH)) or _first(sys._getframe(1), (_OURS,)) or sys._getframe(1)
+    frame = (
+        _first(sys._getframe(1), (_OURS, _TORCH, contextlib.__file__))
+        or _first(sys._getframe(1), (_OURS,))
+        or sys._getframe(1)
+    )
     filename, line = frame.f_code.co_filename, frame.f_lineno
     return f"{_shorten(filename)}:{line}", linecache.getline(filename, line).strip()
 

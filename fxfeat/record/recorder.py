@@ -85,6 +85,8 @@ class Recorder(Decisions, TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if func is torch.device:
+            return args[0] if args and isinstance(args[0], torch.device) else func(*args, **kwargs)
         answered, answer = self._answer(func, name, args)
         if answered:
             return answer
@@ -104,10 +106,12 @@ class Recorder(Decisions, TorchFunctionMode):
             self.refuse(f"the memory of a tensor is exchanged at {self.line()}", memory)
         if arrays_alone(args, kwargs):
             return self._constant_of(func, args, kwargs)
+        heard = (name, self.heard[self.owner, name])
+        self.heard[self.owner, name] += 1
         call = spell_call(func, args, kwargs, sys._getframe(1))
         if name in _EXACT:
             return self.decide(_EXACT[name], (args[0],), self._exact(func, args))
-        return self._write(call, func, args, kwargs)
+        return self._write(call, func, args, kwargs, heard)
 
     def _answer(self, func: Any, name: str, args: tuple[Any, ...]) -> tuple[bool, Any]:
         """Answer questions about devices from the originals, since stand-ins may live elsewhere."""
@@ -230,7 +234,7 @@ class Recorder(Decisions, TorchFunctionMode):
         self.note_fresh(result)
         return result if device is None else self.__torch_function__(torch.Tensor.to, (), (result, device))
 
-    def _write(self, call: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _write(self, call: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], heard: Any) -> Any:
         op, target, shown, shown_kwargs = call
         self._squeezes |= str(getattr(target, "__name__", target)).startswith("squeeze")
         written, written_kwargs = self.to_write(tuple(shown)), self.to_write(dict(shown_kwargs))
@@ -239,6 +243,7 @@ class Recorder(Decisions, TorchFunctionMode):
         except Exception as error:
             self._guard_failure(op, target, written, written_kwargs, error)
             raise
+        effects.heard = heard
         return self.write_result(op, target, written, written_kwargs, result, effects)
 
     def _guard_failure(self, op: str, target: Any, args: Any, kwargs: Any, error: Exception) -> None:
@@ -252,7 +257,7 @@ class Recorder(Decisions, TorchFunctionMode):
         """Append the node of a call that has run, and tie what it returned to it."""
         node = self.add_call(op, target, args, kwargs)
         effects_known = {"reads": frozenset(effects.reads), "writes": frozenset(effects.writes), "draws": effects.draws}
-        amend(node, **effects_known)
+        amend(node, heard=effects.heard, **effects_known)
         if effects.draws:
             amend(node, constant=False)
         result = self._adopt_result(result, node, effects)

@@ -58,7 +58,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one node besides its fx fields."""
+    """What is known of one node besides its fx fields.
+
+    ``heard`` is the name of the torch function that was called, and the number of calls of that name before it in the
+    same code of the same module call.
+    """
 
     position: int
     span: int
@@ -77,6 +81,7 @@ class Facts:
     container: bool = False
     address: Address = ()
     guessed: frozenset[Storage] = frozenset()
+    heard: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Recording:
-    """Everything one run of a model left behind."""
+    """Everything one run of a model left behind.
+
+    ``stateless`` says that the run changed nothing that the model keeps, as another on inputs of these sizes will not.
+    """
 
     graph: fx.Graph
     spans: tuple[Span, ...]
@@ -191,6 +199,7 @@ class Recording:
     settings: tuple[Setting, ...] = ()
     changed: tuple[tuple[str, str], ...] = ()
     altered: frozenset[int] = frozenset()
+    stateless: bool = False
 
     @functools.cached_property
     def nodes(self) -> list[fx.Node]:

@@ -20,7 +20,7 @@ from fxfeat.record.leaves import Leaves
 from fxfeat.record.measuring import storage_of
 from fxfeat.record.memory import widen_writes
 from fxfeat.record.recorder import Recorder
-from fxfeat.record.recording import Address, Kind, Recording, Storage
+from fxfeat.record.recording import Address, Kind, Recording, Storage, facts
 from fxfeat.record.stand_ins import Originals, Recast, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.untouched import untouched
@@ -80,7 +80,8 @@ def watch(model: nn.Module, example: Example, leaves: Leaves, addresses: frozens
     """
     recorder = Recorder(Originals(), _state_of(model), _device_of(model, example))
     recorder.watched = addresses
-    _run(recorder, model, example, leaves, None)
+    with fresh_caches(model):
+        _run(recorder, model, example, leaves, None)
     return recorder.seen
 
 
@@ -138,7 +139,19 @@ def _record_once(
         settings=tuple(recorder.settings),
         changed=tuple(changed),
         altered=altered,
+        stateless=not (changed or altered or _writes_state(recorder) or _has_scripts(model)),
     )
+
+
+def _writes_state(recorder: Recorder) -> bool:
+    """Say whether code wrote to what the model keeps, or may on other values of inputs of these sizes.
+
+    On stand-ins without values no decision was taken on one; a write that is guessed needs another size.
+    """
+    if recorder.settings or recorder.rebound or recorder.stand_ins.kind == "real":
+        return True
+    written = recorder.written.union(*(known.writes - known.guessed for known in map(facts, recorder.graph.nodes)))
+    return bool(written & recorder.persistent)
 
 
 def _run(
@@ -162,6 +175,11 @@ def _run(
         changed = [held for held in before.changes_of(model) if held not in recorder.rebound]
         homes = {id(module.__dict__) for module in model.modules()}
         return mode, changed, before.altered() - homes
+
+
+def _has_scripts(model: nn.Module) -> bool:
+    """Say whether code in C++ runs, whose writes no one sees."""
+    return any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
 
 
 @contextmanager

@@ -153,6 +153,19 @@ def follow(value: Any, steps: Steps) -> Any:
     return value
 
 
+def has(value: Any, steps: Steps) -> bool:
+    """Say whether steps lead anywhere in a value.
+
+    >>> has({"a": (1, 2)}, (("item", "a"), ("item", 2)))
+    False
+    """
+    try:
+        follow(value, steps)
+    except (LookupError, TypeError, AttributeError):
+        return False
+    return True
+
+
 def spell(steps: Steps) -> str:
     """Write steps the way a user types them.
 

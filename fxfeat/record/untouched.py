@@ -31,15 +31,24 @@ def untouched(model: nn.Module) -> Iterator[Photograph]:
     held.take_modules(modules)
     scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
     values, flags = _buffers_of(scripted), [(module, module.training) for module in scripted]
+    with same_random():
+        try:
+            yield held
+        finally:
+            held.restore()
+            _restore_values(values)
+            for module, training in flags:
+                module.training = training  # it is kept in C++, not in the module's __dict__
+
+
+@contextmanager
+def same_random() -> Iterator[None]:
+    """Put every random state back on the way out, also after an error."""
     cpu, cuda, python = torch.get_rng_state(), _cuda_states(), random.getstate()
     numpy_state = _numpy_state()
     try:
-        yield held
+        yield
     finally:
-        held.restore()
-        _restore_values(values)
-        for module, training in flags:
-            module.training = training  # it is kept in C++, not in the module's __dict__
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)

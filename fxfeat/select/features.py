@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,40 @@ from fxfeat.record.written import opaque_in
 
 
 @dataclass(frozen=True)
+class Sound:
+    """How a call of a torch function is told from others: by the number of calls of that name before it.
+
+    They are counted in the code of one module call, outside the modules that it calls; ``steps`` lead on from what
+    the function returns.
+    """
+
+    path: str
+    call: int
+    function: str
+    number: int
+    steps: Steps = ()
+
+
+@dataclass(frozen=True)
+class Given:
+    """An argument of ``forward``, or what ``steps`` lead to in it."""
+
+    parameter: str
+    steps: Steps = ()
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where eager code shows a feature: a call of the module at ``path``, or a node of a recording."""
+    """Where eager code shows a feature: a call of the module at ``path``, or a node of a recording.
+
+    ``sign`` tells that node's value from others without a recording.
+    """
 
     path: str | None
     call: int
     address: Address = ()
     steps: Steps = ()
+    sign: Sound | Given | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +132,24 @@ def _origin_of_span(recording: Recording, span: Span, steps: Steps) -> Origin:
     return Origin(span.path, call, (), steps)
 
 
+def _sign_of(recording: Recording, node: fx.Node, steps: Steps) -> Sound | Given | None:
+    """Say how to tell a node, or the node that it is a part of, when the model runs."""
+    if node.op == "placeholder":
+        return Given(node.name, steps)
+    heard = facts(node).heard
+    if heard is not None:
+        owner = _origin_of_span(recording, recording.spans[facts(node).span], ())
+        return Sound(str(owner.path), owner.call, *heard, steps)
+    if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+        return None
+    return _sign_of(recording, node.args[0], (("item", node.args[1]), *steps))
+
+
 def _of_node(recording: Recording, found: Found, node: fx.Node, key: str) -> Feature:
     owner = recording.spans[facts(node).span]
     moment = owner.stop if owner.leaf and node.op == "call_module" else facts(node).position + 1
     leaves = dict(owner.leaves) if owner.leaf and node.op == "call_module" else {}
-    origin = Origin(None, 0, facts(node).address, found.steps)
+    origin = Origin(None, 0, facts(node).address, found.steps, _sign_of(recording, node, found.steps))
     if owner.leaf and node.op == "call_module":
         origin = _origin_of_span(recording, owner, found.steps)
     if found.steps in leaves:

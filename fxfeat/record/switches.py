@@ -1,0 +1,94 @@
+"""Settings of the whole process that change what torch computes, which a model's code may set while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils import _device
+
+from fxfeat.record.recording import Context
+
+Switches = tuple[Any, ...]
+
+_ATTENTION: tuple[tuple[SDPBackend, Callable[[], bool]], ...] = (
+    (SDPBackend.FLASH_ATTENTION, torch.backends.cuda.flash_sdp_enabled),
+    (SDPBackend.EFFICIENT_ATTENTION, torch.backends.cuda.mem_efficient_sdp_enabled),
+    (SDPBackend.CUDNN_ATTENTION, torch.backends.cuda.cudnn_sdp_enabled),
+    (SDPBackend.MATH, torch.backends.cuda.math_sdp_enabled),
+)
+_READERS: dict[str, Callable[[], Any]] = {
+    "torch's default dtype": torch.get_default_dtype,
+    "torch's default device": lambda: _device.CURRENT_DEVICE,
+    "the number of torch's threads": torch.get_num_threads,
+    "torch's choice of deterministic algorithms": torch.are_deterministic_algorithms_enabled,
+    "torch's precision of matrix products": torch.get_float32_matmul_precision,
+    "torch's use of TF32 in matrix products": torch._C._get_cublas_allow_tf32,
+    "torch's use of TF32 in cuDNN": torch._C._get_cudnn_allow_tf32,
+    "torch's use of cuDNN": torch._C._get_cudnn_enabled,
+    "cuDNN's choice of deterministic algorithms": torch._C._get_cudnn_deterministic,
+    "cuDNN's search for algorithms": torch._C._get_cudnn_benchmark,
+    "torch's use of oneDNN": torch._C._get_mkldnn_enabled,
+    "torch's engine of quantized layers": torch._C._get_qengine,
+    "torch's fast path of attention": torch.backends.mha.get_fastpath_enabled,
+    "torch's kernels of attention": lambda: any(is_on() for _, is_on in _ATTENTION),
+    "the priority of torch's kernels of attention": lambda: tuple(torch._C._get_sdp_priority_order()),
+    "the dispatch modes that are on": torch._C._len_torch_dispatch_stack,
+}
+
+
+def read_switches() -> Switches:
+    """Read every setting, in the order of their names."""
+    return tuple(read() for read in _READERS.values())
+
+
+def name_changes(before: Switches, now: Switches) -> str:
+    """Name what differs between two readings."""
+    pairs = zip(_READERS, before, now, strict=False)
+    return " and ".join(name for name, old, new in pairs if old != new) or "the function modes that are on"
+
+
+def devices_entered() -> list[torch.device]:
+    """List the devices that ``with torch.device(...)`` has made the default, which calls show only if they use it."""
+    return [mode.device for mode in _get_current_function_mode_stack() if isinstance(mode, _device.DeviceContext)]
+
+
+def kernels_of_attention() -> list[SDPBackend]:
+    """List the kernels that attention may use."""
+    return [kernel for kernel, is_on in _ATTENTION if is_on()]
+
+
+def attention_context(kernels: list[SDPBackend]) -> Context:
+    """Describe a region of code in which attention may use some kernels only."""
+    return Context(sdpa_kernel, (("backends", kernels),))
+
+
+@contextmanager
+def counting_modes(own: TorchFunctionMode, mine: Callable[[], bool], modes: list[str]) -> Iterator[None]:
+    """Note in ``modes`` which function modes of its own a model's code has entered, but none of torch's.
+
+    A mode is not on the stack while it handles a call, so the stack does not tell.
+    """
+    enter, leave = TorchFunctionMode.__enter__, TorchFunctionMode.__exit__
+
+    def is_noted(mode: TorchFunctionMode) -> bool:
+        return mode is not own and not type(mode).__module__.startswith("torch.") and mine()
+
+    def noting_enter(mode: TorchFunctionMode) -> Any:
+        if is_noted(mode):
+            modes.append(type(mode).__name__)
+        return enter(mode)
+
+    def noting_leave(mode: TorchFunctionMode, *details: Any) -> Any:
+        if modes and is_noted(mode):
+            modes.pop()
+        return leave(mode, *details)
+
+    entering = patch.object(TorchFunctionMode, "__enter__", noting_enter)
+    with entering, patch.object(TorchFunctionMode, "__exit__", noting_leave):
+        yield

@@ -1,0 +1,316 @@
+"""``verify``: right about every kind of feature, quick where it can be, and without a trace in the model."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
+
+import fxfeat
+from fxfeat import eager
+from fxfeat.record.recorder import Recorder
+
+
+def make(model, *names, inputs=None):
+    return fxfeat.create_feature_extractor(
+        model, list(names), example_inputs=torch.rand(2, 4) if inputs is None else inputs
+    )
+
+
+def spoil(extractor):
+    """Make an extractor return what is not the model's."""
+    extractor.register_forward_hook(lambda module, given, result: {key: value + 1 for key, value in result.items()})
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Note which features take a recording of the model to be compared."""
+    names: list[str] = []
+    watched = eager._watched
+
+    def note(model, leaves, rows, *rest):
+        names.extend(row.name for row in rows)
+        watched(model, leaves, rows, *rest)
+
+    monkeypatch.setattr(eager, "_watched", note)
+    return names
+
+
+# -- operations --------------------------------------------------------------------------------------------------------
+
+
+class Operations(nn.Module):
+    """Calls functions of one name before, inside and after a block that is called twice."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = x + 1
+            x = self.linear(x) + x
+            return x + x.sum()
+
+    def __init__(self):
+        super().__init__()
+        self.block = self.Block()
+
+    def forward(self, x):
+        x = x + 3
+        x = self.block(x) + 2
+        first, second = self.block(x + 1).chunk(2, 1)
+        return (first + second).relu_()
+
+
+def test_operations_are_told_apart(recorded):
+    model = Operations().eval()
+    names = fxfeat.get_graph_node_names(model, example_inputs=torch.rand(2, 4))[1]
+    operations = [name for name in names if name not in dict(model.named_modules())]
+    assert {"x", "block.add_1", "chunk", "add_3"} <= set(operations)
+    verification = fxfeat.verify(model, make(model, *operations), torch.rand(2, 4))
+    assert verification.ok
+    assert recorded == []
+
+
+@pytest.mark.parametrize(
+    "name", ["x", "add", "block.add_1", "block.add_2", "add_1", "chunk[1]", "add_3", "relu_", "block"]
+)
+def test_a_wrong_value_is_found(name):
+    model = Operations()
+    extractor = make(model, name)
+    spoil(extractor)
+    verification = fxfeat.verify(model, extractor, torch.rand(2, 4))
+    assert not verification.ok
+    assert verification.max_abs_diff[name] == pytest.approx(1, abs=1e-5)
+
+
+class CountsOtherwise(nn.Module):
+    """Calls an addition more on real tensors than on those that a recording runs on."""
+
+    def forward(self, x):
+        if not isinstance(_get_current_function_mode(), Recorder):
+            torch.zeros(1) + 1
+        return (x + 1) * (x + 2)
+
+
+def test_where_calls_do_not_count_the_same_the_model_is_recorded(recorded):
+    model = CountsOtherwise()
+    extractor = make(model, "add", "add_1", "mul")
+    assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+    assert recorded == ["add", "add_1"]
+
+
+class FastAttention(nn.Module):
+    """Its layer takes another way under a mode that listens, with other last digits."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x) + 1
+
+
+def test_a_layer_with_a_fast_path_takes_it(recorded):
+    model = FastAttention().eval()
+    inputs = torch.rand(2, 5, 8)
+    with torch.no_grad():
+        assert fxfeat.verify(model, make(model, "add", inputs=inputs), inputs).ok
+    assert recorded == []
+
+
+class ModeOfItsOwn(nn.Module):
+    class Doubling(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            return result * 2 if func is nn.functional.linear else result
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = x * 3
+        with self.Doubling():
+            x = self.linear(x)
+        return x * 5
+
+
+def test_a_mode_that_the_model_enters_is_left_in_turn():
+    model = ModeOfItsOwn()
+    for name in ("mul", "mul_1", "linear"):
+        assert fxfeat.verify(model, make(model, name), torch.rand(2, 4)).ok, name
+    assert torch._C._len_torch_function_stack() == 0
+
+
+class Raising(nn.Module):
+    class Block(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("a block that raises")
+
+    def __init__(self):
+        super().__init__()
+        self.block = self.Block()
+
+    def forward(self, x):
+        y = x + 1
+        try:
+            y = self.block(y)
+        except RuntimeError:
+            y = y + 2
+        return y * 3
+
+
+def test_an_error_that_the_model_catches_ends_its_block():
+    model = Raising()
+    assert fxfeat.verify(model, make(model, "add", "add_1", "mul"), torch.rand(2, 4)).ok
+    assert torch._C._len_torch_function_stack() == 0
+
+
+class Cached(nn.Module):
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def _table(self, n):
+        return torch.arange(n, dtype=torch.float32) * 2
+
+    def forward(self, x):
+        return x + self._table(x.shape[1])
+
+
+def test_an_operation_that_a_cache_spares_the_model():
+    model = Cached()
+    extractor = make(model, "arange", "mul")
+    model(torch.rand(2, 4))
+    for _ in range(2):
+        assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+
+
+# -- many modules ------------------------------------------------------------------------------------------------------
+
+
+def test_a_hook_of_the_users_own_among_many_modules():
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(12)))
+    model[5].register_forward_hook(lambda module, given, result: result * 2)
+    extractor = make(model, *(str(index) for index in range(12)))
+    assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+    spoil(extractor)
+    assert [row.equal for row in fxfeat.verify(model, extractor, torch.rand(2, 4)).rows] == [False] * 12
+
+
+def test_hooks_are_taken_off_again():
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(12)))
+    extractor = make(model, *(str(index) for index in range(12)))
+    with pytest.raises(RuntimeError):
+        fxfeat.verify(model, extractor, torch.rand(2, 5))
+    assert not torch.nn.modules.module._global_forward_hooks
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+# -- state -------------------------------------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n", torch.zeros(()))
+
+    def forward(self, x):
+        self.n += 1
+        return x * self.n
+
+
+class CountingInPython(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls, self.linear = [], nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.calls.append(len(self.calls))
+        return self.linear(x)
+
+
+class WritesAtAnotherSize(nn.Module):
+    """Keeps a table for the length that it saw last."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.table = nn.Linear(4, 4), torch.arange(2.0)
+
+    def forward(self, x):
+        if len(self.table) != len(x):
+            self.table = torch.arange(float(len(x)))
+        return self.linear(x) + self.table[:, None]
+
+
+class Norm(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+
+STATELESS = [(Operations, False), (FastAttention, False), (WritesAtAnotherSize, True), (Norm, False)]
+STATEFUL = [(Counting, True), (CountingInPython, True), (Norm, True)]
+
+
+def is_stateless(kind, training):
+    model = kind().train(training)
+    names = [name for name, _ in model.named_children()][-1:] or ["output"]
+    inputs = torch.rand(2, 5, 8) if kind is FastAttention else torch.rand(2, 4)
+    return make(model, *names, inputs=inputs).emission.stateless_at is not None
+
+
+@pytest.mark.parametrize(("kind", "training"), STATELESS)
+def test_a_model_that_a_run_does_not_change(kind, training):
+    assert is_stateless(kind, training)
+
+
+@pytest.mark.parametrize(("kind", "training"), STATEFUL)
+def test_a_model_that_a_run_changes(kind, training):
+    assert not is_stateless(kind, training)
+
+
+def test_a_scripted_part_may_change():
+    model = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 4)))
+    assert make(model, "0").emission.stateless_at is None
+
+
+@pytest.mark.parametrize("kind", [Counting, CountingInPython, WritesAtAnotherSize, Norm])
+def test_the_model_comes_back_as_it_was(kind):
+    model = kind().train()
+    extractor = make(model, "output")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    kept = dict(vars(model))
+    calls = list(kept.get("calls", ()))
+    example = torch.rand(2, 4)
+    for inputs in (example, torch.rand(3, 4)):
+        try:
+            assert fxfeat.verify(model, extractor, inputs).ok
+        except fxfeat.GuardError:
+            assert kind is WritesAtAnotherSize
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(vars(model)[name] is value for name, value in kept.items())
+    assert list(getattr(model, "calls", ())) == calls
+
+
+def test_a_hook_that_counts_was_put_on_later():
+    calls: list[int] = []
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    extractor = make(model, "0")
+    model[0].register_forward_hook(lambda module, given, result: calls.append(len(calls)))
+    assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+    assert calls == []
+
+
+class Drops(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+def test_a_model_in_another_mode_runs_in_the_extractors_and_comes_back():
+    model = nn.Sequential(nn.Linear(4, 4), Drops(), nn.Linear(4, 4)).eval()
+    extractor = make(model, "1")
+    model[1].train()
+    assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+    assert [module.training for module in model.modules()] == [False, False, True, False]
