@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 import fxfeat
 from fxfeat import eager
+from fxfeat.listening import hearing
 from fxfeat.record.recorder import Recorder
 
 
@@ -141,9 +142,14 @@ class ModeOfItsOwn(nn.Module):
 
 
 def test_a_mode_that_the_model_enters_is_left_in_turn():
-    model = ModeOfItsOwn()
-    for name in ("mul", "mul_1", "linear"):
-        assert fxfeat.verify(model, make(model, name), torch.rand(2, 4)).ok, name
+    model, x = ModeOfItsOwn(), torch.rand(2, 4)
+    heard = []
+    row = make(model, "mul").rows[0]
+    with hearing(model, {(model, 0): [(row, row.origin.sign)]}, lambda row, value: heard.append(value)):
+        result = model(x)
+    assert torch.equal(result, model(x))
+    assert len(heard) == 1
+    assert torch.equal(heard[0], x * 3)
     assert torch._C._len_torch_function_stack() == 0
 
 
@@ -305,12 +311,12 @@ def test_a_hook_that_counts_was_put_on_later():
 
 class Drops(nn.Module):
     def forward(self, x):
-        return nn.functional.dropout(x, 0.5, self.training)
+        return nn.functional.dropout(x, 0.5, self.training) + 1
 
 
 def test_a_model_in_another_mode_runs_in_the_extractors_and_comes_back():
     model = nn.Sequential(nn.Linear(4, 4), Drops(), nn.Linear(4, 4)).eval()
-    extractor = make(model, "1")
+    extractor = make(model, "1.dropout")
     model[1].train()
     assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
     assert [module.training for module in model.modules()] == [False, False, True, False]
