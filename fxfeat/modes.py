@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.record.alone import unwrap
@@ -40,6 +42,7 @@ def read_setup(
     if not isinstance(model, nn.Module):
         raise RequestError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
     model = unwrap(model)
+    _check_sizes(model)
     choose_leaves(tracer_kwargs)
     if example_inputs is not None:
         given = read_example(example_inputs)
@@ -53,6 +56,15 @@ def read_setup(
             "example input out from. Pass example_inputs=, for instance example_inputs=torch.rand(2, 3, 224, 224)."
         )
     return Setup(model, dict(tracer_kwargs or {}), examples, example_inputs is None)
+
+
+def _check_sizes(model: nn.Module) -> None:
+    held = itertools.chain(model.named_parameters(), model.named_buffers())
+    name = next((name for name, tensor in held if is_lazy(tensor)), None)
+    if name is not None:
+        raise TraceError(
+            f"{name!r} of {type(model).__name__} has no size yet. Run the model once on a real input, then wrap it."
+        )
 
 
 def record_mode(setup: Setup, training: bool | None, opened: frozenset[str] = frozenset()) -> Recording:

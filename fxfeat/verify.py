@@ -149,11 +149,14 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
 
 
 def _tensors_of(value: Any) -> list[torch.Tensor]:
-    return [value] if isinstance(value, torch.Tensor) else [held for _, held in tensors(value)]
+    found = [value] if isinstance(value, torch.Tensor) else [held for _, held in tensors(value)]
+    return [held if held.layout == torch.strided else held.to_dense() for held in found]
 
 
 def _is_same(left: Any, right: torch.Tensor) -> bool:
-    return isinstance(left, torch.Tensor) and left.dtype == right.dtype and torch.equal(left, right)
+    if not isinstance(left, torch.Tensor) or left.dtype != right.dtype:
+        return False
+    return left.layout == right.layout == torch.strided and torch.equal(left, right)
 
 
 def _is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:

@@ -119,6 +119,16 @@ def test_a_mode_that_cannot_be_recorded_says_so_when_it_is_used():
     )
 
 
+def test_a_layer_without_sizes_yet():
+    lazy = nn.Sequential(nn.LazyLinear(3), nn.ReLU())
+    for function in (fxfeat.get_graph_node_names, lambda held: fxfeat.create_feature_extractor(held, ["1"])):
+        with pytest.raises(fxfeat.TraceError) as caught:
+            function(lazy)
+        assert str(caught.value) == (
+            "'0.weight' of Sequential has no size yet. Run the model once on a real input, then wrap it."
+        )
+
+
 def test_threads_do_not_meet():
     from concurrent.futures import ThreadPoolExecutor
 

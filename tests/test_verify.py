@@ -320,3 +320,17 @@ def test_a_model_in_another_mode_runs_in_the_extractors_and_comes_back():
     model[1].train()
     assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
     assert [module.training for module in model.modules()] == [False, False, True, False]
+
+
+class Sparse(nn.Module):
+    def forward(self, x):
+        return torch.sparse.mm(x.to_sparse(), x.t())
+
+
+def test_a_sparse_feature():
+    model = Sparse()
+    extractor = make(model, "to_sparse")
+    assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+    spoiled = make(model, "to_sparse")
+    spoiled.register_forward_hook(lambda module, given, result: {key: value * 2 for key, value in result.items()})
+    assert not fxfeat.verify(model, spoiled, torch.ones(2, 4)).ok

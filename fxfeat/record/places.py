@@ -25,6 +25,11 @@ def model_line() -> tuple[str, str]:
     return f"{_shorten(filename)}:{line}", linecache.getline(filename, line).strip()
 
 
+def is_torch(frame: types.FrameType) -> bool:
+    """Say whether torch's own code is running, whose questions are not the model's."""
+    return str(frame.f_globals.get("__name__")).split(".")[0] == "torch"
+
+
 def _shorten(filename: str) -> str:
     """Name an installed file as it is imported, so that emitted code is the same on every machine."""
     roots = [root for root in sys.path if root.endswith("-packages") and filename.startswith(f"{root}/")]

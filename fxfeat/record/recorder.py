@@ -18,7 +18,7 @@ from fxfeat.record.graph_writer import Effects
 from fxfeat.record.guards import raised
 from fxfeat.record.measuring import storage_of, version_of
 from fxfeat.record.memory import COPIES_OR_NOT, Tie
-from fxfeat.record.places import model_line
+from fxfeat.record.places import is_torch, model_line
 from fxfeat.record.recording import RNG, amend, facts, measure
 from fxfeat.record.sequences import RecordedShape, RecordedTuple
 from fxfeat.record.structure import tensors
@@ -119,10 +119,18 @@ class Recorder(Decisions, TorchFunctionMode):
         if attribute == "requires_grad" and id(args[0]) in self._state and name == "__get__":
             return True, func(*args)
         if attribute in _DEVICE_QUESTIONS or attribute == "is_meta":
-            return True, self._device_of(args[0]).type == attribute.removeprefix("is_")
+            return True, self._answer_about_device(attribute, args[0])
         if attribute == "device":
             return True, self._tied_device(args[0])
         return False, None
+
+    def _answer_about_device(self, attribute: str, tensor: torch.Tensor) -> bool:
+        """Answer for the original, and check that it stays so, where the model's own code asks."""
+        answer = self._device_of(tensor).type == attribute.removeprefix("is_")
+        if self.live and attribute != "is_meta" and not is_torch(sys._getframe(3)):
+            asked = self.add("call_function", getattr, (self.node_of(tensor), attribute), value=answer, counted=False)
+            self.guard(asked, answer)
+        return answer
 
     def _answer_about_gradients(self, func: Any, attribute: str, tensor: torch.Tensor) -> Any:
         """Answer as eager code would, where stand-ins would not, and check that it stays so."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -11,15 +10,11 @@ from unittest.mock import patch
 import torch
 
 from fxfeat.record import numbers
+from fxfeat.record.places import is_torch
 from fxfeat.record.recorder import Recorder
 
 _MODES = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
 _SEEDING = ("manual_seed", "seed", "set_rng_state")
-
-
-def _is_torch(frame: types.FrameType) -> bool:
-    """Say whether torch's own code is running, whose questions are not the model's."""
-    return str(frame.f_globals.get("__name__")).split(".")[0] == "torch"
 
 
 def replace_class(original: type, make: Callable[..., Any]) -> type:
@@ -62,7 +57,7 @@ def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any) -> Any:
-            if _is_torch(sys._getframe(1)) or not mine():
+            if is_torch(sys._getframe(1)) or not mine():
                 return function(*args)
             answer = recorder.grad if function.__name__ == "is_grad_enabled" else function(*args)
             recorder.guard(recorder.add("call_function", function, args, value=answer, counted=False), answer)
@@ -79,7 +74,7 @@ def exchanging(recorder: Recorder, mine: Callable[[], bool]) -> Any:
     plain = torch.Tensor.set_
 
     def set_(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if mine() and not _is_torch(sys._getframe(1)):
+        if mine() and not is_torch(sys._getframe(1)):
             recorder.refuse(f"the memory of a tensor is exchanged at {recorder.line()}")
         return plain(tensor, *args, **kwargs)
 

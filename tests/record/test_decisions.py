@@ -258,6 +258,29 @@ def test_the_error_names_file_line_and_source():
     )
 
 
+class BranchOnDevice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y * 2 if y.is_cpu else y * 3
+
+
+def test_a_branch_on_the_device_is_checked():
+    """An extractor that was made on one device and moved to another would do what the model does on the first."""
+    model = BranchOnDevice().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["mul"], example_inputs=IMAGE)
+    assert same(run(extractor, IMAGE)["mul"], model(IMAGE))
+    line = inspect.getsourcelines(BranchOnDevice.forward)[1] + 2
+    assert [str(held) for held in extractor.guards] == [
+        f"{__file__}:{line}: `return y * 2 if y.is_cpu else y * 3` is True"
+    ]
+    with pytest.raises(fxfeat.GuardError, match="the recording saw True, this input gives False"):
+        extractor.to("meta")(IMAGE.to("meta"))
+
+
 def test_guards_are_listed():
     extractor = fxfeat.create_feature_extractor(BranchOnBatch().eval(), ["head"], example_inputs=IMAGE)
     line = inspect.getsourcelines(BranchOnBatch.forward)[1] + 2
