@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from tests.zoo.check import Report, check_entry, time_entry
 from tests.zoo.entry import Entry
 from tests.zoo.families import entries
 from tests.zoo.report import write_report
@@ -32,6 +34,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--memory", type=float, default=9, help="GiB for one model")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of results, a line of JSON each, kept")
     parser.add_argument("--report", type=Path, default=REPORT, help="the Markdown to write")
+    parser.add_argument("--timing", action="store_true", help="measure the time of verify again, of models recorded")
     parser.add_argument("--list", action="store_true", help="list the models and end")
     return parser.parse_args()
 
@@ -48,7 +51,11 @@ def main() -> int:
         return 0
     known = load(arguments.results)
     todo = [entry for entry in chosen if _is_wanted(entry, known, arguments.only)]
-    for number, result in enumerate(run_entries(todo, arguments.jobs, arguments.limit, arguments.memory), 1):
+    check = check_entry
+    if arguments.timing:
+        todo = [entry for entry in chosen if entry.name in known and known[entry.name].recorded]
+        check = functools.partial(_time_again, known)
+    for number, result in enumerate(run_entries(todo, arguments.jobs, arguments.limit, arguments.memory, check), 1):
         known[result.name] = result
         append(arguments.results, result)
         console.print(f"{number}/{len(todo)} {_summary(result)}", highlight=False, markup=False, soft_wrap=True)
@@ -56,6 +63,10 @@ def main() -> int:
     console.print(*sheets(shown))
     _write(arguments.report, every, known, console)
     return 0 if all(result.faultless for result in shown if result.runs) else 1
+
+
+def _time_again(known: dict[str, Result], entry: Entry, report: Report) -> Result:
+    return time_entry(known[entry.name], entry, report)
 
 
 def _is_wanted(entry: Entry, known: dict[str, Result], only: str) -> bool:
@@ -68,7 +79,8 @@ def _is_wanted(entry: Entry, known: dict[str, Result], only: str) -> bool:
 def _summary(result: Result) -> str:
     state = "not run in eager mode" if not result.runs else "ok" if result.faultless else "FAILED"
     counts = f"{result.compared} compared, {len(result.wrong)} wrong, {len(result.refused)} refused"
-    return f"{result.name}: {state}, {counts}, {result.seconds:.0f} s"
+    times = f"verify {result.verify_one or 0:.1f} and {result.verify_all or 0:.1f} forwards"
+    return f"{result.name}: {state}, {counts}, {times}, {result.seconds:.0f} s"
 
 
 def _write(path: Path, every: list[Entry], known: dict[str, Result], console: Console) -> None:

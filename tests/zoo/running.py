@@ -7,7 +7,7 @@ import multiprocessing
 import resource
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -34,7 +34,9 @@ class Job:
     started: float = field(default_factory=time.monotonic)
 
 
-def run_entries(entries: Iterable[Entry], jobs: int, limit: float, memory: float) -> Iterator[Result]:
+def run_entries(
+    entries: Iterable[Entry], jobs: int, limit: float, memory: float, check: Callable[..., Result] = check_entry
+) -> Iterator[Result]:
     """Check models, ``jobs`` at a time, and yield each result when it is there.
 
     Args:
@@ -42,35 +44,36 @@ def run_entries(entries: Iterable[Entry], jobs: int, limit: float, memory: float
         jobs: how many at a time.
         limit: seconds for one model.
         memory: GiB for one model.
+        check: what to do with each.
     """
     waiting, running = list(entries), list[Job]()
     for family in {entry.family for entry in waiting}:
         importlib.import_module(PACKAGES.get(family, family))
     while waiting or running:
         while waiting and len(running) < jobs:
-            running.append(_start(waiting.pop(0), memory))
+            running.append(_start(waiting.pop(0), memory, check))
         ended = _ended(running, limit)
         running = [job for job in running if job not in ended]
         yield from map(_result, ended)
 
 
-def _start(entry: Entry, memory: float) -> Job:
+def _start(entry: Entry, memory: float, check: Callable[..., Result]) -> Job:
     # A fork has the packages imported already.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(entry, sender, memory))
+    process = context.Process(target=_work, args=(entry, sender, memory, check))
     process.start()
     sender.close()
     return Job(entry, process, receiver)
 
 
-def _work(entry: Entry, pipe: Connection, memory: float) -> None:
+def _work(entry: Entry, pipe: Connection, memory: float, check: Callable[..., Result]) -> None:
     bytes_allowed = int(memory * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (bytes_allowed, bytes_allowed))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     try:
-        result = check_entry(entry, lambda stage, held: pipe.send((stage, held.as_dict())))
+        result = check(entry, lambda stage, held: pipe.send((stage, held.as_dict())))
     except BaseException as error:
         pipe.send(("error", reason(error)))
         return
