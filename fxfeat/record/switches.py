@@ -22,14 +22,14 @@ _ATTENTION: tuple[tuple[SDPBackend, Callable[[], bool]], ...] = (
     (SDPBackend.CUDNN_ATTENTION, torch.backends.cuda.cudnn_sdp_enabled),
     (SDPBackend.MATH, torch.backends.cuda.math_sdp_enabled),
 )
+# The older getters, such as torch.get_float32_matmul_precision, raise once a precision has been set in the newer way.
+_PRECISIONS = (("generic", "all"), *((home, kind) for home in ("cuda", "mkldnn") for kind in ("matmul", "conv", "rnn")))
 _READERS: dict[str, Callable[[], Any]] = {
     "torch's default dtype": torch.get_default_dtype,
     "torch's default device": lambda: _device.CURRENT_DEVICE,
     "the number of torch's threads": torch.get_num_threads,
     "torch's choice of deterministic algorithms": torch.are_deterministic_algorithms_enabled,
-    "torch's precision of matrix products": torch.get_float32_matmul_precision,
-    "torch's use of TF32 in matrix products": torch._C._get_cublas_allow_tf32,
-    "torch's use of TF32 in cuDNN": torch._C._get_cudnn_allow_tf32,
+    "torch's precision of float32": lambda: [torch._C._get_fp32_precision_getter(*pair) for pair in _PRECISIONS],
     "torch's use of cuDNN": torch._C._get_cudnn_enabled,
     "cuDNN's choice of deterministic algorithms": torch._C._get_cudnn_deterministic,
     "cuDNN's search for algorithms": torch._C._get_cudnn_benchmark,

@@ -132,6 +132,14 @@ class OneThread(Block):
         return x
 
 
+class LowerPrecision(Block):
+    def under(self, x):
+        torch.set_float32_matmul_precision("medium")
+        x = x @ x.transpose(-1, -2)
+        torch.set_float32_matmul_precision("highest")
+        return x
+
+
 class Doubling(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -170,6 +178,7 @@ REFUSED = [
     (DefaultDtypeAroundAModule, "torch's default dtype"),
     (OneDnnOff, "torch's use of oneDNN"),
     (OneThread, "the number of torch's threads"),
+    (LowerPrecision, "torch's precision of float32"),
     (FunctionMode, "the function modes that are on"),
     (FunctionModeAroundAModule, "the function modes that are on"),
     (DispatchMode, "the dispatch modes that are on"),
@@ -236,3 +245,13 @@ def test_a_setting_that_the_process_has_is_no_change():
             mul = x * 3
             return {'mul': mul}
         """)
+
+
+def test_a_precision_set_in_the_newer_way():
+    """torch's older getters raise then."""
+    held = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        assert_equals_eager(FewerKernels(), ["mul"], X)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = held
