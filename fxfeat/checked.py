@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxfeat.eager import Sight
 from fxfeat.emit.emit import emit
 from fxfeat.emit.extractor import Emission
 from fxfeat.errors import TraceError
@@ -59,7 +60,7 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
         # Nothing puts back what a model writes to its parameters.
         model = copy.deepcopy(setup.model) if _writes_to_parameters(recording) else setup.model
-        check_repeats(model, emission.rows, leaves, setup.examples[0], training, changed)
+        check_repeats(model, Sight(emission.rows, leaves, setup.examples[0], training), changed)
     freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
     pins = find_pins(freedoms)
     if pins and not is_same_code(emission, emit_at(setup.examples[0])):

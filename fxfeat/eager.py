@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,56 +25,56 @@ from fxfeat.select.features import Given, Origin, Sound
 _FEW = 8
 
 
-def see(
-    model: nn.Module,
-    before: Photograph | None,
-    rows: Sequence[Row],
-    leaves: Leaves,
-    example: Example,
-    training: bool | None,
-    look: Look,
-) -> None:
+@dataclass(frozen=True)
+class Sight:
+    """What to see of a model, and on what it is to run.
+
+    ``leaves`` is what was called rather than entered when the rows were recorded. ``training`` is the mode; None leaves
+    every flag as it is.
+    """
+
+    rows: tuple[Row, ...]
+    leaves: Leaves
+    example: Example
+    training: bool | None
+
+    def only(self, rows: Iterable[Row]) -> Sight:
+        """Return the same for some of the rows."""
+        return replace(self, rows=tuple(rows))
+
+
+def see(model: nn.Module, before: Photograph | None, sight: Sight, look: Look) -> None:
     """Run a model and look at each feature at the moment it is produced.
 
     Args:
         model: the model; its buffers stay as they are, its attributes are left as the run leaves them.
         before: the attributes that every run is to start from; None where the model is in the mode to run it in, and
             a run changes nothing.
-        rows: the features.
-        leaves: what was called rather than entered when the rows were recorded.
-        example: the arguments to run it with.
-        training: the mode to run it in; None leaves every flag as it is.
+        sight: what to look at.
         look: called with each row and its value, which later code may write to; not for what the run does not reach.
     """
-    modules = [row for row in rows if not is_operation(row)]
-    operations = [row for row in rows if is_operation(row)]
+    modules = sight.only(row for row in sight.rows if not is_operation(row))
+    operations = [row for row in sight.rows if is_operation(row)]
     random = torch.get_rng_state()
-    if modules:
-        glance(model, before, modules, example, training, look)
+    if modules.rows:
+        glance(model, before, modules, look)
     if not operations:
         return
-    if modules and before is not None:
+    if modules.rows and before is not None:
         before.restore()
     torch.set_rng_state(random)
-    with _ready(model, before, training):
-        _watched(model, leaves, operations, _copied(example), look)
+    with _ready(model, before, sight.training):
+        _watched(model, sight.leaves, operations, _copied(sight.example), look)
 
 
-def glance(
-    model: nn.Module,
-    before: Photograph | None,
-    rows: Sequence[Row],
-    example: Example,
-    training: bool | None,
-    look: Look,
-) -> None:
+def glance(model: nn.Module, before: Photograph | None, sight: Sight, look: Look) -> None:
     """Run a model as ``see`` does, in a tenth of the time, but count calls to tell operations from one another.
 
     Operations that cannot be told so are not looked at; where code counts otherwise than when it was recorded, another
     operation may be looked at.
     """
-    with _ready(model, before, training):
-        _hooked(model, rows, _copied(example), look)
+    with _ready(model, before, sight.training):
+        _hooked(model, sight.rows, _copied(sight.example), look)
 
 
 def is_operation(row: Row) -> bool:

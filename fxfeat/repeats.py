@@ -8,40 +8,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.eager import see
+from fxfeat.eager import Sight, see
 from fxfeat.emit.extractor import Row
 from fxfeat.errors import FxfeatError, TraceError
-from fxfeat.record.examples import Example
-from fxfeat.record.leaves import Leaves
 from fxfeat.record.photograph import Photograph
 from fxfeat.record.structure import copy_tensors, tensors
 from fxfeat.record.untouched import lent_buffers, untouched
 
 
-def check_repeats(
-    model: nn.Module,
-    rows: Sequence[Row],
-    leaves: Leaves,
-    example: Example,
-    training: bool | None,
-    changed: Sequence[tuple[str, str]],
-) -> None:
+def check_repeats(model: nn.Module, sight: Sight, changed: Sequence[tuple[str, str]]) -> None:
     """Raise where a second call of the model gives other features, because the first one changed its attributes.
 
     A cache changes attributes too, but not what is computed; so the model is run rather than read.
 
     Args:
         model: the model; it comes back as it was.
-        rows: the features.
-        leaves: what was called rather than entered when the rows were recorded.
-        example: the arguments to run it with.
-        training: the mode; None leaves every flag as it is.
+        sight: the features, and what to run the model on.
         changed: path of the module and name of each attribute that a call changes, in opened modules.
 
     Raises:
         TraceError: naming the attributes.
     """
-    differing = _differing(model, rows, leaves, example, training, changed)
+    differing = _differing(model, sight, changed)
     if not differing:
         return
     shown = " and ".join(sorted(f"{path}.{name}".lstrip(".") for path, name in changed))
@@ -51,28 +39,21 @@ def check_repeats(
     )
 
 
-def _differing(
-    model: nn.Module,
-    rows: Sequence[Row],
-    leaves: Leaves,
-    example: Example,
-    training: bool | None,
-    changed: Sequence[tuple[str, str]],
-) -> list[str]:
+def _differing(model: nn.Module, sight: Sight, changed: Sequence[tuple[str, str]]) -> list[str]:
     """List the features that a second call gives otherwise than the first."""
     if any(held.is_meta for held in (*model.parameters(), *model.buffers())):
         return []
     random = torch.get_rng_state()
     try:
         with untouched(model) as before, torch.no_grad():
-            first = _see(model, before, rows, leaves, example, training)
+            first = _see(model, before, sight)
         with untouched(model) as held, torch.no_grad():
             with lent_buffers(model, keep=changed, also=held):
                 torch.set_rng_state(random)
-                model(*_other(example.args), **_other(example.kwargs))
+                model(*_other(sight.example.args), **_other(sight.example.kwargs))
             torch.set_rng_state(random)
             with untouched(model) as before:
-                again = _see(model, before, rows, leaves, example, training)
+                again = _see(model, before, sight)
     except FxfeatError:
         raise
     except Exception:
@@ -80,21 +61,14 @@ def _differing(
     return [key for key in first if key not in again or not _equal(first[key], again[key])]
 
 
-def _see(
-    model: nn.Module,
-    before: Photograph,
-    rows: Sequence[Row],
-    leaves: Leaves,
-    example: Example,
-    training: bool | None,
-) -> dict[str, Any]:
+def _see(model: nn.Module, before: Photograph, sight: Sight) -> dict[str, Any]:
     """Copy each feature at the moment it is produced."""
     seen: dict[str, Any] = {}
 
     def copy(row: Row, value: Any) -> None:
         seen[row.key] = copy_tensors(value)
 
-    see(model, before, rows, leaves, example, training, copy)
+    see(model, before, sight, copy)
     return seen
 
 

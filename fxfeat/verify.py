@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from fxfeat.eager import glance, is_operation, lend, see
+from fxfeat.eager import Sight, glance, is_operation, lend, see
 from fxfeat.emit.extractor import FeatureExtractor, Row
 from fxfeat.errors import RequestError
 from fxfeat.record.alone import unwrap
@@ -88,15 +88,15 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     """
     if not isinstance(extractor, FeatureExtractor):
         raise RequestError(f"extractor is a {type(extractor).__name__}; pass what create_feature_extractor returned.")
-    random, example = torch.get_rng_state(), Example(args, kwargs)
+    random = torch.get_rng_state()
     leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
-    training = None if extractor.is_mixed else extractor.training
+    sight = Sight(extractor.rows, leaves, Example(args, kwargs), None if extractor.is_mixed else extractor.training)
     compared: dict[str, VerifiedRow] = {}
 
     def compare(row: Row, value: Any) -> None:
         compared[row.key] = _compare(row, value, actual[row.key])
 
-    with same_random() if _is_stateless(model, extractor, example, training) else untouched(model) as before:
+    with same_random() if _is_stateless(model, extractor, sight) else untouched(model) as before:
 
         def start_over() -> None:
             if before is not None:
@@ -108,20 +108,20 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
             actual = extractor(*given, **named)
         start_over()
         # What the model computes is compared at once: later code may write to it, and copies take memory and time.
-        glance(model, before, extractor.rows, example, training, compare)
+        glance(model, before, sight, compare)
         unsure = [row for row in extractor.rows if is_operation(row) and not _is_equal_in(compared, row)]
         if unsure:
             start_over()
-            see(model, before, unsure, leaves, example, training, compare)
+            see(model, before, sight.only(unsure), compare)
     return Verification(tuple(compared.get(row.key) or _missing(row) for row in extractor.rows))
 
 
-def _is_stateless(model: nn.Module, extractor: FeatureExtractor, example: Example, training: bool | None) -> bool:
+def _is_stateless(model: nn.Module, extractor: FeatureExtractor, sight: Sight) -> bool:
     """Say whether a run changes nothing of the model, which is then neither copied nor put back: that takes long."""
-    if extractor.emission.stateless_at != sizes_of(example) or unwrap(model) is not model:
+    if extractor.emission.stateless_at != sizes_of(sight.example) or unwrap(model) is not model:
         return False
     return not any(
-        module._forward_hooks or module._forward_pre_hooks or training not in (None, module.training)
+        module._forward_hooks or module._forward_pre_hooks or sight.training not in (None, module.training)
         for module in paths_of(model)
     )
 
