@@ -162,7 +162,8 @@ def _is_same(left: Any, right: torch.Tensor) -> bool:
 def _is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     if torch.equal(left, right):
         return True
-    both_nan = left.isnan() & right.isnan() if left.is_floating_point() else torch.zeros_like(left, dtype=torch.bool)
+    may_be_nan = left.is_floating_point() or left.is_complex()
+    both_nan = left.isnan() & right.isnan() if may_be_nan else torch.zeros_like(left, dtype=torch.bool)
     return bool(((left == right) | both_nan).all())
 
 

@@ -1,20 +1,35 @@
-"""Notice the operations that draw random numbers."""
+"""Notice what operators do that no tensor shows: draw random numbers, or write to tensors of inference mode."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import is_inference_mode_enabled
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxfeat.record.measuring import storage_of
+from fxfeat.record.recording import Storage
 
 
 class Draws(TorchDispatchMode):
-    """Notice the operations that draw random numbers; the operators themselves say which do."""
+    """Notice draws and writes; the operators themselves say which do either."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen = False
+        self.written: set[Storage] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
+        if is_inference_mode_enabled():
+            self.written |= {storage_of(tensor) for tensor in _written_by(func, args, kwargs or {})}
         return func(*args, **(kwargs or {}))
+
+
+def _written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+    for index, argument in enumerate(func._schema.arguments):
+        value = args[index] if index < len(args) else kwargs.get(argument.name)
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield from (held for held in (value if isinstance(value, list) else [value]) if held is not None)

@@ -188,7 +188,7 @@ class Recorder(Decisions, TorchFunctionMode):
         args, kwargs = self.to_run(tuple(args)), self.to_run(dict(kwargs))
         given = [held for held in flat((args, kwargs)) if isinstance(held, torch.Tensor)]
         before = [version_of(tensor) for tensor in given]
-        self._draws.seen = False
+        self._draws.seen, self._draws.written = False, set()
         try:
             result = self._call(func, args, kwargs)
         except Exception as error:
@@ -196,7 +196,7 @@ class Recorder(Decisions, TorchFunctionMode):
             self.caught = "" if self.live else self.line()
             raise
         changed = {storage_of(tensor) for tensor, old in zip(given, before, strict=True) if version_of(tensor) != old}
-        changed |= {storage_of(tensor) for tensor in written_by(func, args, kwargs)}
+        changed |= {storage_of(tensor) for tensor in written_by(func, args, kwargs)} | self._draws.written
         self.written |= changed
         effects = Effects({storage_of(tensor) for tensor in given}, changed, self._draws.seen)
         if effects.draws:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from fxfeat.record.untouched import untouched
 
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 _ASSERTIONS = ("assert ", "assert(", "_assert(", "torch._assert(")
+_RECORDING = threading.RLock()
 KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
 
 
@@ -159,8 +161,15 @@ def _run(
 ) -> tuple[bool, list[tuple[str, str]], frozenset[int]]:
     """Run the model under the recorder; return the mode it ran in, which plain attributes it changed, and what else."""
     watching = isinstance(recorder.stand_ins, Originals)
-    grad = torch.set_grad_enabled(torch.is_grad_enabled() if watching else True)
-    with untouched(model) as before, torch.compiler.set_stance("force_eager"), grad:
+    grad = torch.is_grad_enabled() if watching else True
+    with ExitStack() as around:
+        # Torch is patched for the whole process meanwhile.
+        around.enter_context(_RECORDING)
+        before = around.enter_context(untouched(model))
+        around.enter_context(torch.compiler.set_stance("force_eager"))
+        # Tensors of inference mode do not tell when they are written to.
+        around.enter_context(torch.inference_mode(False))
+        around.enter_context(torch.set_grad_enabled(grad))
         if training is not None:
             model.train(training)
         mode = model.training

@@ -162,8 +162,7 @@ class _Copy:
         if opaque_in(feature.value):
             value: Any = self._result_of(feature)
         elif self._is_whole(feature):
-            assert feature.span is not None
-            value = self._called(feature.span)
+            value = self._copied_result(feature) if self._is_overwritten(feature) else self._called(feature.span or 0)
         else:
             value = self._built(map_nodes(feature.value, self._use), Facts(feature.moment - 1, 0))
         if feature.steps:
@@ -179,9 +178,12 @@ class _Copy:
                 f"{feature.name!r} holds a {kind}, which cannot be written down as code. Ask for its tensors one by "
                 "one, or for nothing inside the module."
             )
-        call = self._called(feature.span)
-        if not self.recording.spans[feature.span].altered:
-            return call
+        altered = self.recording.spans[feature.span].altered
+        return self._copied_result(feature) if altered else self._called(feature.span)
+
+    def _copied_result(self, feature: Feature) -> fx.Node:
+        """Copy all that a whole module returns, which on another input may have another structure."""
+        call = self._called(feature.span or 0)
         return self._add("call_function", clone_all, (call,), {}, _only_value(facts(call), facts(call).value))
 
     def _is_whole(self, feature: Feature) -> bool:
@@ -189,10 +191,12 @@ class _Copy:
         if feature.span is None or feature.steps or self.plan.region(self.recording, feature.span) != feature.span:
             return False
         span = self.recording.spans[feature.span]
+        return feature.value is span.result and not isinstance(span.result, fx.Node)
+
+    def _is_overwritten(self, feature: Feature) -> bool:
         memory = frozenset[Any]().union(*(facts(node).storages for node in nodes_in(feature.value)))
-        # What is written over later is taken apart, for its tensors to be cloned one by one.
-        written = span.altered or any(facts(node).writes & memory for node in self.recording.nodes[feature.moment :])
-        return feature.value is span.result and not isinstance(span.result, fx.Node) and not written
+        later = self.recording.nodes[feature.moment :]
+        return self.recording.spans[feature.span or 0].altered or any(facts(node).writes & memory for node in later)
 
     def _called(self, index: int) -> fx.Node:
         if index not in self.calls:
