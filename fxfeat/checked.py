@@ -14,7 +14,7 @@ from torch import nn
 from fxfeat.eager import Sight
 from fxfeat.emit.emit import emit
 from fxfeat.emit.extractor import Emission
-from fxfeat.errors import TraceError
+from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.freedom import find_dtypes, find_freedom, find_pins, is_same_code
 from fxfeat.modes import Setup, record_mode, record_variant
 from fxfeat.name.query import Found, InsideLeaf, find
@@ -22,7 +22,7 @@ from fxfeat.name.table import name_nodes
 from fxfeat.record.examples import Example, sizes_of
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.photograph import Photograph
-from fxfeat.record.recording import Recording, facts
+from fxfeat.record.recording import Recording, Values, facts
 from fxfeat.repeats import check_repeats
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
@@ -44,11 +44,17 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     Raises:
         TraceError: where the features change from call to call with what the model keeps in Python.
     """
+    values: Values = "as they are"
     draft = make(recording)
     emission = emit(rewrite(draft)[0])
+    if recording.reads_values and not _follows_values(setup, recording, training, make, emission):
+        values = "pinned"
+        recording = record_variant(setup, recording, training, values=values)
+        draft = make(recording)
+        emission = emit(rewrite(draft)[0])
 
     def emit_at(example: Example) -> Emission:
-        other = record_variant(setup, recording, training, example)
+        other = record_variant(setup, recording, training, example, values=values)
         return emit(rewrite(make(other))[0])
 
     opened = {"", *emission.opened}
@@ -117,6 +123,17 @@ def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
     table = name_nodes(recording)
     found = {key: find(recording, table, query) for key, query in request.items()}
     return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]
+
+
+def _follows_values(
+    setup: Setup, recording: Recording, training: bool | None, make: MakeDraft, emission: Emission
+) -> bool:
+    """Say whether the code is the same whatever numbers were read out of tensors."""
+    try:
+        other = record_variant(setup, recording, training, values="changed")
+        return is_same_code(emission, emit(rewrite(make(other))[0]))
+    except FxfeatError:
+        return False
 
 
 def _reaches(model: nn.Module, opened: set[str], altered: frozenset[int]) -> bool:

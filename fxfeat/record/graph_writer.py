@@ -14,7 +14,19 @@ from torch import fx, is_grad_enabled, is_inference_mode_enabled
 from fxfeat.record.draws import Draws
 from fxfeat.record.memory import Tie
 from fxfeat.record.places import model_line
-from fxfeat.record.recording import Address, Context, Facts, Guard, Refusal, Setting, Span, Storage, TensorFacts, facts
+from fxfeat.record.recording import (
+    Address,
+    Context,
+    Facts,
+    Guard,
+    Refusal,
+    Setting,
+    Span,
+    Storage,
+    TensorFacts,
+    Values,
+    facts,
+)
 from fxfeat.record.stand_ins import StandIns
 from fxfeat.record.structure import Steps
 from fxfeat.record.switches import (
@@ -69,6 +81,8 @@ class GraphWriter:
         self.seen: dict[Address, Any] = {}
         self.addresses: dict[int, Address] = {}
         self.heard: Counter[tuple[int, str]] = Counter()
+        self.values: Values = "as they are"
+        self.reads_values = False
         self.modes: list[str] = []
         self._kernels = kernels_of_attention()
         self._switches: dict[int, Switches] = {}

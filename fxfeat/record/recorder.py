@@ -294,7 +294,7 @@ class Recorder(Decisions, TorchFunctionMode):
         if isinstance(result, bool):
             return self._decided(node, result)
         if type(result) in (int, float):
-            return numbers.wrap(result, node, self)
+            return self._read(result, node) if node.target == "item" else numbers.wrap(result, node, self)
         if isinstance(result, torch.dtype):
             self.dtype_reads.append((node, result))
             return result
@@ -309,8 +309,21 @@ class Recorder(Decisions, TorchFunctionMode):
         made = []
         for index, value in enumerate(values):
             element = self.add("call_function", operator.getitem, (node, index), counted=False, value=value)
-            made.append(self._numbers_in(value, element) if type(value) is list else numbers.wrap(value, element, self))
+            made.append(self._numbers_in(value, element) if type(value) is list else self._read(value, element))
         return made
+
+    def _read(self, value: Any, node: fx.Node) -> Any:
+        """Return a number that was read out of a tensor.
+
+        Code in C takes the number out of a subclass of ``int`` unseen: as an index, or in a format. Where a recording
+        with other numbers is other code, that has happened, and they are pinned.
+        """
+        self.reads_values = True
+        if self.values == "pinned":
+            self.guard(node, value)
+        elif self.values == "changed" and type(value) in (int, float):
+            value = value + 1 if type(value) is int else value * 1.25 + 0.5
+        return numbers.wrap(value, node, self)
 
     def refuse_on_meta(self, enabled: bool) -> None:
         """Meta tensors take no part in autocast, so their dtypes would be wrong from here on."""

@@ -20,6 +20,9 @@ from torch import fx
 from fxfeat.record.structure import Steps
 
 Kind = Literal["meta", "fake", "real"]
+Values = Literal["as they are", "changed", "pinned"]
+"""What becomes of numbers that code reads out of tensors: others are given in their place, or they are checked."""
+
 Storage = object
 """Identity of a piece of memory. Two tensors that share memory share it; ``RNG`` stands for the random state."""
 
@@ -200,6 +203,7 @@ class Recording:
     changed: tuple[tuple[str, str], ...] = ()
     altered: frozenset[int] = frozenset()
     stateless: bool = False
+    reads_values: bool = False
 
     @functools.cached_property
     def nodes(self) -> list[fx.Node]:

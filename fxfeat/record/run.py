@@ -21,7 +21,7 @@ from fxfeat.record.leaves import Leaves
 from fxfeat.record.measuring import storage_of
 from fxfeat.record.memory import widen_writes
 from fxfeat.record.recorder import Recorder
-from fxfeat.record.recording import Address, Kind, Recording, Storage, facts
+from fxfeat.record.recording import Address, Kind, Recording, Storage, Values, facts
 from fxfeat.record.stand_ins import Originals, Recast, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.untouched import untouched
@@ -39,6 +39,7 @@ def record(
     training: bool | None = None,
     kinds: tuple[Kind, ...] = KINDS,
     recast: Recast | None = None,
+    values: Values = "as they are",
 ) -> Recording:
     """Record one run of ``model``, on the cheapest stand-ins that its code can work with.
 
@@ -49,6 +50,7 @@ def record(
         training: the mode to put the whole model in first; None leaves every flag as it is.
         kinds: which stand-ins to try, in this order.
         recast: dtypes to give stand-ins in place of their originals'.
+        values: what to do with numbers that code reads out of tensors.
 
     Raises:
         TraceError: where the model fails on all of them.
@@ -56,7 +58,7 @@ def record(
     error: BaseException | None = None
     for kind in kinds:
         try:
-            return _record_once(model, example, leaves, training, kind, recast)
+            return _record_once(model, example, leaves, training, kind, recast, values)
         except FxfeatError:
             raise
         except Exception as failure:
@@ -111,9 +113,16 @@ def _describe(value: Any) -> str:
 
 
 def _record_once(
-    model: nn.Module, example: Example, leaves: Leaves, training: bool | None, kind: Kind, recast: Recast | None
+    model: nn.Module,
+    example: Example,
+    leaves: Leaves,
+    training: bool | None,
+    kind: Kind,
+    recast: Recast | None,
+    values: Values,
 ) -> Recording:
     recorder = Recorder(stand_ins(kind, recast), _state_of(model), _device_of(model, example))
+    recorder.values = values
     recorder.shared = _shared_memory(model)
     with fresh_caches(model):
         mode, changed, altered = _run(recorder, model, example, leaves, training)
@@ -142,6 +151,7 @@ def _record_once(
         changed=tuple(changed),
         altered=altered,
         stateless=not (changed or altered or _writes_state(recorder) or _has_scripts(model)),
+        reads_values=recorder.reads_values,
     )
 
 
