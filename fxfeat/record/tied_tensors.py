@@ -143,8 +143,8 @@ class TiedTensors(GraphWriter):
         self._look(node, result)
         for steps, held in walk(result):
             if not steps and not isinstance(held, (torch.Tensor, *LITERALS)):
-                self._objects[id(held)] = (node, steps)
-                self.keep(held)
+                self._objects[id(held)], self._contents[id(held)] = (node, steps), _contents(held)
+                self.keep((held, [part for _, part in children(held)]))
             elif isinstance(held, torch.Tensor):
                 self._nodes.pop(id(held), None)
                 self._pending[id(held)] = (node, steps)
