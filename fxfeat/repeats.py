@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.eager import Sight, see
+from fxfeat.eager import Sight, glance, see
 from fxfeat.emit.extractor import Row
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.record.photograph import Photograph
@@ -68,7 +68,13 @@ def _see(model: nn.Module, before: Photograph, sight: Sight) -> dict[str, Any]:
     def copy(row: Row, value: Any) -> None:
         seen[row.key] = copy_tensors(value)
 
-    see(model, before, sight, copy)
+    random = torch.get_rng_state()
+    glance(model, before, sight, copy)
+    unseen = [row for row in sight.rows if row.key not in seen]
+    if unseen:
+        before.restore()
+        torch.set_rng_state(random)
+        see(model, before, sight.only(unseen), copy)
     return seen
 
 

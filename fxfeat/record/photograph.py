@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import inspect
 import logging
 import operator
 import sys
@@ -19,6 +20,7 @@ BUILTINS = frozenset({dict, list, set, collections.OrderedDict})
 _CONTAINERS = (dict, list, set, collections.deque)
 _ATOMS = frozenset({type(None), bool, int, float, str, nn.Parameter})
 _DEEPEST = 4
+_MOST_FILES = 2
 _LARGEST_ARRAY = 1_000_000
 _TABLES = ("_modules", "_parameters", "_forward_hooks", "_forward_pre_hooks")
 _BOOKKEEPING = frozenset(nn.Module().__dict__) - {*_TABLES}
@@ -51,7 +53,7 @@ class Photograph:
         self._cells: dict[int, tuple[types.CellType, Any]] = {}
         self._functions: set[int] = set()
         self._modules: set[int] = set()
-        self._classes: list[tuple[type, dict[str, Any]]] = []
+        self._classes: dict[int, tuple[type, dict[str, Any]]] = {}
         self._globals: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
 
     def take_modules(self, modules: Collection[nn.Module], known: Collection[nn.Module] = ()) -> None:
@@ -64,44 +66,65 @@ class Photograph:
                     self.take_function(hook)
         kinds: set[Any] = {type(module) for module in modules}
         for kind in kinds:
-            self.take_function(getattr(kind, "forward", None))
+            for function in _methods_of(kind):
+                self.take_function(function)
         for home in {home for kind in kinds for home in _homes(kind)}:
-            held = {name: vars(home)[name] for name in _data_of(home) if name in vars(home)}
-            self._classes.append((home, held))
-            for value in held.values():
-                if isinstance(value, _CONTAINERS):
-                    self._take(value, 0)
+            self._take_class(home)
 
-    def take_function(self, function: Any) -> None:
-        """Copy what a function can change: its closure, the object it is bound to, the globals it names."""
+    def _take_kind(self, kind: Any) -> None:
+        for home in _homes(kind):
+            self._take_class(home)
+
+    def _take_class(self, kind: type) -> None:
+        held = {name: vars(kind)[name] for name in _data_of(kind) if name in vars(kind)}
+        self._classes[id(kind)] = (kind, held)
+        for value in held.values():
+            if isinstance(value, _CONTAINERS):
+                self._take(value, 0)
+
+    def take_function(self, function: Any, files: int = 0) -> None:
+        """Copy what a function can change: its closure, the object it is bound to, the globals it names.
+
+        Functions that it names are looked into as well, those of other files over a few ``files``.
+        """
         if id(function) in self._functions:
             return
         self._functions.add(id(function))
         if isinstance(function, functools.partial):
             self._take([*function.args, function.keywords], 0)
-            self.take_function(function.func)
+            self.take_function(function.func, files)
             return
         if not isinstance(function, types.FunctionType):
             owner = getattr(function, "__self__", function)
-            self._take(getattr(owner, "__dict__", owner), 0)
+            if isinstance(owner, type):
+                self._take_kind(owner)
+            else:
+                self._take(getattr(owner, "__dict__", owner), 0)
             function = getattr(function, "__func__", None) or vars(type(function)).get("__call__")
         if isinstance(function, types.FunctionType):
-            self._take_variables(function)
+            self._take_variables(function, files)
 
-    def _take_variables(self, function: types.FunctionType) -> None:
+    def _take_variables(self, function: types.FunctionType, files: int) -> None:
         self._take([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()], 0)
         for cell in function.__closure__ or ():
             with contextlib.suppress(ValueError):  # an empty cell
                 self._cells[id(cell)] = (cell, cell.cell_contents)
-                self._take_named(cell.cell_contents, function)
-        for name in function.__code__.co_names:
+                self._take_named(cell.cell_contents, function, files)
+        names = _names_in(function.__code__)
+        for name in names:
             if name in function.__globals__:
-                self._globals[id(function.__globals__), name] = (function.__globals__, function.__globals__[name])
-                self._take_named(function.__globals__[name], function)
+                value = function.__globals__[name]
+                self._globals[id(function.__globals__), name] = (function.__globals__, value)
+                for held in _held_by(value, names) if isinstance(value, types.ModuleType) else (value,):
+                    self._take_named(held, function, files)
 
-    def _take_named(self, value: Any, function: types.FunctionType) -> None:
-        if isinstance(value, types.FunctionType) and value.__globals__ is function.__globals__:
-            self.take_function(value)
+    def _take_named(self, value: Any, function: types.FunctionType, files: int) -> None:
+        if isinstance(value, types.FunctionType):
+            files += value.__globals__ is not function.__globals__
+            if files <= _MOST_FILES and not _is_library(value):
+                self.take_function(value, files)
+        elif isinstance(value, type) and id(value) not in self._classes and not issubclass(value, nn.Module):
+            self._take_kind(value)
         else:
             self._take(value, 0)
 
@@ -159,7 +182,7 @@ class Photograph:
         """List the attributes and buffers, by path of the module and name, that are not what they were."""
         own = [(path, name) for path, module in model.named_modules() for name in self._changes_in(module)]
         own += [("", name) for (_, name), (home, held) in self._globals.items() if home.get(name) is not held]
-        own += [("", name) for kind, held in self._classes for name in _changes_in_class(kind, held)]
+        own += [("", name) for kind, held in self._classes.values() for name in _changes_in_class(kind, held)]
         return own
 
     def _changes_in(self, module: nn.Module) -> list[str]:
@@ -191,7 +214,7 @@ class Photograph:
     def changed(self) -> bool:
         """Say whether anything is not what it was."""
         moved = any(home.get(name) is not held for (_, name), (home, held) in self._globals.items())
-        moved = moved or any(_changes_in_class(kind, held) for kind, held in self._classes)
+        moved = moved or any(_changes_in_class(kind, held) for kind, held in self._classes.values())
         return moved or bool(self.altered())
 
     def restore(self) -> None:
@@ -199,7 +222,7 @@ class Photograph:
         for array, values in self._arrays.values():
             if _differs(array, values):
                 array[...] = values
-        for kind, held in self._classes:
+        for kind, held in self._classes.values():
             for name in _changes_in_class(kind, held):
                 setattr(kind, name, held[name])
         for cell, contents in self._cells.values():
@@ -226,7 +249,17 @@ def _is_atom(kind: type[Any]) -> bool:
 
 def _is_library(value: Any) -> bool:
     """Say whether a class or a function is Python's or torch's own, which keeps nothing of a model's."""
-    return str(getattr(value, "__module__", "")).partition(".")[0] in ("torch", "builtins")
+    return _is_library_name(str(getattr(value, "__module__", "")))
+
+
+def _is_library_name(name: str) -> bool:
+    return name.partition(".")[0] in ("torch", "builtins")
+
+
+def _held_by(module: types.ModuleType, names: tuple[str, ...]) -> list[Any]:
+    """List what code takes from another file by that file's name."""
+    held = {} if _is_library_name(module.__name__) else vars(module)
+    return [held[name] for name in names if name in held]
 
 
 def _is_array(value: Any) -> bool:
@@ -242,6 +275,29 @@ def _differs(array: Any, copy: Any) -> bool:
 def _homes(kind: Any) -> tuple[type, ...]:
     """List the classes that a class's attributes may stand in."""
     return tuple(home for home in kind.__mro__ if not _is_library(home))
+
+
+@functools.lru_cache(maxsize=4096)
+def _methods_of(kind: Any) -> tuple[Any, ...]:
+    """List ``forward`` and the methods of a class that it names, directly or by way of others."""
+    found: dict[str, Any] = {}
+    waiting = ["forward"]
+    while waiting:
+        name = waiting.pop()
+        held = inspect.getattr_static(kind, name, None)
+        held = getattr(held, "__func__", None) or getattr(held, "fget", None) or held
+        if name in found or not isinstance(held, types.FunctionType) or _is_library(held):
+            continue
+        found[name] = held
+        waiting += _names_in(inspect.unwrap(held).__code__)
+    return tuple(found.values())
+
+
+@functools.lru_cache(maxsize=16384)
+def _names_in(code: types.CodeType) -> tuple[str, ...]:
+    """List the globals and attributes that code names, that of the functions inside it as well."""
+    inner = [name for held in code.co_consts if isinstance(held, types.CodeType) for name in _names_in(held)]
+    return (*code.co_names, *inner)
 
 
 @functools.lru_cache(maxsize=4096)

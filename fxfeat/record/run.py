@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import logging
 import threading
@@ -188,7 +189,8 @@ def _run(
         with interceptor.installed(), _without_log("torch._subclasses.fake_tensor"):
             try:
                 with recorder:
-                    interceptor.run(model, args, kwargs)
+                    # What the model's code puts into context variables stays in there.
+                    contextvars.copy_context().run(interceptor.run, model, args, kwargs)
             finally:
                 recorder.active = False
         changed = [held for held in before.changes_of(model) if held not in recorder.rebound]
