@@ -29,6 +29,12 @@ from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
 from fxfeat.rewrite.passes import rewrite
 from fxfeat.select.features import Feature, select_feature
 
+_RECASTS = (
+    {torch.float32: torch.float64},
+    {torch.float32: torch.bfloat16},
+    {torch.float32: torch.float16},
+    {torch.bfloat16: torch.float64, torch.float16: torch.float64},
+)
 MakeDraft = Callable[[Recording], Draft]
 
 
@@ -76,8 +82,10 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
             "a buffer, or ask for features outside the module that keeps it."
         )
     tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
-    if tied and not _tie_dtypes(setup, draft, training, make):
-        pins += find_dtypes(setup.model, setup.examples[0])
+    if tied:
+        same = _tie_dtypes(setup, draft, training, make)
+        read = {dtype for _, dtype in recording.dtype_reads} or ({torch.float32} if not same else set())
+        pins += find_dtypes(setup.model, setup.examples[0], read, any_float=same)
     again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
     stateless_at = sizes_of(setup.examples[0]) if recording.stateless else None
     return dataclasses.replace(again, freedoms=freedoms, stateless_at=stateless_at)
@@ -155,7 +163,7 @@ def _writes_to_parameters(recording: Recording) -> bool:
 def _tie_dtypes(setup: Setup, draft: Draft, training: bool | None, make: MakeDraft) -> bool:
     """Tie dtypes to the tensors they were read from; say whether the code is then the same in other dtypes."""
     same = True
-    for recast in ({torch.float32: torch.float64}, {torch.bfloat16: torch.float64, torch.float16: torch.float64}):
+    for recast in _RECASTS:
         with contextlib.suppress(TraceError):
             other = record_variant(setup, draft.recording, training, recast=recast)
             tie_dtypes(draft.recording, other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
@@ -63,7 +63,7 @@ def find_freedom(
         Freedom(*places[axis.steps], axis.dimension, axis.size, _name(group, axis, example), _STATES[state])
         for group, state in states.items()
         for axis in group.axes
-        if state is not Outcome.FAILED or not group.name.startswith("length")
+        if state is not Outcome.FAILED or not group.name.startswith(("length", "size"))
     )
 
 
@@ -73,11 +73,24 @@ def find_pins(freedoms: tuple[Freedom, ...]) -> tuple[Pin, ...]:
     return tuple(Pin(held.parameter, held.steps, held.dimension, held.size) for held in bound)
 
 
-def find_dtypes(model: nn.Module, example: Example) -> tuple[Pin, ...]:
-    """List the dtypes of an example's floating inputs, to be checked at run time."""
+def find_dtypes(model: nn.Module, example: Example, read: Collection[torch.dtype], any_float: bool) -> tuple[Pin, ...]:
+    """List what is to be checked of the dtypes of an example's inputs.
+
+    Args:
+        model: the model.
+        example: the example.
+        read: the dtypes that the model's code asked for.
+        any_float: whether the code was found to be the same in other floating dtypes.
+    """
+    asked = {dtype.is_floating_point for dtype in read}
     places = _find_places(model, example)
-    held = tensors((example.args, example.kwargs))
-    return tuple(Pin(*places[steps], None, tensor.dtype) for steps, tensor in held if tensor.is_floating_point())
+    held = [pair for pair in tensors((example.args, example.kwargs)) if pair[1].is_floating_point() in asked]
+    return tuple(
+        Pin(*places[steps], None, True, "dtype.is_floating_point")
+        if any_float and tensor.is_floating_point()
+        else Pin(*places[steps], None, tensor.dtype)
+        for steps, tensor in held
+    )
 
 
 def _try(

@@ -53,7 +53,7 @@ class Freedom:
     """How one size of an input may vary: freely, where the checks pass, or not at all.
 
     The size is ``shape[dimension]`` of the tensor at ``steps`` from the argument ``parameter``; ``axis`` is what it is
-    called: batch, height, width, depth, time or length.
+    called: batch, height, width, depth, time, length or size.
     """
 
     parameter: str

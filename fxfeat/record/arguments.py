@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import enum
 import operator
 import types
 from collections import OrderedDict
@@ -22,7 +23,11 @@ from fxfeat.record.sequences import RecordedTuple
 from fxfeat.record.structure import is_named_tuple, spell, tensors, walk
 from fxfeat.record.tied_tensors import TiedTensors
 
-_GUARDED = (type(None), bool, int, float, str, types.FunctionType, types.BuiltinFunctionType, type)
+_GUARDED = (
+    *(type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, enum.Enum, type),
+    *(types.FunctionType, types.BuiltinFunctionType),
+)
+_CONTAINERS = (tuple, list, dict)
 _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, FakeTensor)
 
 
@@ -113,9 +118,12 @@ class Arguments(TiedTensors):
         held = list(tensors(value))
         if not held:
             amend(node, value=value)
-            if isinstance(value, _GUARDED) or value in ((), {}):
-                self.guard(node, value, "the call", f"{node.name} = {value!r}")
-            return value
+            if not _is_plain(value):
+                return value
+            # The model's code may change what it is given.
+            kept = copy.deepcopy(value) if isinstance(value, (*_CONTAINERS, set)) else value
+            self.guard(node, kept, "the call", f"{node.name} = {value!r}")
+            return copy.deepcopy(kept) if isinstance(value, (*_CONTAINERS, set)) else value
         made = self._copied(value)
         amend(node, **self._measured(made))
         if node.args and node.args[0] is None:
@@ -127,10 +135,12 @@ class Arguments(TiedTensors):
             self.tie(made, node)
             return made
         self._register(made, node)
-        self._guard_length(node, made)
-        for steps, held in walk(made):
-            if steps and isinstance(held, (bool, int, float, str)):
+        self._guard_length(node, made, node.name)
+        for steps, held in list(walk(made)):
+            if steps and isinstance(held, _GUARDED):
                 self.guard(self.follow(node, steps, held), held, "the call", f"{node.name}{spell(steps)} = {held!r}")
+            elif steps and isinstance(held, _CONTAINERS):
+                self._guard_length(self.follow(node, steps, held), held, f"{node.name}{spell(steps)}")
         return made
 
     def _copied(self, value: Any) -> Any:
@@ -154,13 +164,13 @@ class Arguments(TiedTensors):
             return same_kind
         return value
 
-    def _guard_length(self, node: fx.Node, made: Any) -> None:
+    def _guard_length(self, node: fx.Node, made: Any, name: str) -> None:
         if isinstance(made, (tuple, list)):
             length = self.add("call_function", len, (node,), value=len(made), counted=False)
-            self.guard(length, len(made), "the call", f"len({node.name}) == {len(made)}")
+            self.guard(length, len(made), "the call", f"len({name}) == {len(made)}")
         elif isinstance(made, dict):
             keys = self.add("call_function", set, (node,), value=set(made), counted=False)
-            self.guard(keys, set(made), "the call", f"set({node.name}) == {set(made)}")
+            self.guard(keys, set(made), "the call", f"set({name}) == {set(made)}")
 
     def write_attribute(self, path: str, module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
         """Write down that the model's code put a new tensor where a buffer was."""
@@ -170,6 +180,17 @@ class Arguments(TiedTensors):
         written = self.node_of(value)
         owner = self.add("get_attr", path, constant=True, counted=False)
         self.add("call_function", setattr, (owner, name, written), writes=frozenset({place}), counted=False)
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether a value without tensors can be compared with another."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (*_CONTAINERS, set, frozenset)):
+        return all(map(_is_plain, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return all(_is_plain(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return isinstance(value, _GUARDED)
 
 
 def _rebuilds(value: Any) -> bool:

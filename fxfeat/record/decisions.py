@@ -56,7 +56,7 @@ class Decisions(Arguments):
 
         Those follow from the inputs' as long as every other decision stays the same, unless something squeezes.
         """
-        if self._squeezes:
+        if self.squeezes:
             return False
         if node.target == "dim" or (node.target is getattr and node.args[1] == "ndim"):
             return True

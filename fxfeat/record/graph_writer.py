@@ -67,6 +67,7 @@ class GraphWriter:
         self.constants: dict[str, torch.Tensor] = {}
         self.persistent: set[Storage] = set()
         self.fresh: set[int] = set()
+        self.known: frozenset[int] | None = None
         self.shared: dict[Storage, torch.Tensor] = {}
         self.written: set[Storage] = set()
         self.dtype_reads: list[tuple[fx.Node, torch.dtype]] = []
@@ -95,7 +96,8 @@ class GraphWriter:
         self._effects = Effects()
         self._draws = Draws()
         self._position = 0
-        self._squeezes = False
+        self.squeezes = False
+        self._versions: dict[Storage, dict[int, int]] = {}
         self._inputs: list[torch.Tensor] = []
         self._nodes: dict[int, fx.Node] = {}
         self._born: dict[int, int] = {}

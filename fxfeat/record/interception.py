@@ -116,6 +116,8 @@ class Interceptor:
             # The code of a scripted module calls nothing that a recorder could see.
             with self.recorder.inside_leaf() as effects, self.recorder.writes_noticed(effects, (args, kwargs)):
                 result = plain(*args, **kwargs)
+            # What is not torch's own may squeeze.
+            self.recorder.squeezes |= not type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
             with quiet():
                 result = self.recorder.write_result("call_module", path, *written, result, effects)
             close(result)
@@ -245,6 +247,7 @@ class Interceptor:
         numeric = not any(isinstance(held, torch.Tensor) for _, held in walk((args, kwargs)))
         with self.recorder.inside_leaf() as effects, self.recorder.writes_noticed(effects, (args, kwargs)):
             result = run(*_plain(args), **_plain(kwargs)) if numeric else run(*args, **kwargs)
+        self.recorder.squeezes |= not numeric
         with quiet():
             if isinstance(result, bool) and numeric:
                 return self.recorder.decide(target, args, result)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxfeat.record.structure import tensors
+
 BUILTINS = frozenset({dict, list, set, collections.OrderedDict})
 _CONTAINERS = (dict, list, set, collections.deque)
 _ATOMS = frozenset({type(None), bool, int, float, str, nn.Parameter})
@@ -210,6 +212,12 @@ class Photograph:
     def reaches(self, altered: Collection[int]) -> bool:
         """Say whether any of some containers, closures and arrays was photographed."""
         return any(key in held for key in altered for held in (self._cells, self._empty, self._arrays, self._values))
+
+    def tensors_held(self) -> frozenset[int]:
+        """Return the identities of the tensors that were there."""
+        homes = [list(self._copies.values()), [held for _, held in self._cells.values()]]
+        homes += [[held for _, held in self._globals.values()], [held for _, held in self._classes.values()]]
+        return frozenset(id(tensor) for _, tensor in tensors(homes))
 
     def changed(self) -> bool:
         """Say whether anything is not what it was."""

@@ -26,7 +26,7 @@ from fxfeat.record.written import flat, opaque_in, without_opaque
 
 _SILENT = {
     *("requires_grad", "grad", "grad_fn", "is_leaf", "_version", "layout", "names", "_backward_hooks", "output_nr"),
-    *("retains_grad", "_base", "_grad", "is_quantized", "is_sparse", "is_nested", "name", "volatile", "__dict__"),
+    *("retains_grad", "_base", "_grad", "is_quantized", "is_nested", "name", "volatile", "__dict__"),
     *(
         "is_inference",
         "_is_view",
@@ -44,7 +44,7 @@ _SILENT = {
         "is_shared",
         "is_pinned",
     ),
-    *("__repr__", "__format__", "__hash__", "__dir__", "is_same_size", "__dir__"),
+    *("__repr__", "__format__", "__hash__", "__dir__"),
     *("requires_grad_", "register_hook", "retain_grad", "register_post_accumulate_grad_hook", "_set_grad_enabled"),
     *("_has_compatible_shallow_copy_type", "_is_all_true", "has_names", "is_distributed", "set_default_tensor_type"),
     *("_make_subclass", "__reduce_ex__", "__deepcopy__", "can_cast", "result_type", "promote_types", "get_device"),
@@ -188,6 +188,7 @@ class Recorder(Decisions, TorchFunctionMode):
         args, kwargs = self.to_run(tuple(args)), self.to_run(dict(kwargs))
         given = [held for held in flat((args, kwargs)) if isinstance(held, torch.Tensor)]
         before = [version_of(tensor) for tensor in given]
+        self._notice_unseen_writes(given, before)
         self._draws.seen, self._draws.written = False, set()
         try:
             result = self._call(func, args, kwargs)
@@ -198,6 +199,7 @@ class Recorder(Decisions, TorchFunctionMode):
         changed = {storage_of(tensor) for tensor, old in zip(given, before, strict=True) if version_of(tensor) != old}
         changed |= {storage_of(tensor) for tensor in written_by(func, args, kwargs)} | self._draws.written
         self.written |= changed
+        self._note_versions([*given, *(held for _, held in tensors(result))], changed)
         effects = Effects({storage_of(tensor) for tensor in given}, changed, self._draws.seen)
         if effects.draws:
             effects.reads.add(RNG)
@@ -211,6 +213,19 @@ class Recorder(Decisions, TorchFunctionMode):
             memory = frozenset({*effects.reads, *(storage_of(tensor) for _, tensor in tensors(result))} - {RNG})
             self.ties.append(Tie(self._position, memory))
         return result, effects
+
+    def _notice_unseen_writes(self, given: list[torch.Tensor], versions: list[int]) -> None:
+        """Refuse to write out code that writes in a way that torch functions do not show, such as ``z.imag = x``."""
+        for tensor, version in zip(given, versions, strict=True):
+            if self._versions.get(storage_of(tensor), {}).get(id(tensor), version) != version:
+                self._versions.pop(storage_of(tensor))
+                self.refuse(f"a tensor is written to in a way that torch does not show, before {self.line()}")
+
+    def _note_versions(self, held: list[torch.Tensor], changed: set[Any]) -> None:
+        for storage in changed:
+            self._versions.pop(storage, None)
+        for tensor in held:
+            self._versions.setdefault(storage_of(tensor), {})[id(tensor)] = version_of(tensor)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", "")
@@ -244,7 +259,7 @@ class Recorder(Decisions, TorchFunctionMode):
 
     def _write(self, call: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], heard: Any) -> Any:
         op, target, shown, shown_kwargs = call
-        self._squeezes |= str(getattr(target, "__name__", target)).startswith("squeeze")
+        self.squeezes |= str(getattr(target, "__name__", target)).startswith("squeeze")
         written, written_kwargs = self.to_write(tuple(shown)), self.to_write(dict(shown_kwargs))
         try:
             result, effects = self._run(func, args, kwargs)

@@ -13,7 +13,10 @@ from fxfeat.record import numbers
 from fxfeat.record.places import is_torch
 from fxfeat.record.recorder import Recorder
 
-_MODES = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
+_MODES = (
+    *("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "get_autocast_dtype"),
+    *("get_default_dtype", "are_deterministic_algorithms_enabled", "get_float32_matmul_precision"),
+)
 _SEEDING = ("manual_seed", "seed", "set_rng_state")
 
 

@@ -184,6 +184,8 @@ def _run(
         if training is not None:
             model.train(training)
         mode = model.training
+        if recorder.stand_ins.kind == "real" and not watching:
+            recorder.known = before.tensors_held()
         args, kwargs = _write_inputs(recorder, bind(model, example), example)
         interceptor = Interceptor(model, recorder, leaves)
         with interceptor.installed(), _without_log("torch._subclasses.fake_tensor"):

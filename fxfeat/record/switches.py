@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import _device
 
@@ -39,6 +40,7 @@ _READERS: dict[str, Callable[[], Any]] = {
     "torch's kernels of attention": lambda: any(is_on() for _, is_on in _ATTENTION),
     "the priority of torch's kernels of attention": lambda: tuple(torch._C._get_sdp_priority_order()),
     "the dispatch modes that are on": torch._C._len_torch_dispatch_stack,
+    "the caching of parametrizations": lambda: parametrize._cache_enabled > 0,
 }
 
 

@@ -34,7 +34,10 @@ class TiedTensors(GraphWriter):
         held = [self.stand_in(tensor) for _, tensor in tensors(given)]
         before = [version_of(tensor) for tensor in held]
         yield
-        effects.writes |= {storage_of(t) for t, old in zip(held, before, strict=True) if version_of(t) != old}
+        changed = {storage_of(t) for t, old in zip(held, before, strict=True) if version_of(t) != old}
+        effects.writes |= changed
+        for storage in changed:
+            self._versions.pop(storage, None)
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the stand-in for ``tensor``, which is itself if it is one."""
@@ -70,7 +73,9 @@ class TiedTensors(GraphWriter):
         """Say whether a tensor was computed from stand-ins by code that torch functions do not show."""
         if self.stand_ins.kind == "meta":
             return tensor.is_meta and self.device.type != "meta" and id(tensor) not in self._state
-        return self.stand_ins.kind == "fake" and type(tensor).__name__ == "FakeTensor"
+        if self.stand_ins.kind == "fake":
+            return type(tensor).__name__ == "FakeTensor"
+        return self.known is not None and id(tensor) not in self.known | self._state.keys() | self.fresh
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
         """Return the node that produced ``tensor``, writing the steps to it down if need be."""
@@ -172,6 +177,7 @@ class TiedTensors(GraphWriter):
         if self._born[id(made)] >= start:
             return made
         alias = self.stand_ins.alias(made)
+        alias.__dict__.update(tensor.__dict__)  # what code has put on it
         passed = self.add("call_function", same, (node,), counted=False, passed=True, **self._measured(alias))
         self.tie(alias, passed)
         return alias

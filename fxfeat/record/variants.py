@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fxfeat.record.examples import Example
-from fxfeat.record.structure import Steps, tensors
+from fxfeat.record.structure import Steps, spell, tensors
 
 _MOST_CHANNELS = 4
 
@@ -32,17 +32,25 @@ class Group:
 
 
 def find_groups(example: Example) -> tuple[Group, ...]:
-    """Sort the axes of an example's tensors into the batch and the extent; channels and features belong to neither.
+    """Sort the axes of an example's tensors into the batch, the extent, and others one by one, such as channels.
 
     >>> [(g.name, [a.dimension for a in g.axes]) for g in find_groups(Example((torch.zeros(2, 3, 8, 8),)))]
-    [('batch', [0]), ('extent', [2, 3])]
+    [('batch', [0]), ('extent', [2, 3]), ('size 1 of input', [1])]
     """
     held = list(tensors((example.args, example.kwargs)))
     listed = _is_listed(example)
     batch = () if listed else tuple(Axis(steps, 0, t.shape[0]) for steps, t in held if t.dim() > 1)
     extent = tuple(Axis(steps, d, t.shape[d]) for steps, t in held for d in _extent_of(t, listed))
     lengths = (Group(f"length {d}", tuple(Axis(s, d, t.shape[d]) for s, t in held if d < t.dim() < 4)) for d in (1, 2))
-    groups = (Group("batch", batch), Group("extent", extent), *(() if listed else lengths))
+    known = {(axis.steps, axis.dimension) for axis in (*batch, *extent)}
+    others = (
+        Group(f"size {d} of {spell(steps) or 'input'}", (Axis(steps, d, t.shape[d]),))
+        for steps, t in held
+        if t.dim() >= 4 or listed
+        for d in range(t.dim())
+        if (steps, d) not in known
+    )
+    groups = (Group("batch", batch), Group("extent", extent), *(() if listed else lengths), *others)
     return tuple(group for group in groups if group.axes)
 
 
@@ -89,6 +97,10 @@ def growths(group: Group) -> Iterator[Callable[[Axis], int]]:
     """Yield ways to enlarge the axes of a group, likeliest to suit a model first."""
     if group.name == "batch":
         yield lambda axis: axis.size + 1
+        return
+    if group.name.startswith("size"):
+        yield lambda axis: axis.size + 1
+        yield lambda axis: axis.size * 2
         return
     # Height and width grow unequally, so that code which takes one for the other is found out.
     # Odd sizes first, because code that asks whether a size is even is found out by no others.

@@ -18,13 +18,14 @@ from fxfeat.rewrite.draft import Draft
 class Pin:
     """A size that an input must have: of the tensor at ``steps`` from the argument ``parameter``.
 
-    Without a dimension it is the dtype that the tensor must have.
+    Without a dimension it is what the tensor must have as ``attribute``.
     """
 
     parameter: str
     steps: Steps
     dimension: int | None
     size: Any
+    attribute: str = "dtype"
 
 
 def pin(draft: Draft) -> Draft:
@@ -39,14 +40,15 @@ def pin(draft: Draft) -> Draft:
 
 def _write(graph: fx.Graph, source: fx.Node, last: fx.Node, pinned: Pin) -> None:
     known = Facts(facts(last).position, 0)
-    which = "dtype" if pinned.dimension is None else f"shape[{pinned.dimension}]"
+    which = pinned.attribute if pinned.dimension is None else f"shape[{pinned.dimension}]"
     place = f"{pinned.parameter}{spell(pinned.steps)}.{which}"
     made: list[fx.Node] = []
     with graph.inserting_after(last):
         node = source
         for kind, key in pinned.steps:
             node = _after(graph, made, operator.getitem if kind == "item" else getattr, (node, key), last)
-        node = _after(graph, made, getattr, (node, which.partition("[")[0]), last)
+        for name in which.partition("[")[0].split("."):
+            node = _after(graph, made, getattr, (node, name), last)
         if pinned.dimension is not None:
             node = _after(graph, made, operator.getitem, (node, pinned.dimension), last)
         reason = f"{place}: `others of {place} were found to run other code`"
