@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +21,7 @@ from fxfeat.name.table import name_nodes
 from fxfeat.record.examples import Example, sizes_of
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.photograph import Photograph
-from fxfeat.record.recording import Recording, Values, facts
+from fxfeat.record.recording import Recording, Values
 from fxfeat.repeats import check_repeats
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
@@ -71,7 +70,7 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     if changed:
         leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
         # Nothing puts back what a model writes to its parameters.
-        model = copy.deepcopy(setup.model) if _writes_to_parameters(recording) else setup.model
+        model = copy.deepcopy(setup.model) if recording.writes_parameters else setup.model
         check_repeats(model, Sight(emission.rows, leaves, setup.examples[0], training), changed)
     freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
     pins = find_pins(freedoms)
@@ -88,7 +87,9 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         pins += find_dtypes(setup.model, setup.examples[0], read, any_float=same)
     again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
     stateless_at = sizes_of(setup.examples[0]) if recording.stateless else None
-    return dataclasses.replace(again, freedoms=freedoms, stateless_at=stateless_at)
+    return dataclasses.replace(
+        again, freedoms=freedoms, stateless_at=stateless_at, writes_parameters=recording.writes_parameters
+    )
 
 
 def emit_request(
@@ -151,13 +152,6 @@ def _reaches(model: nn.Module, opened: set[str], altered: frozenset[int]) -> boo
     held = Photograph()
     held.take_modules([model.get_submodule(path) for path in opened], known=list(model.modules()))
     return held.reaches(altered)
-
-
-def _writes_to_parameters(recording: Recording) -> bool:
-    trained = {name for name, _ in recording.root.named_parameters(remove_duplicate=False)}
-    held = [facts(node).storages for node in recording.nodes if node.op == "get_attr" and str(node.target) in trained]
-    memory = frozenset[Any]().union(*held)
-    return any(facts(node).writes & memory for node in recording.nodes)
 
 
 def _tie_dtypes(setup: Setup, draft: Draft, training: bool | None, make: MakeDraft) -> bool:

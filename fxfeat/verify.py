@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ from fxfeat.record.alone import unwrap
 from fxfeat.record.examples import Example, sizes_of
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.photograph import paths_of
-from fxfeat.record.structure import copy_tensors, tensors
-from fxfeat.record.untouched import same_random, untouched
+from fxfeat.record.structure import copy_tensors, tensors, walk
+from fxfeat.record.untouched import copy_values, restore_values, same_random, untouched
 from fxfeat.report.verification import render_verification
 
 
@@ -96,11 +97,16 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     def compare(row: Row, value: Any) -> None:
         compared[row.key] = _compare(row, value, actual[row.key])
 
-    with same_random() if _is_stateless(model, extractor, sight) else untouched(model) as before:
+    state = same_random() if _is_stateless(model, extractor, sight) else untouched(model)
+    parameters = copy_values(model.parameters() if extractor.emission.writes_parameters else ())
+    with ExitStack() as undo:
+        undo.callback(restore_values, parameters)
+        before = undo.enter_context(state)
 
         def start_over() -> None:
             if before is not None:
                 before.restore()
+            restore_values(parameters)
             torch.set_rng_state(random)
 
         given, named = copy_tensors(args), copy_tensors(kwargs)
@@ -143,6 +149,8 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "shapes differ from the model's")
     if [held.dtype for held in left] != [held.dtype for held in right]:
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "dtypes differ from the model's")
+    if _plain_parts(expected) != _plain_parts(actual):
+        return VerifiedRow(row.key, row.name, shape, dtype, False, None, "keys or numbers differ from the model's")
     unequal = [(a, b) for a, b in zip(left, right, strict=True) if not _is_equal(a, b)]
     worst = max((_difference(a, b) for a, b in unequal), default=0.0)
     return VerifiedRow(row.key, row.name, shape, dtype, not unequal, worst)
@@ -151,6 +159,13 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
 def _tensors_of(value: Any) -> list[torch.Tensor]:
     found = [value] if isinstance(value, torch.Tensor) else [held for _, held in tensors(value)]
     return [held if held.layout == torch.strided else held.to_dense() for held in found]
+
+
+def _plain_parts(value: Any) -> list[tuple[Any, str]]:
+    """List where in a value tensors are, and what else it holds."""
+    literals = (bool, int, float, complex, str, type(None))
+    parts = [(steps, held) for steps, held in walk(value) if isinstance(held, (torch.Tensor, *literals))]
+    return [(steps, "a tensor" if isinstance(held, torch.Tensor) else repr(held)) for steps, held in parts]
 
 
 def _is_same(left: Any, right: torch.Tensor) -> bool:

@@ -334,3 +334,52 @@ def test_a_sparse_feature():
     spoiled = make(model, "to_sparse")
     spoiled.register_forward_hook(lambda module, given, result: {key: value * 2 for key, value in result.items()})
     assert not fxfeat.verify(model, spoiled, torch.ones(2, 4)).ok
+
+
+class ShrinksItsWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.last = nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x):
+        self.linear.weight.data.mul_(0.5)
+        return self.last(self.linear(x))
+
+
+def test_a_run_that_writes_to_parameters_is_undone():
+    for model, inputs in ((ShrinksItsWeight(), torch.rand(2, 4)), (nn.Embedding(5, 4, max_norm=1.0), torch.arange(5))):
+        before = [held.detach().clone() for held in model.parameters()]
+        wrapped = nn.Sequential(model, nn.ReLU())
+        extractor = make(wrapped, "0", "1", inputs=inputs)
+        assert fxfeat.verify(wrapped, extractor, inputs).ok
+        assert all(torch.equal(held, value) for held, value in zip(model.parameters(), before, strict=True))
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return {"tensor": x * 2, "number": 3.0}
+
+
+def test_other_keys_and_numbers_are_found():
+    model = nn.Sequential(Named())
+    for other in ({"tensor": "tensor", "number": 4.0}, {"another": "tensor", "number": 3.0}):
+        extractor = make(model, "0")
+        assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+        extractor.register_forward_hook(
+            lambda module, given, result, other=other: {
+                "0": {key: result["0"]["tensor"] if held == "tensor" else held for key, held in other.items()}
+            }
+        )
+        row = fxfeat.verify(model, extractor, torch.rand(2, 4)).rows[0]
+        assert not row.equal
+        assert row.note == "keys or numbers differ from the model's"
+
+
+def test_complex_numbers_that_are_none():
+    model = nn.Sequential(Complex())
+    assert fxfeat.verify(model, make(model, "0"), torch.rand(2, 4)).ok
+
+
+class Complex(nn.Module):
+    def forward(self, x):
+        return torch.complex(x * float("nan"), x)

@@ -85,6 +85,7 @@ class Emission:
     leaves_opened: frozenset[str] = frozenset()
     freedoms: tuple[Freedom, ...] = ()
     stateless_at: Sizes | None = None
+    writes_parameters: bool = False
 
 
 @dataclass(frozen=True)

@@ -108,21 +108,24 @@ class Photograph:
 
     def _take_variables(self, function: types.FunctionType, files: int) -> None:
         self._take([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()], 0)
+        names = _names_in(function.__code__)
         for cell in function.__closure__ or ():
             with contextlib.suppress(ValueError):  # an empty cell
                 self._cells[id(cell)] = (cell, cell.cell_contents)
-                self._take_named(cell.cell_contents, function, files)
-        names = _names_in(function.__code__)
+                self._take_all(cell.cell_contents, names, function, files)
         for name in names:
             if name in function.__globals__:
                 value = function.__globals__[name]
                 self._globals[id(function.__globals__), name] = (function.__globals__, value)
-                for held in _held_by(value, names) if isinstance(value, types.ModuleType) else (value,):
-                    self._take_named(held, function, files)
+                self._take_all(value, names, function, files)
+
+    def _take_all(self, value: Any, names: tuple[str, ...], function: types.FunctionType, files: int) -> None:
+        for held in _held_by(value, names) if isinstance(value, types.ModuleType) else (value,):
+            self._take_named(held, function, files)
 
     def _take_named(self, value: Any, function: types.FunctionType, files: int) -> None:
-        if isinstance(value, types.FunctionType):
-            files += value.__globals__ is not function.__globals__
+        if isinstance(value, (types.FunctionType, types.MethodType)):
+            files += getattr(value, "__globals__", None) is not function.__globals__
             if files <= _MOST_FILES and not _is_library(value):
                 self.take_function(value, files)
         elif isinstance(value, type) and id(value) not in self._classes and not issubclass(value, nn.Module):

@@ -204,6 +204,7 @@ class Recording:
     altered: frozenset[int] = frozenset()
     stateless: bool = False
     reads_values: bool = False
+    writes_parameters: bool = False
 
     @functools.cached_property
     def nodes(self) -> list[fx.Node]:

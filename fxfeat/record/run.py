@@ -22,7 +22,7 @@ from fxfeat.record.leaves import Leaves
 from fxfeat.record.measuring import storage_of
 from fxfeat.record.memory import widen_writes
 from fxfeat.record.recorder import Recorder
-from fxfeat.record.recording import Address, Kind, Recording, Storage, Values, facts
+from fxfeat.record.recording import Address, Kind, Recording, Storage, Values
 from fxfeat.record.stand_ins import Originals, Recast, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.untouched import untouched
@@ -153,6 +153,7 @@ def _record_once(
         altered=altered,
         stateless=not (changed or altered or _writes_state(recorder) or _has_scripts(model)),
         reads_values=recorder.reads_values,
+        writes_parameters=recorder.writes_to(model.parameters()),
     )
 
 
@@ -163,8 +164,7 @@ def _writes_state(recorder: Recorder) -> bool:
     """
     if recorder.settings or recorder.rebound or recorder.stand_ins.kind == "real":
         return True
-    written = recorder.written.union(*(known.writes - known.guessed for known in map(facts, recorder.graph.nodes)))
-    return bool(written & recorder.persistent)
+    return bool(recorder.all_written() & recorder.persistent)
 
 
 def _run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import fx
 
 from fxfeat.record.graph_writer import Effects, GraphWriter
 from fxfeat.record.measuring import LITERALS, measure_all, storage_of, version_of
-from fxfeat.record.recording import amend, facts, measure, same
+from fxfeat.record.recording import Storage, amend, facts, measure, same
 from fxfeat.record.structure import Steps, children, copy_tensors, tensors, walk
 
 
@@ -38,6 +38,16 @@ class TiedTensors(GraphWriter):
         effects.writes |= changed
         for storage in changed:
             self._versions.pop(storage, None)
+
+    def all_written(self) -> frozenset[Storage]:
+        """Return the memory that code was seen to write to."""
+        known = map(facts, self.graph.nodes)
+        return frozenset(self.written).union(*(held.writes - held.guessed for held in known))
+
+    def writes_to(self, held: Iterable[torch.Tensor]) -> bool:
+        """Say whether code was seen to write to any of some tensors of the model."""
+        copies = [self._copies[id(tensor)] for tensor in held if id(tensor) in self._copies]
+        return not self.all_written().isdisjoint(map(storage_of, copies))
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the stand-in for ``tensor``, which is itself if it is one."""

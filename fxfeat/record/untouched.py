@@ -36,7 +36,7 @@ def untouched(model: nn.Module) -> Iterator[Photograph]:
             yield held
         finally:
             held.restore()
-            _restore_values(values)
+            restore_values(values)
             for module, training in flags:
                 module.training = training  # it is kept in C++, not in the module's __dict__
 
@@ -102,10 +102,16 @@ def _item(held: Any, name: Any) -> Any:
 
 def _buffers_of(scripted: Iterable[nn.Module]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Copy the buffers of scripted modules, whose code in C++ runs on them and not on stand-ins."""
-    return [(buffer, buffer.detach().clone()) for module in scripted for buffer in module.buffers(recurse=False)]
+    return copy_values(buffer for module in scripted for buffer in module.buffers(recurse=False))
 
 
-def _restore_values(values: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def copy_values(held: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Pair tensors with copies of them."""
+    return [(tensor, tensor.detach().clone()) for tensor in held]
+
+
+def restore_values(values: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Put the values of tensors back, by their copies."""
     with torch.no_grad():
         for buffer, value in values:
             if not torch.equal(buffer, value):

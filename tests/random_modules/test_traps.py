@@ -55,6 +55,31 @@ class BlockEndsWithABranch(nn.Module):
         return y
 
 
+class AnotherStructureThatIsOverwritten(nn.Module):
+    """A block returns a tuple or a tensor, and what it may have returned as it came is written over."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(3))
+
+        def forward(self, x, y):
+            self.mean.mul_(0.9).add_(y.detach().mean((0, 2, 3)), alpha=0.1)
+            y = y + 1
+            return y if y.shape[-1] % 2 == 0 else (y, y.shape[0])
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.norm = self.Block(), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        y = self.norm(x)
+        with torch.no_grad():
+            self.block(y, y)[0]
+        y.mul_(2)
+        return y
+
+
 class LengthAsksForOneRow(nn.Module):
     def __init__(self):
         super().__init__()
@@ -260,6 +285,7 @@ CASES = [
     (LastBranchChoosesTheResult, ["output"], X, ODD),
     (LastBranchInAnExpression, ["output", "output[0]"], X, ONE),
     (OpenedBlockEndsWithABranch, ["block", "block.conv"], X, ONE),
+    (AnotherStructureThatIsOverwritten, ["block", "block[0]", "norm", "output"], ODD, X),
     (LengthAsksForOneRow, ["elu"], X, ONE),
     (MemoryExchanged, ["dropout", "output"], X, ONE),
     (BlockNamedAsAnOperation, ["mul", "mul@0", "mul.0"], X, ONE),
