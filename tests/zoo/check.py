@@ -90,7 +90,8 @@ def _check_extractors(model: nn.Module, inputs: Any, seen: dict[str, Calls], res
             _compare(model, extractor, inputs, seen[mode], [names[mode]], f"{mode}, alone", result)
     if "eval" in whole:
         report("timing verify", result)
-        time_verify(model.eval(), whole["eval"].eval(), alone.get("eval"), inputs, result)
+        one = alone["eval"].eval() if "eval" in alone else None
+        time_verify(model.eval(), whole["eval"].eval(), one, inputs, result)
 
 
 def _set_mode(model: nn.Module, extractor: nn.Module, mode: str) -> None:
