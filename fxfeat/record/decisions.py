@@ -14,7 +14,7 @@ from fxfeat.record.arguments import Arguments
 from fxfeat.record.measuring import measure_all
 from fxfeat.record.quiet import quietly
 from fxfeat.record.recording import TensorFacts, amend, facts
-from fxfeat.record.sequences import RecordedTuple
+from fxfeat.record.sequences import RecordedShape, RecordedTuple
 
 _OF_TENSORS = ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_signed", "element_size")
 
@@ -87,6 +87,11 @@ class Decisions(Arguments):
     def element(self, source: fx.Node, index: int, value: int) -> fx.Node:
         """Write down that an element of a shape was asked about."""
         return self.add("call_function", operator.getitem, (source, index), counted=False, value=value)
+
+    def go_through(self, shape: RecordedShape) -> None:
+        """Write a guard for the rank of a tensor whose sizes are all taken, where it may be another at other sizes."""
+        if self.squeezes and shape.node.target is getattr:
+            self.decide(len, (shape,), tuple.__len__(shape))
 
     @quietly
     def pin(self, number: Any, plain: Any) -> None:

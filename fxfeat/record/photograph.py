@@ -26,6 +26,7 @@ _MOST_FILES = 2
 _LARGEST_ARRAY = 1_000_000
 _TABLES = ("_modules", "_parameters", "_forward_hooks", "_forward_pre_hooks")
 _BOOKKEEPING = frozenset(nn.Module().__dict__) - {*_TABLES}
+_KNOWN = frozenset({"torch", "torchvision", "numpy", "pytest", "_pytest", *sys.stdlib_module_names})
 _MISSING = object()
 
 
@@ -126,10 +127,11 @@ class Photograph:
     def _take_named(self, value: Any, function: types.FunctionType, files: int) -> None:
         if isinstance(value, (types.FunctionType, types.MethodType)):
             files += getattr(value, "__globals__", None) is not function.__globals__
-            if files <= _MOST_FILES and not _is_library(value):
+            if files <= _MOST_FILES and not _is_known(value.__module__):
                 self.take_function(value, files)
-        elif isinstance(value, type) and id(value) not in self._classes and not issubclass(value, nn.Module):
-            self._take_kind(value)
+        elif isinstance(value, type):
+            if id(value) not in self._classes and not issubclass(value, nn.Module) and not _is_known(value.__module__):
+                self._take_kind(value)
         else:
             self._take(value, 0)
 
@@ -260,16 +262,17 @@ def _is_atom(kind: type[Any]) -> bool:
 
 def _is_library(value: Any) -> bool:
     """Say whether a class or a function is Python's or torch's own, which keeps nothing of a model's."""
-    return _is_library_name(str(getattr(value, "__module__", "")))
+    return str(getattr(value, "__module__", "")).partition(".")[0] in ("torch", "builtins")
 
 
-def _is_library_name(name: str) -> bool:
-    return name.partition(".")[0] in ("torch", "builtins")
+def _is_known(module: str | None) -> bool:
+    """Say whether a file is of Python's or torch's own, or of a library that keeps nothing of a model's."""
+    return str(module).partition(".")[0] in _KNOWN
 
 
 def _held_by(module: types.ModuleType, names: tuple[str, ...]) -> list[Any]:
     """List what code takes from another file by that file's name."""
-    held = {} if _is_library_name(module.__name__) else vars(module)
+    held = {} if _is_known(module.__name__) else vars(module)
     return [held[name] for name in names if name in held]
 
 

@@ -46,7 +46,7 @@ _SILENT = {
     ),
     *("__repr__", "__format__", "__hash__", "__dir__"),
     *("requires_grad_", "register_hook", "retain_grad", "register_post_accumulate_grad_hook", "_set_grad_enabled"),
-    *("_has_compatible_shallow_copy_type", "_is_all_true", "has_names", "is_distributed", "set_default_tensor_type"),
+    *("_has_compatible_shallow_copy_type", "has_names", "is_distributed", "set_default_tensor_type"),
     *("_make_subclass", "__reduce_ex__", "__deepcopy__", "can_cast", "result_type", "promote_types", "get_device"),
     *("_is_functional_tensor", "is_autocast_enabled", "get_autocast_dtype", "_enter_autocast", "_exit_autocast"),
 }
@@ -336,8 +336,9 @@ class Recorder(Decisions, TorchFunctionMode):
         self.reads_values = True
         if self.values == "pinned":
             self.guard(node, value)
-        elif self.values == "changed" and type(value) in (int, float):
-            value = value + 1 if type(value) is int else value * 1.25 + 0.5
+        elif self.values != "as they are" and type(value) in (int, float):
+            sign = 1 if self.values == "larger" else -1
+            value = value + sign if type(value) is int else value * 1.25 + sign * 0.5
         return numbers.wrap(value, node, self)
 
     def refuse_on_meta(self, enabled: bool) -> None:

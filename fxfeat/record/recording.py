@@ -20,7 +20,7 @@ from torch import fx
 from fxfeat.record.structure import Steps
 
 Kind = Literal["meta", "fake", "real"]
-Values = Literal["as they are", "changed", "pinned"]
+Values = Literal["as they are", "larger", "smaller", "pinned"]
 """What becomes of numbers that code reads out of tensors: others are given in their place, or they are checked."""
 
 Storage = object

@@ -27,6 +27,9 @@ class Shelf(Protocol):
     def decide(self, function: Any, operands: tuple[Any, ...], result: Any) -> Any:
         """Write a guard that ``function(*operands)`` is ``result`` and return ``result``."""
 
+    def go_through(self, shape: RecordedShape) -> None:
+        """Note that all sizes of a shape are taken, however many."""
+
 
 class RecordedTuple(tuple):
     """A tuple that a recorded call returned."""
@@ -77,6 +80,10 @@ class RecordedShape(RecordedTuple):
     def __new__(cls, values: Any, node: fx.Node, shelf: Shelf, counted: bool = False) -> RecordedShape:
         sizes = (RecordedSize(plain(value), node, index, shelf) for index, value in enumerate(values))
         return super().__new__(cls, sizes, node, shelf, counted)  # type: ignore[return-value]
+
+    def __iter__(self) -> Iterator[Any]:
+        self.shelf.go_through(self)
+        return super().__iter__()
 
     # Reporting torch.Size here is what makes isinstance agree.
     __class__ = property(lambda self: torch.Size)

@@ -80,6 +80,12 @@ class AnotherStructureThatIsOverwritten(nn.Module):
         return y
 
 
+class GoesThroughASqueezedShape(nn.Module):
+    def forward(self, x):
+        y = x.squeeze(0)
+        return y + max(y.shape)
+
+
 class LengthAsksForOneRow(nn.Module):
     def __init__(self):
         super().__init__()
@@ -286,6 +292,7 @@ CASES = [
     (LastBranchInAnExpression, ["output", "output[0]"], X, ONE),
     (OpenedBlockEndsWithABranch, ["block", "block.conv"], X, ONE),
     (AnotherStructureThatIsOverwritten, ["block", "block[0]", "norm", "output"], ODD, X),
+    (GoesThroughASqueezedShape, ["output"], X, ONE),
     (LengthAsksForOneRow, ["elu"], X, ONE),
     (MemoryExchanged, ["dropout", "output"], X, ONE),
     (BlockNamedAsAnOperation, ["mul", "mul@0", "mul.0"], X, ONE),
