@@ -244,8 +244,8 @@ class Recorder(Decisions, TorchFunctionMode):
     def _escape(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         node = self.node_of(args[0])
         result, _ = self._run(func, args, kwargs)
-        if node.op == "get_attr":
-            return result
+        if node.op == "get_attr" and hasattr(result, "copy"):
+            result = result.copy()  # it looks at the model's own memory
         self.escapes.append(f"`.{name}()` at {model_line()[0]}")
         self.refuse(f"a value leaves torch at {self.line()}, so what follows from it cannot be written down")
         return result

@@ -413,3 +413,22 @@ def test_two_threads_at_once():
         thread.join()
     assert errors == []
     assert nn.Module.__call__ is plain
+
+
+class CountsInAnArray(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(4))
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        self.count.numpy()[:] += 1
+        return self.act(x * torch.from_numpy(self.count.numpy() * 2))
+
+
+def test_a_buffer_by_way_of_an_array():
+    """An array made of a buffer would be a constant, and what is written to it would reach the model's own buffer."""
+    assert outcome(CountsInAnArray(), X, X) == "refused"
+    model = nn.Sequential(CountsInAnArray(), nn.ReLU())
+    fxfeat.create_feature_extractor(model, ["1"], example_inputs=X)
+    assert torch.equal(model[0].count, torch.zeros(4))

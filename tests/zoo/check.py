@@ -22,6 +22,7 @@ from tests.zoo.timing import time_verify
 ALONE = 1
 MODES = {"eval": False, "train": True}
 LONGEST_REASON = 400
+RIVAL_STAGE = "torchvision's extractor"
 
 Report = Callable[[str, Result], None]
 
@@ -41,7 +42,7 @@ def check_entry(entry: Entry, report: Report = lambda stage, result: None) -> Re
     result.modules = max(map(len, seen.values()), default=0)
     if seen:
         _check_extractors(model, inputs, seen, result, report)
-    report("torchvision's extractor", result)
+    report(RIVAL_STAGE, result)
     result.rival = check_rival(model, inputs, seen)
     result.seconds = round(time.perf_counter() - start, 1)
     return result

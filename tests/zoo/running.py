@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tests.zoo.check import check_entry, reason
+from tests.zoo.check import RIVAL_STAGE, check_entry, reason
 from tests.zoo.entry import Entry
 from tests.zoo.result import Result
 
@@ -113,7 +113,9 @@ def _result(job: Job) -> Result:
         job.error = f"process ended with code {job.process.exitcode} while {job.stage}"
     if not job.error:
         return result
-    if result.runs:
+    if job.stage == RIVAL_STAGE:
+        result.rival.reason = job.error
+    elif result.runs:
         result.failures.append(job.error)
     else:
         result.eager_errors["both"] = job.error
