@@ -218,6 +218,14 @@ def test_a_branch_on_a_dtype(function, example, other):
     assert outcome(function, example, other) == "guard"
 
 
+def test_a_module_that_does_not_run_in_other_dtypes():
+    model = Runs(lambda m, x: m.linear(x) if x.dtype == torch.float32 else x * 2).eval()
+    extractor = fxfeat.create_feature_extractor(model, ["linear"], example_inputs=X)
+    assert same(extractor(X)["linear"], model.linear(X))
+    with pytest.raises(fxfeat.GuardError):
+        extractor(X.double())
+
+
 @dataclass
 class Config:
     factor: int = 2
