@@ -35,7 +35,7 @@ def find_groups(example: Example) -> tuple[Group, ...]:
     """Sort the axes of an example's tensors into the batch, the extent, and others one by one, such as channels.
 
     >>> [(g.name, [a.dimension for a in g.axes]) for g in find_groups(Example((torch.zeros(2, 3, 8, 8),)))]
-    [('batch', [0]), ('extent', [2, 3]), ('size 1 of input', [1])]
+    [('batch', [0]), ('extent', [2, 3]), ('size 1 of [0][0]', [1])]
     """
     held = list(tensors((example.args, example.kwargs)))
     listed = _is_listed(example)
@@ -44,7 +44,7 @@ def find_groups(example: Example) -> tuple[Group, ...]:
     lengths = (Group(f"length {d}", tuple(Axis(s, d, t.shape[d]) for s, t in held if d < t.dim() < 4)) for d in (1, 2))
     known = {(axis.steps, axis.dimension) for axis in (*batch, *extent)}
     others = (
-        Group(f"size {d} of {spell(steps) or 'input'}", (Axis(steps, d, t.shape[d]),))
+        Group(f"size {d} of {spell(steps)}", (Axis(steps, d, t.shape[d]),))
         for steps, t in held
         if t.dim() >= 4 or listed
         for d in range(t.dim())
