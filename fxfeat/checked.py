@@ -18,7 +18,7 @@ from fxfeat.freedom import find_dtypes, find_freedom, find_pins, is_same_code
 from fxfeat.modes import Setup, record_mode, record_variant
 from fxfeat.name.query import Found, InsideLeaf, find
 from fxfeat.name.table import name_nodes
-from fxfeat.record.examples import Example, sizes_of
+from fxfeat.record.examples import Example
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.photograph import Photograph
 from fxfeat.record.recording import Recording, Values
@@ -27,6 +27,7 @@ from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
 from fxfeat.rewrite.passes import rewrite
 from fxfeat.select.features import Feature, select_feature
+from fxfeat.steady import find_steady
 
 _RECASTS = (
     {torch.float32: torch.float64},
@@ -86,10 +87,8 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         read = {dtype for _, dtype in recording.dtype_reads} or ({torch.float32} if not same else set())
         pins += find_dtypes(setup.model, setup.examples[0], read, any_float=same)
     again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
-    stateless_at = sizes_of(setup.examples[0]) if recording.stateless else None
-    return dataclasses.replace(
-        again, freedoms=freedoms, stateless_at=stateless_at, writes_parameters=recording.writes_parameters
-    )
+    steady = find_steady(setup, recording, training)
+    return dataclasses.replace(again, freedoms=freedoms, steady=steady, writes_parameters=recording.writes_parameters)
 
 
 def emit_request(

@@ -30,26 +30,26 @@ class Sight:
     """What to see of a model, and on what it is to run.
 
     ``leaves`` is what was called rather than entered when the rows were recorded. ``training`` is the mode; None leaves
-    every flag as it is.
+    every flag as it is. ``steady`` says that the model is in that mode, and a run writes to no tensor that it keeps.
     """
 
     rows: tuple[Row, ...]
     leaves: Leaves
     example: Example
     training: bool | None
+    steady: bool = False
 
     def only(self, rows: Iterable[Row]) -> Sight:
         """Return the same for some of the rows."""
         return replace(self, rows=tuple(rows))
 
 
-def see(model: nn.Module, before: Photograph | None, sight: Sight, look: Look) -> None:
+def see(model: nn.Module, before: Photograph, sight: Sight, look: Look) -> None:
     """Run a model and look at each feature at the moment it is produced.
 
     Args:
         model: the model; its buffers stay as they are, its attributes are left as the run leaves them.
-        before: the attributes that every run is to start from; None where the model is in the mode to run it in, and
-            a run changes nothing.
+        before: the attributes that every run is to start from.
         sight: what to look at.
         look: called with each row and its value, which later code may write to; not for what the run does not reach.
     """
@@ -60,20 +60,20 @@ def see(model: nn.Module, before: Photograph | None, sight: Sight, look: Look) -
         glance(model, before, modules, look)
     if not operations:
         return
-    if modules.rows and before is not None:
+    if modules.rows:
         before.restore()
     torch.set_rng_state(random)
-    with _ready(model, before, sight.training):
+    with _ready(model, before, sight):
         _watched(model, sight.leaves, operations, _copied(sight.example), look)
 
 
-def glance(model: nn.Module, before: Photograph | None, sight: Sight, look: Look) -> None:
+def glance(model: nn.Module, before: Photograph, sight: Sight, look: Look) -> None:
     """Run a model as ``see`` does, in a tenth of the time, but count calls to tell operations from one another.
 
     Operations that cannot be told so are not looked at; where code counts otherwise than when it was recorded, another
     operation may be looked at.
     """
-    with _ready(model, before, sight.training):
+    with _ready(model, before, sight):
         _hooked(model, sight.rows, _copied(sight.example), look)
 
 
@@ -83,16 +83,17 @@ def is_operation(row: Row) -> bool:
 
 
 @contextmanager
-def _ready(model: nn.Module, before: Photograph | None, training: bool | None) -> Iterator[None]:
-    if before is not None and training is not None and any(held.training != training for held in model.modules()):
+def _ready(model: nn.Module, before: Photograph, sight: Sight) -> Iterator[None]:
+    training = sight.training
+    if not (sight.steady or training is None or all(held.training == training for held in model.modules())):
         model.train(training)
-    with torch.compiler.set_stance("force_eager"), lend(model, before):
+    with torch.compiler.set_stance("force_eager"), lend(model, before, sight):
         yield
 
 
-def lend(model: nn.Module, before: Photograph | None) -> AbstractContextManager[None]:
+def lend(model: nn.Module, before: Photograph, sight: Sight) -> AbstractContextManager[None]:
     """Let a model run on copies of what it may write to, if there is anything."""
-    return nullcontext() if before is None else lent_buffers(model, also=before)
+    return nullcontext() if sight.steady else lent_buffers(model, also=before)
 
 
 def _copied(example: Example) -> Example:

@@ -32,7 +32,7 @@ def check_repeats(model: nn.Module, sight: Sight, changed: Sequence[tuple[str, s
     differing = _differing(model, sight, changed)
     if not differing:
         return
-    shown = " and ".join(sorted(f"{path}.{name}".lstrip(".") for path, name in changed))
+    shown = " and ".join(sorted({f"{path}.{name}".lstrip(".") for path, name in changed}))
     raise TraceError(
         f"{differing[0]!r} changes from call to call with {shown} of {type(model).__name__}, which its code keeps in "
         "plain Python; written-out code could not. Ask for features outside that module, or make it a buffer."

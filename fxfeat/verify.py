@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,13 +13,12 @@ from torch import nn
 from fxfeat.eager import Sight, glance, is_operation, lend, see
 from fxfeat.emit.extractor import FeatureExtractor, Row
 from fxfeat.errors import RequestError
-from fxfeat.record.alone import unwrap
-from fxfeat.record.examples import Example, sizes_of
+from fxfeat.record.examples import Example
 from fxfeat.record.leaves import choose_leaves
-from fxfeat.record.photograph import paths_of
 from fxfeat.record.structure import copy_tensors, tensors, walk
-from fxfeat.record.untouched import copy_values, restore_values, same_random, untouched
+from fxfeat.record.untouched import copy_values, restore_values, untouched, untouched_attributes
 from fxfeat.report.verification import render_verification
+from fxfeat.steady import is_steady
 
 
 @dataclass(frozen=True)
@@ -91,26 +90,29 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
         raise RequestError(f"extractor is a {type(extractor).__name__}; pass what create_feature_extractor returned.")
     random = torch.get_rng_state()
     leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
-    sight = Sight(extractor.rows, leaves, Example(args, kwargs), None if extractor.is_mixed else extractor.training)
+    training = None if extractor.is_mixed else extractor.training
+    sight = Sight(extractor.rows, leaves, Example(args, kwargs), training)
+    steady = extractor.emission.steady
+    if steady is not None and is_steady(model, steady, sight.example, training):
+        sight = replace(sight, steady=True)
     compared: dict[str, VerifiedRow] = {}
 
     def compare(row: Row, value: Any) -> None:
         compared[row.key] = _compare(row, value, actual[row.key])
 
-    state = same_random() if _is_stateless(model, extractor, sight) else untouched(model)
+    state = untouched_attributes(model, steady.changing) if steady and sight.steady else untouched(model)
     parameters = copy_values(model.parameters() if extractor.emission.writes_parameters else ())
     with ExitStack() as undo:
         undo.callback(restore_values, parameters)
         before = undo.enter_context(state)
 
         def start_over() -> None:
-            if before is not None:
-                before.restore()
+            before.restore()
             restore_values(parameters)
             torch.set_rng_state(random)
 
         given, named = copy_tensors(args), copy_tensors(kwargs)
-        with lend(extractor, before):
+        with lend(extractor, before, sight):
             actual = extractor(*given, **named)
         start_over()
         # What the model computes is compared at once: later code may write to it, and copies take memory and time.
@@ -120,16 +122,6 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
             start_over()
             see(model, before, sight.only(unsure), compare)
     return Verification(tuple(compared.get(row.key) or _missing(row) for row in extractor.rows))
-
-
-def _is_stateless(model: nn.Module, extractor: FeatureExtractor, sight: Sight) -> bool:
-    """Say whether a run changes nothing of the model, which is then neither copied nor put back: that takes long."""
-    if extractor.emission.stateless_at != sizes_of(sight.example) or unwrap(model) is not model:
-        return False
-    return not any(
-        module._forward_hooks or module._forward_pre_hooks or sight.training not in (None, module.training)
-        for module in paths_of(model)
-    )
 
 
 def _is_equal_in(compared: dict[str, VerifiedRow], row: Row) -> bool:

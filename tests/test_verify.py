@@ -256,15 +256,80 @@ class Norm(nn.Sequential):
         super().__init__(nn.Linear(4, 4), nn.BatchNorm1d(4))
 
 
-STATELESS = [(Operations, False), (FastAttention, False), (WritesAtAnotherSize, True), (Norm, False)]
-STATEFUL = [(Counting, True), (CountingInPython, True), (Norm, True)]
+class SetsItselfUp(nn.Module):
+    """Puts a hook on its child when it is first run, and keeps a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.table = nn.Linear(4, 4), None
+
+    def forward(self, x):
+        if self.table is None:
+            self.linear.register_forward_hook(look_on)
+            self.table = [2]
+        return self.linear(x) * self.table[0]
+
+
+def look_on(module, inputs, result):
+    pass
+
+
+SET_UP = []
+
+
+class SetsUpAGlobal(SetsItselfUp):
+    """Notes its first run outside of itself as well."""
+
+    def forward(self, x):
+        if not SET_UP:
+            SET_UP.append(True)
+        return super().forward(x)
+
+
+class ChangesLater(SetsItselfUp):
+    """Counts from the second run on."""
+
+    def forward(self, x):
+        if self.table is not None:
+            self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(x)
+
+
+class WritesLater(SetsItselfUp):
+    """Writes to a buffer from the second run on."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n", torch.zeros(()))
+
+    def forward(self, x):
+        if self.table is not None:
+            self.n.add_(1)
+        return super().forward(x)
+
+
+STATELESS = [
+    (Operations, False),
+    (FastAttention, False),
+    (WritesAtAnotherSize, True),
+    (Norm, False),
+    (SetsItselfUp, True),
+]
+STATEFUL = [
+    (Counting, True),
+    (ChangesLater, True),
+    (SetsUpAGlobal, True),
+    (WritesLater, True),
+    (CountingInPython, True),
+    (Norm, True),
+]
 
 
 def is_stateless(kind, training):
     model = kind().train(training)
     names = [name for name, _ in model.named_children()][-1:] or ["output"]
     inputs = torch.rand(2, 5, 8) if kind is FastAttention else torch.rand(2, 4)
-    return make(model, *names, inputs=inputs).emission.stateless_at is not None
+    return make(model, *names, inputs=inputs).emission.steady is not None
 
 
 @pytest.mark.parametrize(("kind", "training"), STATELESS)
@@ -279,10 +344,10 @@ def test_a_model_that_a_run_changes(kind, training):
 
 def test_a_scripted_part_may_change():
     model = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 4)))
-    assert make(model, "0").emission.stateless_at is None
+    assert make(model, "0").emission.steady is None
 
 
-@pytest.mark.parametrize("kind", [Counting, CountingInPython, WritesAtAnotherSize, Norm])
+@pytest.mark.parametrize("kind", [Counting, CountingInPython, WritesAtAnotherSize, Norm, SetsItselfUp])
 def test_the_model_comes_back_as_it_was(kind):
     model = kind().train()
     extractor = make(model, "output")
@@ -383,3 +448,16 @@ def test_complex_numbers_that_are_none():
 class Complex(nn.Module):
     def forward(self, x):
         return torch.complex(x * float("nan"), x)
+
+
+@pytest.mark.parametrize("runs", [0, 1])
+def test_a_model_that_sets_itself_up_comes_back_set_up_or_not(runs):
+    model = SetsItselfUp().eval()
+    extractor = make(model, "linear", inputs=torch.rand(2, 4))
+    for _ in range(runs):
+        model(torch.rand(2, 4))
+    hooks, table = dict(model.linear._forward_hooks), model.table
+    assert extractor.emission.steady.changing == ("", "linear")
+    assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+    assert model.linear._forward_hooks == hooks
+    assert model.table is table

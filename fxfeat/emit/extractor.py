@@ -68,11 +68,21 @@ class Freedom:
 
 
 @dataclass(frozen=True)
-class Emission:
-    """Everything emitted for one mode.
+class Steady:
+    """When a run of a model changes nothing that the model keeps, but attributes that its first run sets up.
 
-    ``stateless_at`` are the sizes at which a run of the model changes nothing that the model keeps.
+    ``sizes`` are those of the inputs, ``changing`` the paths of the modules with such attributes, ``hooks`` where
+    hooks are, and their names.
     """
+
+    sizes: Sizes
+    changing: tuple[str, ...]
+    hooks: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Emission:
+    """Everything emitted for one mode."""
 
     source: Source
     rows: tuple[Row, ...]
@@ -84,7 +94,7 @@ class Emission:
     kind: str = "meta"
     leaves_opened: frozenset[str] = frozenset()
     freedoms: tuple[Freedom, ...] = ()
-    stateless_at: Sizes | None = None
+    steady: Steady | None = None
     writes_parameters: bool = False
 
 

@@ -74,6 +74,12 @@ class Photograph:
         for home in {home for kind in kinds for home in _homes(kind)}:
             self._take_class(home)
 
+    def take_attributes(self, modules: Collection[nn.Module]) -> None:
+        """Copy what modules hold, and no more."""
+        self._modules.update(map(id, modules))
+        for module in modules:
+            self._take(module.__dict__, 0)
+
     def _take_kind(self, kind: Any) -> None:
         for home in _homes(kind):
             self._take_class(home)

@@ -183,7 +183,8 @@ class Setting:
 class Recording:
     """Everything one run of a model left behind.
 
-    ``stateless`` says that the run changed nothing that the model keeps, as another on inputs of these sizes will not.
+    ``writes_state`` says that the run wrote to tensors or settings that the model keeps, or that no one can tell;
+    ``changed`` and ``altered`` are what it changed in Python.
     """
 
     graph: fx.Graph
@@ -202,9 +203,14 @@ class Recording:
     settings: tuple[Setting, ...] = ()
     changed: tuple[tuple[str, str], ...] = ()
     altered: frozenset[int] = frozenset()
-    stateless: bool = False
+    writes_state: bool = True
     reads_values: bool = False
     writes_parameters: bool = False
+
+    @property
+    def is_stateless(self) -> bool:
+        """Whether the run changed nothing that the model keeps, as another on inputs of these sizes will not."""
+        return not (self.changed or self.altered or self.writes_state)
 
     @functools.cached_property
     def nodes(self) -> list[fx.Node]:

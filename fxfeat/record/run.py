@@ -7,7 +7,7 @@ import inspect
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -151,18 +151,20 @@ def _record_once(
         settings=tuple(recorder.settings),
         changed=tuple(changed),
         altered=altered,
-        stateless=not (changed or altered or _writes_state(recorder) or _has_scripts(model)),
+        writes_state=_writes_state(recorder, changed) or _has_scripts(model),
         reads_values=recorder.reads_values,
         writes_parameters=recorder.writes_to(model.parameters()),
     )
 
 
-def _writes_state(recorder: Recorder) -> bool:
-    """Say whether code wrote to what the model keeps, or may on other values of inputs of these sizes.
+def _writes_state(recorder: Recorder, changed: Collection[tuple[str, str]]) -> bool:
+    """Say whether code wrote to what the model keeps besides attributes, or may on other values of the same sizes.
 
     On stand-ins without values no decision was taken on one; a write that is guessed needs another size.
     """
-    if recorder.settings or recorder.rebound or recorder.stand_ins.kind == "real":
+    if recorder.rebound or recorder.stand_ins.kind == "real":
+        return True
+    if any((held.path, held.name) not in changed for held in recorder.settings):
         return True
     return bool(recorder.all_written() & recorder.persistent)
 

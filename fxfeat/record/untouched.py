@@ -31,7 +31,7 @@ def untouched(model: nn.Module) -> Iterator[Photograph]:
     held.take_modules(modules)
     scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
     values, flags = _buffers_of(scripted), [(module, module.training) for module in scripted]
-    with same_random():
+    with _same_random():
         try:
             yield held
         finally:
@@ -42,7 +42,22 @@ def untouched(model: nn.Module) -> Iterator[Photograph]:
 
 
 @contextmanager
-def same_random() -> Iterator[None]:
+def untouched_attributes(model: nn.Module, paths: Collection[str]) -> Iterator[Photograph]:
+    """Put what a few modules hold, and every random state, back on the way out, also after an error.
+
+    It takes a fraction of the time of ``untouched``.
+    """
+    held = Photograph()
+    held.take_attributes([model.get_submodule(path) for path in paths])
+    with _same_random():
+        try:
+            yield held
+        finally:
+            held.restore()
+
+
+@contextmanager
+def _same_random() -> Iterator[None]:
     """Put every random state back on the way out, also after an error."""
     cpu, cuda, python = torch.get_rng_state(), _cuda_states(), random.getstate()
     numpy_state = _numpy_state()

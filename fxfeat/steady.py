@@ -1,0 +1,85 @@
+"""Find out what a run changes of a model: often nothing, but for what the first run sets up."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.emit.extractor import Steady
+from fxfeat.modes import Setup, record_variant
+from fxfeat.record.alone import unwrap
+from fxfeat.record.examples import Example, sizes_of
+from fxfeat.record.photograph import Photograph, paths_of
+from fxfeat.record.recording import Recording
+from fxfeat.record.structure import copy_tensors
+from fxfeat.record.untouched import lent_buffers, untouched
+
+
+def find_steady(setup: Setup, recording: Recording, training: bool | None) -> Steady | None:
+    """Say what a run of the model changes; None where it may be anything.
+
+    Args:
+        setup: the model, which comes back as it was, and how to record it.
+        recording: one of the first run.
+        training: the mode it was made in.
+    """
+    sizes = sizes_of(setup.examples[0])
+    if recording.is_stateless:
+        return Steady(sizes, (), _name_hooks(paths_of(setup.model)))
+    if recording.writes_state or recording.writes_parameters:
+        return None
+    if any(held.is_meta for held in (*setup.model.parameters(), *setup.model.buffers())):
+        return None
+    try:
+        hooks = _settle(setup, recording, training)
+    except Exception:
+        return None  # the example is one that the model was recorded on, but does not run on
+    return None if hooks is None else Steady(sizes, _changing(recording), hooks)
+
+
+def is_steady(model: nn.Module, steady: Steady, example: Example, training: bool | None) -> bool:
+    """Say whether a model is in a mode, and a run of it changes no more than ``steady`` tells."""
+    if steady.sizes != sizes_of(example) or unwrap(model) is not model:
+        return False
+    modules = paths_of(model)
+    is_ready = all(training in (None, module.training) for module in modules)
+    return is_ready and _name_hooks(modules) <= steady.hooks
+
+
+def _settle(setup: Setup, recording: Recording, training: bool | None) -> frozenset[tuple[str, str]] | None:
+    """Run the model, and record whether a second run changes anything; return the hooks that are on it by then."""
+    model, example = setup.model, setup.examples[0]
+    with untouched(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        if training is not None:
+            model.train(training)
+        few, before = Photograph(), Photograph()
+        few.take_attributes([model.get_submodule(path) for path in _changing(recording)])
+        before.take_modules(paths_of(model))
+        with lent_buffers(model, also=before):
+            model(*copy_tensors(example.args), **copy_tensors(example.kwargs))
+        hooks = _name_hooks(paths_of(model))
+        is_settled = record_variant(setup, recording, training).is_stateless
+        few.restore()
+        return hooks if is_settled and not before.changed() else None
+
+
+def _changing(recording: Recording) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(path for path, _ in recording.changed))
+
+
+def _name_hooks(modules: dict[nn.Module, str]) -> frozenset[tuple[str, str]]:
+    """Name the hooks on some modules, each with the path of its module."""
+    hooked = [module for module in modules if module._forward_hooks or module._forward_pre_hooks]
+    return frozenset(
+        (modules[module], _name_of(hook))
+        for module in hooked
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+
+
+def _name_of(hook: Any) -> str:
+    function = hook.func if isinstance(hook, functools.partial) else hook
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
