@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from fxfeat.record.places import is_library
+
 Cache: TypeAlias = "functools._lru_cache_wrapper[Any]"
 _DEEPEST = 3
 
@@ -41,17 +43,13 @@ def find_caches(model: nn.Module) -> list[Cache]:
         >>> len(find_caches(Table())), len(find_caches(nn.ReLU()))
         (1, 0)
     """
-    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if not _is_torch(kind)}
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if not is_library(kind)}
     found: dict[int, Cache] = {}
     seen: set[int] = set()
     for kind in kinds:
         for value in vars(kind).values():
             _search(value, found, seen, 0)
     return list(found.values())
-
-
-def _is_torch(value: Any) -> bool:
-    return str(getattr(value, "__module__", None)).partition(".")[0] in ("torch", "builtins", "typing")
 
 
 def _search(value: Any, found: dict[int, Cache], seen: set[int], depth: int) -> None:
@@ -63,7 +61,7 @@ def _search(value: Any, found: dict[int, Cache], seen: set[int], depth: int) -> 
     if isinstance(value, property):
         value = value.fget
     # Nothing is asked of other objects: one that stands for a missing package raises whatever is asked.
-    if not isinstance(value, types.FunctionType) or id(value) in seen or depth > _DEEPEST or _is_torch(value):
+    if not isinstance(value, types.FunctionType) or id(value) in seen or depth > _DEEPEST or is_library(value):
         return
     seen.add(id(value))
     for held in _named_in(value):

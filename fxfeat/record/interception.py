@@ -24,7 +24,7 @@ from fxfeat.record.measuring import LITERALS
 from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Context, Opaque, Span
-from fxfeat.record.replaced import asking, counting, exchanging, importing, seeding
+from fxfeat.record.replaced import asking, counting, exchanging, importing, refusing
 from fxfeat.record.structure import children, is_named_tuple, replace_children, tensors, walk
 from fxfeat.record.switches import counting_modes
 from fxfeat.record.written import hide_modules
@@ -47,6 +47,7 @@ class Interceptor:
         self._reached: dict[int, str] = {}
         self._wrapped: set[int] = set()
         self._classes: set[type] = set()
+        self._imported: dict[int, Any] = {}
         self._undo = ExitStack()
         self._counting = counting(recorder, self._mine)
         self._plain = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__", "__setattr__")}
@@ -60,9 +61,10 @@ class Interceptor:
                 undo.enter_context(patch.object(nn.Module, name, _as_method(replacement)))
             undo.enter_context(patch.object(torch.autograd.Function, "apply", self._function_apply()))
             undo.enter_context(patch.object(torch._C.ScriptFunction, "__call__", self._scripted()))
-            for replace in (seeding, asking, importing):
-                for replaced in replace(self.recorder, self._mine):
-                    undo.enter_context(replaced)
+            for replace in (refusing, asking, importing):
+                for home, name, replacement in replace(self.recorder, self._mine):
+                    self._imported[id(getattr(home, name))] = replacement
+                    undo.enter_context(patch.object(home, name, replacement))
             undo.enter_context(exchanging(self.recorder, self._mine))
             undo.enter_context(counting_modes(self.recorder, self._mine, self.recorder.modes))
             self._watch_autocast(undo)
@@ -298,6 +300,9 @@ class Interceptor:
         for name, value in list(namespace.items()):
             if not name.startswith("_") and id(value) in self.leaves.functions:
                 self._wrap(namespace, name)
+            elif id(value) in self._imported:
+                namespace[name] = self._imported[id(value)]
+                self._undo.callback(namespace.__setitem__, name, value)
 
     def _replace_names(self, namespace: dict[str, Any]) -> None:
         for name, replacement in self._counting.items():

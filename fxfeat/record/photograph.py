@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxfeat.record.places import is_library
 from fxfeat.record.structure import tensors
 
 BUILTINS = frozenset({dict, list, set, collections.OrderedDict})
@@ -172,7 +173,7 @@ class Photograph:
                 if held.__class__ not in _ATOMS:
                     self._take_part(held, held.__class__, depth)
         elif kind is types.FunctionType or kind is types.MethodType or kind is functools.partial:
-            if not _is_library(value.func if kind is functools.partial else value):
+            if not is_library(value.func if kind is functools.partial else value):
                 self.take_function(value)
         elif not _is_atom(kind):
             self._take(value, depth)
@@ -263,12 +264,7 @@ def _is_atom(kind: type[Any]) -> bool:
         return False
     # A logger leads to all the loggers there are.
     known = (torch.Tensor, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, logging.Logger)
-    return issubclass(kind, known) or _is_library(kind)
-
-
-def _is_library(value: Any) -> bool:
-    """Say whether a class or a function is Python's or torch's own, which keeps nothing of a model's."""
-    return str(getattr(value, "__module__", "")).partition(".")[0] in ("torch", "builtins")
+    return issubclass(kind, known) or is_library(kind)
 
 
 def _is_known(module: str | None) -> bool:
@@ -294,7 +290,7 @@ def _differs(array: Any, copy: Any) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _homes(kind: Any) -> tuple[type, ...]:
     """List the classes that a class's attributes may stand in."""
-    return tuple(home for home in kind.__mro__ if not _is_library(home))
+    return tuple(home for home in kind.__mro__ if not is_library(home))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -306,7 +302,7 @@ def _methods_of(kind: Any) -> tuple[Any, ...]:
         name = waiting.pop()
         held = inspect.getattr_static(kind, name, None)
         held = getattr(held, "__func__", None) or getattr(held, "fget", None) or held
-        if name in found or not isinstance(held, types.FunctionType) or _is_library(held):
+        if name in found or not isinstance(held, types.FunctionType) or is_library(held):
             continue
         found[name] = held
         waiting += _names_in(inspect.unwrap(held).__code__)

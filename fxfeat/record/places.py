@@ -1,4 +1,4 @@
-"""Find the line of the model's own code that is running."""
+"""Tell a model's own code from that of torch, Python and fxfeat."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import linecache
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,11 @@ def model_line() -> tuple[str, str]:
 def is_torch(frame: types.FrameType) -> bool:
     """Say whether torch's own code is running, whose questions are not the model's."""
     return str(frame.f_globals.get("__name__")).split(".")[0] == "torch"
+
+
+def is_library(value: Any) -> bool:
+    """Say whether a class or a function is Python's or torch's own, which keeps nothing of a model's."""
+    return str(getattr(value, "__module__", "")).partition(".")[0] in ("torch", "builtins", "typing")
 
 
 def _shorten(filename: str) -> str:

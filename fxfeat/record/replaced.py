@@ -1,4 +1,4 @@
-"""What ``range``, ``len`` and torch's seeding functions mean while a model is recorded."""
+"""What ``range``, ``len`` and functions that torch does not show mean while a model is recorded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _MODES = (
     *("get_default_dtype", "are_deterministic_algorithms_enabled", "get_float32_matmul_precision"),
 )
 _SEEDING = ("manual_seed", "seed", "set_rng_state")
+Replacement = tuple[Any, str, Any]
+"""What holds a function, by which name, and what stands there while a model is recorded."""
 
 
 def replace_class(original: type, make: Callable[..., Any]) -> type:
@@ -55,8 +57,8 @@ def counting(recorder: Recorder, mine: Callable[[], bool]) -> dict[str, Any]:
     return {"range": replace_class(range, traced_range), "len": traced_len}
 
 
-def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
-    """Yield patches under which the model's questions about torch's modes become checks."""
+def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what makes checks of the model's questions about torch's modes."""
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any) -> Any:
@@ -69,7 +71,7 @@ def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
         return called
 
     for name in _MODES:
-        yield patch.object(torch, name, guarded(getattr(torch, name)))
+        yield torch, name, guarded(getattr(torch, name))
 
 
 def exchanging(recorder: Recorder, mine: Callable[[], bool]) -> Any:
@@ -84,8 +86,8 @@ def exchanging(recorder: Recorder, mine: Callable[[], bool]) -> Any:
     return patch.object(torch.Tensor, "set_", set_)
 
 
-def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
-    """Yield patches under which tensors over memory of others, which torch functions do not show, are noticed."""
+def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what notices tensors over memory of others, which torch functions do not show."""
 
     def noticed(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -97,13 +99,13 @@ def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
         return called
 
     for name in ("from_numpy", "frombuffer"):
-        yield patch.object(torch, name, noticed(getattr(torch, name)))
+        yield torch, name, noticed(getattr(torch, name))
 
 
-def seeding(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
-    """Yield patches under which code that seeds or makes a generator is not written out."""
+def refusing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what refuses to write out code that seeds, makes a generator, or has tiny numbers taken for 0."""
 
-    def refusing(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    def refused(function: Callable[..., Any], what: str) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
             if mine():
                 recorder.refuse(f"the code at {recorder.line()} {what}")
@@ -113,7 +115,17 @@ def seeding(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Any]:
 
     for home in (torch, torch.random):
         for name in _SEEDING:
-            yield patch.object(home, name, refusing(getattr(home, name), "sets the random state"))
-    yield patch.object(torch.random, "fork_rng", refusing(torch.random.fork_rng, "sets the random state"))
-    made = replace_class(torch.Generator, refusing(torch.Generator, "makes a generator of random numbers"))
-    yield patch.object(torch, "Generator", made)
+            yield home, name, refused(getattr(home, name), "sets the random state")
+    yield torch.random, "fork_rng", refused(torch.random.fork_rng, "sets the random state")
+    made = replace_class(torch.Generator, refused(torch.Generator, "makes a generator of random numbers"))
+    yield torch, "Generator", made
+    flush = torch.set_flush_denormal
+
+    def set_flush_denormal(mode: bool) -> bool:
+        if not mine():
+            return flush(mode)
+        # An error later in this run would leave it set, and no one can ask torch whether it is.
+        recorder.refuse(f"the code at {recorder.line()} sets whether tiny numbers are taken for 0")
+        return True
+
+    yield torch, "set_flush_denormal", set_flush_denormal

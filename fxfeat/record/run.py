@@ -25,6 +25,7 @@ from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import Address, Kind, Recording, Storage, Values
 from fxfeat.record.stand_ins import Originals, Recast, stand_ins
 from fxfeat.record.structure import tensors
+from fxfeat.record.switches import same_switches
 from fxfeat.record.untouched import untouched
 
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
@@ -179,6 +180,7 @@ def _run(
         # Torch is patched for the whole process meanwhile.
         around.enter_context(_RECORDING)
         before = around.enter_context(untouched(model))
+        around.enter_context(same_switches())
         around.enter_context(torch.compiler.set_stance("force_eager"))
         # Tensors of inference mode do not tell when they are written to.
         around.enter_context(torch.inference_mode(False))

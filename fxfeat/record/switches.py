@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -23,14 +23,31 @@ _ATTENTION: tuple[tuple[SDPBackend, Callable[[], bool]], ...] = (
     (SDPBackend.CUDNN_ATTENTION, torch.backends.cuda.cudnn_sdp_enabled),
     (SDPBackend.MATH, torch.backends.cuda.math_sdp_enabled),
 )
-# The older getters, such as torch.get_float32_matmul_precision, raise once a precision has been set in the newer way.
 _PRECISIONS = (("generic", "all"), *((home, kind) for home in ("cuda", "mkldnn") for kind in ("matmul", "conv", "rnn")))
+
+
+def _read_precisions() -> tuple[str | None, list[str]]:
+    """Read what was set in the older way, and in the newer one, after which the older getter raises."""
+    older = None
+    with contextlib.suppress(RuntimeError):
+        older = torch._C._get_float32_matmul_precision()
+    return older, [torch._C._get_fp32_precision_getter(*pair) for pair in _PRECISIONS]
+
+
+def _write_precisions(held: tuple[str | None, list[str]]) -> None:
+    older, newer = held
+    if older is not None:
+        torch._C._set_float32_matmul_precision(older)
+    for pair, value in zip(_PRECISIONS, newer, strict=True):
+        torch._C._set_fp32_precision_setter(*pair, value)
+
+
 _READERS: dict[str, Callable[[], Any]] = {
     "torch's default dtype": torch.get_default_dtype,
     "torch's default device": lambda: _device.CURRENT_DEVICE,
     "the number of torch's threads": torch.get_num_threads,
     "torch's choice of deterministic algorithms": torch.are_deterministic_algorithms_enabled,
-    "torch's precision of float32": lambda: [torch._C._get_fp32_precision_getter(*pair) for pair in _PRECISIONS],
+    "torch's precision of float32": _read_precisions,
     "torch's use of cuDNN": torch._C._get_cudnn_enabled,
     "cuDNN's choice of deterministic algorithms": torch._C._get_cudnn_deterministic,
     "cuDNN's search for algorithms": torch._C._get_cudnn_benchmark,
@@ -42,6 +59,31 @@ _READERS: dict[str, Callable[[], Any]] = {
     "the dispatch modes that are on": torch._C._len_torch_dispatch_stack,
     "the caching of parametrizations": lambda: parametrize._cache_enabled > 0,
 }
+_WRITERS: dict[str, Callable[[Any], Any]] = {
+    "torch's default dtype": torch.set_default_dtype,
+    "torch's default device": torch.set_default_device,
+    "the number of torch's threads": torch.set_num_threads,
+    "torch's choice of deterministic algorithms": torch.use_deterministic_algorithms,
+    "torch's precision of float32": _write_precisions,
+    "torch's use of cuDNN": torch._C._set_cudnn_enabled,
+    "cuDNN's choice of deterministic algorithms": torch._C._set_cudnn_deterministic,
+    "cuDNN's search for algorithms": torch._C._set_cudnn_benchmark,
+    "torch's use of oneDNN": torch._C._set_mkldnn_enabled,
+    "torch's engine of quantized layers": lambda held: setattr(torch.backends.quantized, "engine", held),
+    "torch's fast path of attention": torch.backends.mha.set_fastpath_enabled,
+}
+
+
+@contextlib.contextmanager
+def same_switches() -> Iterator[None]:
+    """Put settings back on the way out; code that failed has left them as it had set them, but for ``with`` blocks."""
+    before = read_switches()
+    try:
+        yield
+    finally:
+        for name, old, new in zip(_READERS, before, read_switches(), strict=True):
+            if old != new and name in _WRITERS:
+                _WRITERS[name](old)
 
 
 def read_switches() -> Switches:
@@ -70,7 +112,7 @@ def attention_context(kernels: list[SDPBackend]) -> Context:
     return Context(sdpa_kernel, (("backends", kernels),))
 
 
-@contextmanager
+@contextlib.contextmanager
 def counting_modes(own: TorchFunctionMode, mine: Callable[[], bool], modes: list[str]) -> Iterator[None]:
     """Note in ``modes`` which function modes of its own a model's code has entered, but none of torch's.
 

@@ -85,7 +85,9 @@ class TiedTensors(GraphWriter):
             return tensor.is_meta and self.device.type != "meta" and id(tensor) not in self._state
         if self.stand_ins.kind == "fake":
             return type(tensor).__name__ == "FakeTensor"
-        return self.known is not None and id(tensor) not in self.known | self._state.keys() | self.fresh
+        if self.known is None:
+            return False
+        return not any(id(tensor) in held for held in (self.known, self._state, self.fresh))
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
         """Return the node that produced ``tensor``, writing the steps to it down if need be."""

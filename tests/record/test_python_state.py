@@ -16,7 +16,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import manual_seed, nn
 
 import fxfeat
 from tests.oracle import assert_equals_eager, eager, run, same
@@ -134,6 +134,20 @@ class SeedsItself(Base):
         return self.head(self.linear(x) + torch.randn(4))
 
 
+class SeedsByAnImportedName(Base):
+    def forward(self, x):
+        manual_seed(3)
+        return self.head(self.linear(x) + torch.randn(4))
+
+
+class TakesTinyNumbersForZero(Base):
+    def forward(self, x):
+        torch.set_flush_denormal(True)
+        y = self.linear(x) * 1e-20 * 1e-20 * 1e30
+        torch.set_flush_denormal(False)
+        return self.head(y * 1e10)
+
+
 class ForksTheRandomState(Base):
     def forward(self, x):
         with torch.random.fork_rng(devices=[]):
@@ -160,7 +174,8 @@ class CountsGlobally(Base):
 
 STATEFUL = [
     *(Counts, Appends, KeepsTheLast, FillsACache, ReplacesInAList, ForgetsABuffer, WritesTheBufferTable),
-    *(RegistersABuffer, Draws, SkipsByChance, DrawsWithNumPy, SeedsItself, ForksTheRandomState, MakesAGenerator),
+    *(RegistersABuffer, Draws, SkipsByChance, DrawsWithNumPy, SeedsItself, SeedsByAnImportedName),
+    *(TakesTinyNumbersForZero, ForksTheRandomState, MakesAGenerator),
 ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import is_grad_enabled, nn
 
 import fxfeat
 from tests.oracle import assert_equals_eager, eager, run, same
@@ -201,8 +201,9 @@ class AsksForGradients(Model):
         lambda y: y.grad_fn is not None,
         lambda y: y.is_leaf,
         lambda y: torch.is_grad_enabled(),
+        lambda y: is_grad_enabled(),
     ],
-    ids=["requires_grad", "grad_fn", "is_leaf", "is_grad_enabled"],
+    ids=["requires_grad", "grad_fn", "is_leaf", "is_grad_enabled", "imported"],
 )
 @pytest.mark.parametrize("enabled", [True, False])
 def test_questions_about_gradients_are_right_or_refused(question, enabled):

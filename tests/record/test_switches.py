@@ -170,6 +170,44 @@ class DispatchMode(Block):
             return torch.sin(x)
 
 
+class TinyNumbers(Block):
+    def under(self, x):
+        torch.set_flush_denormal(True)
+        x = x * 1e-20 * 1e-20 * 1e30
+        torch.set_flush_denormal(False)
+        return x
+
+
+class FailsAtAnotherSize(Block):
+    """Sets what it does not put back where it fails, as it does for larger and smaller inputs."""
+
+    def under(self, x):
+        self.set()
+        if x.shape[-2] != 64:
+            raise ValueError("no such size")
+        return x
+
+
+class FailsWithTinyNumbers(FailsAtAnotherSize):
+    def set(self):
+        torch.set_flush_denormal(True)
+
+
+class FailsWithAnotherDtype(FailsAtAnotherSize):
+    def set(self):
+        torch.set_default_dtype(torch.float64)
+
+
+class FailsWithMoreThreads(FailsAtAnotherSize):
+    def set(self):
+        torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+class FailsWithLowerPrecision(FailsAtAnotherSize):
+    def set(self):
+        torch.set_float32_matmul_precision("medium")
+
+
 RIGHT = [FewerKernels, FewerKernelsAroundAModule, DeviceOfTheInput, DeviceMadeOfAnother, NamedDevice]
 REFUSED = [
     (DeviceAroundAModule, "torch's default device"),
@@ -233,6 +271,34 @@ def test_settings_are_the_processs_own_again():
         fxfeat.create_feature_extractor(nn.Sequential(kind(), nn.ReLU()), ["1"], example_inputs=X)
     assert torch.get_default_dtype() is torch.float32
     assert torch._C._len_torch_function_stack() == torch._C._len_torch_dispatch_stack() == 0
+
+
+def test_tiny_numbers_taken_for_zero_are_refused():
+    with pytest.raises(
+        fxfeat.TraceError,
+        match=re.escape("`torch.set_flush_denormal(True)` sets whether tiny numbers are taken for 0. Ask for features"),
+    ):
+        fxfeat.create_feature_extractor(TinyNumbers(), ["mul_1"], example_inputs=X)
+
+
+FAILING = [FailsWithTinyNumbers, FailsWithAnotherDtype, FailsWithMoreThreads, FailsWithLowerPrecision]
+
+
+@pytest.mark.parametrize("kind", FAILING)
+def test_settings_are_the_processs_own_again_where_the_model_fails(kind):
+    before = settings()
+    for size in (64, 32):
+        try:
+            fxfeat.create_feature_extractor(kind(), ["mul"], example_inputs=torch.rand(2, 4, size, 8))
+        except fxfeat.TraceError as error:
+            assert size == 32 and "no such size" in str(error)
+        assert settings() == before
+
+
+def settings():
+    tiny = torch.full((2,), 1e-20) * torch.full((2,), 1e-20)
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    return torch.get_default_dtype(), threads, precision, bool(tiny.any())
 
 
 def test_a_setting_that_the_process_has_is_no_change():
