@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from fxfeat.record.places import is_library
+from fxfeat.record.places import is_library, names_in
 
 Cache: TypeAlias = "functools._lru_cache_wrapper[Any]"
 _DEEPEST = 3
@@ -70,7 +70,7 @@ def _search(value: Any, found: dict[int, Cache], seen: set[int], depth: int) -> 
 
 def _named_in(function: types.FunctionType) -> Iterator[Any]:
     """Yield what a function's code names: globals, and variables of the functions around it."""
-    for name in function.__code__.co_names:
+    for name in names_in(function.__code__):
         if name in function.__globals__:
             yield function.__globals__[name]
     for cell in function.__closure__ or ():

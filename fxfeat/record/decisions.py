@@ -15,6 +15,7 @@ from fxfeat.record.measuring import measure_all
 from fxfeat.record.quiet import quietly
 from fxfeat.record.recording import TensorFacts, amend, facts
 from fxfeat.record.sequences import RecordedShape, RecordedTuple
+from fxfeat.record.structure import children, replace_children, walk
 
 _OF_TENSORS = ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_signed", "element_size")
 
@@ -114,7 +115,20 @@ class Decisions(Arguments):
             amend(node, **self._measured(held))
             return type(source)(held, node, self) if isinstance(key, slice) else self._nested(held, node)
         amend(node, value=measure_all(held))
-        return numbers.wrap(held, node, self)
+        return self.tie_numbers(held, node)
+
+    def tie_numbers(self, value: Any, node: fx.Node) -> Any:
+        """Tie the sizes that a function returned, in whatever it holds them, to the steps that lead to them."""
+        if type(value) is torch.Size:
+            return RecordedShape(value, node, self)
+        if type(value) not in (list, tuple, dict):
+            return numbers.wrap(value, node, self)
+        holding = [(step, held) for step, held in children(value) if _holds_numbers(held)]
+        return replace_children(value, {step: self._tied_part(held, node, step[1]) for step, held in holding})
+
+    def _tied_part(self, value: Any, node: fx.Node, key: Any) -> Any:
+        part = self.add("call_function", operator.getitem, (node, key), counted=False, value=measure_all(value))
+        return self.tie_numbers(value, part)
 
     def _nested(self, held: tuple[Any, ...], node: fx.Node) -> RecordedTuple:
         made = RecordedTuple(held, node, self)
@@ -129,3 +143,7 @@ class Decisions(Arguments):
         node = self.add("call_function", operator.add, (self.to_write(left), self.to_write(right)))
         amend(node, **self._measured(joined))
         return kind(tuple(numbers.plain(held) for held in joined), node, self)
+
+
+def _holds_numbers(value: Any) -> bool:
+    return any(type(held) in (int, float) for _, held in walk(value))

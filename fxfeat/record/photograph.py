@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.record.places import is_library
+from fxfeat.record.places import is_library, names_in
 from fxfeat.record.structure import tensors
 
 BUILTINS = frozenset({dict, list, set, collections.OrderedDict})
@@ -116,7 +116,7 @@ class Photograph:
 
     def _take_variables(self, function: types.FunctionType, files: int) -> None:
         self._take([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()], 0)
-        names = _names_in(function.__code__)
+        names = names_in(function.__code__)
         for cell in function.__closure__ or ():
             with contextlib.suppress(ValueError):  # an empty cell
                 self._cells[id(cell)] = (cell, cell.cell_contents)
@@ -305,15 +305,8 @@ def _methods_of(kind: Any) -> tuple[Any, ...]:
         if name in found or not isinstance(held, types.FunctionType) or is_library(held):
             continue
         found[name] = held
-        waiting += _names_in(inspect.unwrap(held).__code__)
+        waiting += names_in(inspect.unwrap(held).__code__)
     return tuple(found.values())
-
-
-@functools.lru_cache(maxsize=16384)
-def _names_in(code: types.CodeType) -> tuple[str, ...]:
-    """List the globals and attributes that code names, that of the functions inside it as well."""
-    inner = [name for held in code.co_consts if isinstance(held, types.CodeType) for name in _names_in(held)]
-    return (*code.co_names, *inner)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import linecache
 import sys
 import types
@@ -34,6 +35,13 @@ def is_torch(frame: types.FrameType) -> bool:
 def is_library(value: Any) -> bool:
     """Say whether a class or a function is Python's or torch's own, which keeps nothing of a model's."""
     return str(getattr(value, "__module__", "")).partition(".")[0] in ("torch", "builtins", "typing")
+
+
+@functools.lru_cache(maxsize=16384)
+def names_in(code: types.CodeType) -> tuple[str, ...]:
+    """List the globals and attributes that code names, that of the functions and comprehensions in it as well."""
+    inner = [name for held in code.co_consts if isinstance(held, types.CodeType) for name in names_in(held)]
+    return (*code.co_names, *inner)
 
 
 def _shorten(filename: str) -> str:

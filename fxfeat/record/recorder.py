@@ -317,6 +317,7 @@ class Recorder(Decisions, TorchFunctionMode):
             shape = self.add("call_function", getattr, (node.args[0], "shape"), counted=False)
             self.guard(shape, facts(node.all_input_nodes[0]).value.shape)
             return self._numbers_in(result, node)
+        result = self.tie_numbers(result, node)
         self._register(result, node)
         return result
 

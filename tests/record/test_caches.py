@@ -39,6 +39,15 @@ class CachedFunction(nn.Module):
         return self.act(x + ramp(x.shape[1], x.device, x.dtype))
 
 
+class CachedInAnInnerFunction(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act = nn.Tanh()
+
+    def forward(self, x):
+        return self.act(x + sum(ramp(x.shape[1], device, x.dtype) for device in [x.device]))
+
+
 class CachedMethod(CachedFunction):
     def forward(self, x):
         return self.act(x + self.ramp(x.shape[1], x.device, x.dtype))
@@ -81,7 +90,7 @@ def test_a_missing_package_is_left_alone():
     assert fxfeat.verify(model, extractor, X).ok
 
 
-KINDS = [CachedFunction, CachedMethod, CachedInAClosure]
+KINDS = [CachedFunction, CachedInAnInnerFunction, CachedMethod, CachedInAClosure]
 
 
 @pytest.mark.parametrize("used", [False, True])

@@ -141,6 +141,24 @@ class Rearranges(nn.Module):
         return self.head(z)
 
 
+class Packs(nn.Module):
+    """Keeps the sizes that one function of einops returns for others."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        sizes = einops.parse_shape(x, "b c h w")
+        y = self.conv(x)
+        z = einops.rearrange(y, "b c h w -> b h w c")
+        z, packed = einops.pack([z, z.mean((1, 2))], "b * c")
+        z, mean = einops.unpack(self.head(z), packed, "b * c")
+        tap("mul", mean * 2)
+        return z.reshape(sizes["b"] * sizes["h"], sizes["w"], 2) + packed[0][1]
+
+
 class UsesMap(Base):
     def forward(self, x):
         y = torch.vmap(lambda row: row * 2 + row.sum())(self.linear(x))
@@ -177,6 +195,7 @@ class ManyFunctions(Base):
         (Detaches, ["linear", "head"], X, LONGER),
         (Autocast, ["linear", "matmul", "head"], X, LONGER),
         (Checkpointed, ["linear", "block", "block.0", "block.1", "head"], X, LONGER),
+        (Packs, ["conv", "mul", "head", "output"], IMAGE, torch.rand(3, 4, 5, 7)),
         (Rearranges, ["conv", "patch", "head"], IMAGE, torch.randn(3, 4, 6, 6)),
         (ManyFunctions, ["linear", "topk", "head"], X, X + 1),
     ],
