@@ -21,7 +21,7 @@ from fxfeat.name.table import name_nodes
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.photograph import Photograph
-from fxfeat.record.recording import Recording, Values
+from fxfeat.record.recording import AS_IT_IS, Answers, Recording
 from fxfeat.repeats import check_repeats
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
@@ -50,17 +50,14 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     Raises:
         TraceError: where the features change from call to call with what the model keeps in Python.
     """
-    values: Values = "as they are"
+    answers = _choose_answers(setup, recording, training, make)
+    if answers != AS_IT_IS:
+        recording = record_variant(setup, recording, training, answers=answers)
     draft = make(recording)
     emission = emit(rewrite(draft)[0])
-    if recording.reads_values and not _follows_values(setup, recording, training, make, emission):
-        values = "pinned"
-        recording = record_variant(setup, recording, training, values=values)
-        draft = make(recording)
-        emission = emit(rewrite(draft)[0])
 
     def emit_at(example: Example) -> Emission:
-        other = record_variant(setup, recording, training, example, values=values)
+        other = record_variant(setup, recording, training, example, answers=answers)
         return emit(rewrite(make(other))[0])
 
     opened = {"", *emission.opened}
@@ -83,7 +80,7 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         )
     tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
     if tied:
-        same = _tie_dtypes(setup, draft, training, make)
+        same = _tie_dtypes(setup, draft, training, make, answers)
         read = {dtype for _, dtype in recording.dtype_reads} or ({torch.float32} if not same else set())
         pins += find_dtypes(setup.model, setup.examples[0], read, any_float=same)
     again = emit(rewrite(dataclasses.replace(draft, pins=pins))[0]) if pins or tied else emission
@@ -133,20 +130,25 @@ def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
     return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]
 
 
-def _follows_values(
-    setup: Setup, recording: Recording, training: bool | None, make: MakeDraft, emission: Emission
-) -> bool:
-    """Say whether the code is the same whatever numbers were read out of tensors.
+def _choose_answers(setup: Setup, recording: Recording, training: bool | None, make: MakeDraft) -> Answers:
+    """Find out what the code goes by of what the model's code was told: that is checked, the rest is not."""
 
-    That the model refuses some, as an index past the end, does not tell.
-    """
-    others: list[Emission] = []
-    kinds: tuple[Values, ...] = ("larger", "smaller")
-    for values in kinds:
+    def emit_told(answers: Answers) -> list[Emission]:
+        # That the model refuses some numbers, as an index past the end, does not tell.
         with contextlib.suppress(FxfeatError):
-            other = record_variant(setup, recording, training, values=values)
-            others.append(emit(rewrite(make(other))[0]))
-    return bool(others) and all(is_same_code(emission, other) for other in others)
+            return [emit(rewrite(make(record_variant(setup, recording, training, answers=answers)))[0])]
+        return []
+
+    chosen = AS_IT_IS
+    if recording.reads_values:
+        told = [*emit_told(Answers(values="larger")), *emit_told(Answers(values="smaller"))]
+        if not told or not all(is_same_code(emit(rewrite(make(recording))[0]), other) for other in told):
+            chosen = dataclasses.replace(chosen, values="pinned")
+    if recording.asks_gradients:
+        told = [*emit_told(Answers(gradients="on")), *emit_told(Answers(gradients="off"))]
+        if len(told) == 2 and is_same_code(*told):
+            chosen = dataclasses.replace(chosen, gradients="on")
+    return chosen
 
 
 def _reaches(model: nn.Module, opened: set[str], altered: frozenset[int]) -> bool:
@@ -158,12 +160,12 @@ def _reaches(model: nn.Module, opened: set[str], altered: frozenset[int]) -> boo
     return held.reaches(altered)
 
 
-def _tie_dtypes(setup: Setup, draft: Draft, training: bool | None, make: MakeDraft) -> bool:
+def _tie_dtypes(setup: Setup, draft: Draft, training: bool | None, make: MakeDraft, answers: Answers) -> bool:
     """Tie dtypes to the tensors they were read from; say whether the code is then the same in other dtypes."""
     same = True
     for recast in _RECASTS:
         with contextlib.suppress(TraceError):
-            other = record_variant(setup, draft.recording, training, recast=recast)
+            other = record_variant(setup, draft.recording, training, recast=recast, answers=answers)
             tie_dtypes(draft.recording, other)
             same = same and _has_same_code(draft, other, make)
     return same

@@ -14,7 +14,7 @@ from fxfeat.errors import RequestError, TraceError
 from fxfeat.record.alone import unwrap
 from fxfeat.record.examples import Example, guess_examples, read_example
 from fxfeat.record.leaves import choose_leaves
-from fxfeat.record.recording import Kind, Recording, Values
+from fxfeat.record.recording import AS_IT_IS, Answers, Kind, Recording
 from fxfeat.record.run import KINDS, describe_example, record
 from fxfeat.record.stand_ins import Recast
 
@@ -119,7 +119,7 @@ def record_variant(
     training: bool | None,
     example: Example | None = None,
     recast: Recast | None = None,
-    values: Values = "as they are",
+    answers: Answers = AS_IT_IS,
 ) -> Recording:
     """Record again as a recording was made, but with another example, in another dtype or with other numbers read.
 
@@ -129,13 +129,13 @@ def record_variant(
     leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
     chosen = example or setup.examples[0]
     try:
-        return record(setup.model, chosen, leaves, training, (recording.kind,), recast, values)
+        return record(setup.model, chosen, leaves, training, (recording.kind,), recast, answers)
     except TraceError as error:
         others = KINDS[KINDS.index(recording.kind) + 1 :]
         if not others or not _is_about_stand_ins(error):
             raise
     # At another size the code may ask for values that a cache answered at the first.
-    return record(setup.model, chosen, leaves, training, others, recast, values)
+    return record(setup.model, chosen, leaves, training, others, recast, answers)
 
 
 def _is_about_stand_ins(error: TraceError) -> bool:

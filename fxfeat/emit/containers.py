@@ -114,7 +114,7 @@ def reacher(model: nn.Module, kept: Kept, reserved: Container[str], receiver: st
             if not walked and part in reserved:
                 spelled, walked = f"{receiver}.{_table_of(model, part)}[{part!r}]", part
                 continue
-            spelled = _step(spelled, part, _is_indexed(model, walked, kept))
+            spelled = _step(spelled, part, _is_indexed(model, walked, part, kept))
             walked = f"{walked}.{part}" if walked else part
         return spelled
 
@@ -124,13 +124,19 @@ def reacher(model: nn.Module, kept: Kept, reserved: Container[str], receiver: st
 def _step(spelled: str, part: str, indexed: bool) -> str:
     if is_identifier(part):
         return f"{spelled}.{part}"
-    return f"{spelled}[{part}]" if indexed and part.isdigit() else f"getattr({spelled}, {part!r})"
+    return f"{spelled}[{part}]" if indexed else f"getattr({spelled}, {part!r})"
 
 
-def _is_indexed(model: nn.Module, path: str, kept: Kept) -> bool:
-    """Say whether the module at ``path`` answers ``[0]`` with its child ``"0"``."""
-    if not path:
+def _is_indexed(model: nn.Module, path: str, child: str, kept: Kept) -> bool:
+    """Say whether the module at ``path`` answers ``[0]`` with its child ``"0"``.
+
+    A sequence counts its children, whatever they are called.
+    """
+    if not path or not child.isdecimal() or str(int(child)) != child:
         return False
     if path not in kept.modules and not _within(path, kept.modules):
         return True
-    return isinstance(model.get_submodule(path), (nn.Sequential, nn.ModuleList))
+    held = model.get_submodule(path)
+    if getattr(type(held), "__getitem__", None) not in (nn.Sequential.__getitem__, nn.ModuleList.__getitem__):
+        return False
+    return list(held._modules).index(child) == int(child)

@@ -15,6 +15,7 @@ from fxfeat.record.draws import Draws
 from fxfeat.record.memory import Tie
 from fxfeat.record.places import model_line
 from fxfeat.record.recording import (
+    AS_IT_IS,
     Address,
     Context,
     Facts,
@@ -24,7 +25,6 @@ from fxfeat.record.recording import (
     Span,
     Storage,
     TensorFacts,
-    Values,
     facts,
 )
 from fxfeat.record.stand_ins import StandIns
@@ -82,15 +82,15 @@ class GraphWriter:
         self.seen: dict[Address, Any] = {}
         self.addresses: dict[int, Address] = {}
         self.heard: Counter[tuple[int, str]] = Counter()
-        self.values: Values = "as they are"
-        self.reads_values = False
+        self.answers = AS_IT_IS
+        self.reads_values = self.asks_gradients = False
         self.modes: list[str] = []
         self._kernels = kernels_of_attention()
         self._switches: dict[int, Switches] = {}
         self._devices = devices_entered()
         self._events: Counter[Address] = Counter()
         self._state = state
-        self.grad = is_grad_enabled()
+        self._grad = is_grad_enabled()
         self._leaf_depth = 0
         self._counting = True
         self._effects = Effects()

@@ -135,12 +135,19 @@ class Recorder(Decisions, TorchFunctionMode):
     def _answer_about_gradients(self, func: Any, attribute: str, tensor: torch.Tensor) -> Any:
         """Answer as eager code would, where stand-ins would not, and check that it stays so."""
         node = self.node_of(tensor)
-        answer = self.grad and self._is_trained(node)
-        asked = self.add("call_function", getattr, (node, "requires_grad"), value=answer, counted=False)
-        self.guard(asked, answer)
+        answer = self.answer_about_gradients(getattr, (node, "requires_grad"), self._is_trained(node))
         if attribute == "requires_grad":
             return answer
         return not answer if attribute == "is_leaf" else (_SOME_GRADIENT if answer else None)
+
+    def answer_about_gradients(self, function: Any, args: tuple[Any, ...] = (), holds: bool = True) -> bool:
+        """Say whether gradients are on, and something else holds that they need; check it unless told otherwise."""
+        self.asks_gradients = True
+        if self.answers.gradients != "checked":
+            return self.answers.gradients == "on"
+        answer = self._grad and holds
+        self.guard(self.add("call_function", function, args, value=answer, counted=False), answer)
+        return answer
 
     def _is_over(self, value: torch.Tensor, tensor: torch.Tensor) -> bool:
         """Say whether a tensor is another one already in all but name, as after ``.to`` with nothing to do."""
@@ -335,10 +342,10 @@ class Recorder(Decisions, TorchFunctionMode):
         with other numbers is other code, that has happened, and they are pinned.
         """
         self.reads_values = True
-        if self.values == "pinned":
+        if self.answers.values == "pinned":
             self.guard(node, value)
-        elif self.values != "as they are" and type(value) in (int, float):
-            sign = 1 if self.values == "larger" else -1
+        elif self.answers.values != "as they are" and type(value) in (int, float):
+            sign = 1 if self.answers.values == "larger" else -1
             value = value + sign if type(value) is int else value * 1.25 + sign * 0.5
         return numbers.wrap(value, node, self)
 

@@ -23,6 +23,9 @@ Kind = Literal["meta", "fake", "real"]
 Values = Literal["as they are", "larger", "smaller", "pinned"]
 """What becomes of numbers that code reads out of tensors: others are given in their place, or they are checked."""
 
+Gradients = Literal["checked", "on", "off"]
+"""What code is told that asks whether gradients are on: how it is, which is checked, or always the same."""
+
 Storage = object
 """Identity of a piece of memory. Two tensors that share memory share it; ``RNG`` stands for the random state."""
 
@@ -32,6 +35,18 @@ Address = tuple[int, ...]
 
 Unlike a position, it stays the same where a module before it runs more calls or fewer on another input.
 """
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model's code is told where another run may tell it something else."""
+
+    values: Values = "as they are"
+    gradients: Gradients = "checked"
+
+
+AS_IT_IS = Answers()
+"""Code is told what holds for the run that is recorded."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +220,7 @@ class Recording:
     altered: frozenset[int] = frozenset()
     writes_state: bool = True
     reads_values: bool = False
+    asks_gradients: bool = False
     writes_parameters: bool = False
 
     @property

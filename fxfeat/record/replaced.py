@@ -64,7 +64,9 @@ def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement
         def called(*args: Any) -> Any:
             if is_torch(sys._getframe(1)) or not mine():
                 return function(*args)
-            answer = recorder.grad if function.__name__ == "is_grad_enabled" else function(*args)
+            if function.__name__ == "is_grad_enabled":
+                return recorder.answer_about_gradients(function)
+            answer = function(*args)
             recorder.guard(recorder.add("call_function", function, args, value=answer, counted=False), answer)
             return answer
 

@@ -22,7 +22,7 @@ from fxfeat.record.leaves import Leaves
 from fxfeat.record.measuring import storage_of
 from fxfeat.record.memory import widen_writes
 from fxfeat.record.recorder import Recorder
-from fxfeat.record.recording import Address, Kind, Recording, Storage, Values
+from fxfeat.record.recording import AS_IT_IS, Address, Answers, Kind, Recording, Storage
 from fxfeat.record.stand_ins import Originals, Recast, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.switches import same_switches
@@ -41,7 +41,7 @@ def record(
     training: bool | None = None,
     kinds: tuple[Kind, ...] = KINDS,
     recast: Recast | None = None,
-    values: Values = "as they are",
+    answers: Answers = AS_IT_IS,
 ) -> Recording:
     """Record one run of ``model``, on the cheapest stand-ins that its code can work with.
 
@@ -52,7 +52,7 @@ def record(
         training: the mode to put the whole model in first; None leaves every flag as it is.
         kinds: which stand-ins to try, in this order.
         recast: dtypes to give stand-ins in place of their originals'.
-        values: what to do with numbers that code reads out of tensors.
+        answers: what to tell code that reads numbers out of tensors, or asks about gradients.
 
     Raises:
         TraceError: where the model fails on all of them.
@@ -60,7 +60,7 @@ def record(
     error: BaseException | None = None
     for kind in kinds:
         try:
-            return _record_once(model, example, leaves, training, kind, recast, values)
+            return _record_once(model, example, leaves, training, kind, recast, answers)
         except FxfeatError:
             raise
         except Exception as failure:
@@ -121,10 +121,10 @@ def _record_once(
     training: bool | None,
     kind: Kind,
     recast: Recast | None,
-    values: Values,
+    answers: Answers,
 ) -> Recording:
     recorder = Recorder(stand_ins(kind, recast), _state_of(model), _device_of(model, example))
-    recorder.values = values
+    recorder.answers = answers
     recorder.shared = _shared_memory(model)
     with fresh_caches(model):
         mode, changed, altered = _run(recorder, model, example, leaves, training)
@@ -154,6 +154,7 @@ def _record_once(
         altered=altered,
         writes_state=_writes_state(recorder, changed) or _has_scripts(model),
         reads_values=recorder.reads_values,
+        asks_gradients=recorder.asks_gradients,
         writes_parameters=recorder.writes_to(model.parameters()),
     )
 

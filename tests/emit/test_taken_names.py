@@ -65,3 +65,32 @@ def test_arguments():
 def test_a_grandchild_called_like_a_method_of_dict(name):
     model = nn.Sequential(Child(name), nn.Linear(2, 2))
     assert_equals_eager(model, [f"0.{name}", "0", "1"], X, LONGER)
+
+
+class Numbered(nn.Module):
+    """Calls a sequence whole, and later its children, whose names are numbers but not their positions."""
+
+    def __init__(self, names, kind=nn.Sequential):
+        super().__init__()
+        self.layers = kind()
+        for name in names:
+            self.layers.add_module(name, nn.Linear(4, 4))
+
+    def forward(self, x):
+        x = self.layers(x)
+        for layer in self.layers.children():
+            x = layer(x) + 1
+        return x
+
+
+class Reversed(nn.Sequential):
+    def __getitem__(self, index):
+        return super().__getitem__(len(self) - 1 - index)
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, Reversed])
+@pytest.mark.parametrize("names", [("0", "1"), ("1", "0"), ("2", "3"), ("0", "01"), ("0", "²")], ids="".join)
+def test_children_that_are_called_by_numbers(names, kind):
+    first, second = (f"layers.{name}" for name in names)
+    assert_equals_eager(Numbered(names, kind), ["layers", f"{first}@1", f"{second}@1", "output"], X, LONGER)
+    assert_equals_eager(Numbered(names, kind), [f"{first}@0", f"{second}@1"], X, LONGER)

@@ -194,17 +194,16 @@ class AsksForGradients(Model):
         super().__init__(lambda y: y * (2 if question(y) else 1))
 
 
-@pytest.mark.parametrize(
-    "question",
-    [
-        lambda y: y.requires_grad,
-        lambda y: y.grad_fn is not None,
-        lambda y: y.is_leaf,
-        lambda y: torch.is_grad_enabled(),
-        lambda y: is_grad_enabled(),
-    ],
-    ids=["requires_grad", "grad_fn", "is_leaf", "is_grad_enabled", "imported"],
-)
+QUESTIONS = {
+    "requires_grad": lambda y: y.requires_grad,
+    "grad_fn": lambda y: y.grad_fn is not None,
+    "is_leaf": lambda y: not y.is_leaf,
+    "is_grad_enabled": lambda y: torch.is_grad_enabled(),
+    "imported": lambda y: is_grad_enabled(),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
 @pytest.mark.parametrize("enabled", [True, False])
 def test_questions_about_gradients_are_right_or_refused(question, enabled):
     model = AsksForGradients(question).eval()
@@ -213,4 +212,36 @@ def test_questions_about_gradients_are_right_or_refused(question, enabled):
         with torch.set_grad_enabled(enabled):
             assert same(extractor(SERIES)["head"], model(SERIES)), extractor.code
     except fxfeat.FxfeatError as error:
+        assert "test_shapes.py:" in str(error)
+
+
+class Checkpoints(Model):
+    """Asks for gradients to save memory, which it does not do here."""
+
+    def __init__(self, question):
+        super().__init__(lambda y: y * (2 if self.saves_memory and question(y) else 1))
+        self.saves_memory = False
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+def test_questions_about_gradients_that_decide_nothing_are_not_checked(question):
+    model = Checkpoints(question).eval()
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=SERIES)
+        assert extractor.guards == ()
+        for later in (True, False):
+            with torch.set_grad_enabled(later):
+                assert same(extractor(SERIES)["head"], model(SERIES))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_parameters_that_are_frozen_later(trained):
+    """Whether something is trained is one question, whether gradients are on another."""
+    model = AsksForGradients(lambda y: y.requires_grad).eval().requires_grad_(trained)
+    extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=SERIES)
+    model.requires_grad_(not trained)
+    try:
+        assert same(extractor(SERIES)["head"], model(SERIES))
+    except fxfeat.GuardError as error:
         assert "test_shapes.py:" in str(error)
