@@ -7,6 +7,7 @@ import importlib
 import keyword
 import math
 import re
+import unicodedata
 from collections.abc import Container
 from typing import Any
 
@@ -139,15 +140,16 @@ def is_identifier(text: str) -> bool:
     >>> is_identifier("layer1"), is_identifier("0"), is_identifier("class")
     (True, False, False)
     """
-    return text.isidentifier() and not keyword.iskeyword(text)
+    # Python takes some letters of source for others.
+    return text.isidentifier() and not keyword.iskeyword(text) and unicodedata.normalize("NFKC", text) == text
 
 
 def to_identifier(text: str) -> str:
     """Make a variable's name out of a dotted one.
 
-    >>> to_identifier("blocks.3"), to_identifier("0.conv")
-    ('blocks_3', '_0_conv')
+    >>> to_identifier("blocks.3"), to_identifier("0.conv"), to_identifier("x²")
+    ('blocks_3', '_0_conv', 'x2')
     """
-    name = re.sub(r"\W", "_", text)
+    name = re.sub(r"\W", "_", unicodedata.normalize("NFKC", text))
     name = f"_{name}" if not name[:1].isalpha() and not name.startswith("_") else name
     return f"{name}_" if keyword.iskeyword(name) else name

@@ -196,6 +196,9 @@ def _check_mode(
         except fxfeat.GuardError as error:
             _note_guard(str(error), index, outcome)
             return
+        except fxfeat.TraceError as error:
+            outcome.error = f"TraceError: {error}"  # the other mode could be recorded, this one could not
+            return
         except Exception as error:
             raise Mismatch(_told(f"{type(error).__name__}: {error}", extractor, mode, index, sizes)) from error
         wrong = [name for name in names if not _is_right(reference, seen, meant[name], found[name])]
