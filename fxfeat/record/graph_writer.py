@@ -68,6 +68,8 @@ class GraphWriter:
         self.persistent: set[Storage] = set()
         self.fresh: set[int] = set()
         self.known: frozenset[int] | None = None
+        self.there: frozenset[int] | None = None
+        self.strangers: set[Storage] = set()
         self.shared: dict[Storage, torch.Tensor] = {}
         self.written: set[Storage] = set()
         self.dtype_reads: list[tuple[fx.Node, torch.dtype]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import inspect
 import logging
 import threading
@@ -123,11 +124,18 @@ def _record_once(
     recast: Recast | None,
     answers: Answers,
 ) -> Recording:
-    recorder = Recorder(stand_ins(kind, recast), _state_of(model), _device_of(model, example))
-    recorder.answers = answers
-    recorder.shared = _shared_memory(model)
-    with fresh_caches(model):
-        mode, changed, altered = _run(recorder, model, example, leaves, training)
+    there: list[torch.Tensor] | None = None
+    while True:
+        recorder = Recorder(stand_ins(kind, recast), _state_of(model), _device_of(model, example))
+        recorder.answers = answers
+        recorder.shared = _shared_memory(model)
+        recorder.there = None if there is None else frozenset(map(id, there))
+        with fresh_caches(model):
+            mode, changed, altered = _run(recorder, model, example, leaves, training)
+        if there is not None or recorder.all_written().isdisjoint(recorder.strangers):
+            break
+        # The code wrote to a tensor that it made in a way that no mode shows, or that it found somewhere.
+        there = [held for held in gc.get_objects() if issubclass(type(held), torch.Tensor)]
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure

@@ -65,10 +65,17 @@ class TiedTensors(GraphWriter):
             return tensor
         over = self._copy_over_shared_memory(tensor)
         made = self.stand_ins.copy(tensor) if over is None else over
+        if self.there is not None and id(tensor) not in self.there:
+            self.note_fresh(tensor)
         # Any tensor from outside outlives the call: in a list, in a global, in another object.
         if id(tensor) not in self.fresh:
             self.persistent.add(storage_of(made))
+            self.strangers |= {storage_of(made)} if self._is_stranger(tensor) else set()
         return made
+
+    def _is_stranger(self, tensor: torch.Tensor) -> bool:
+        """Say whether a tensor is none of the model's: code may have made it just now, by ``torch.Tensor([1.0])``."""
+        return self.stand_ins.kind != "real" and id(tensor) not in self._state
 
     def _copy_over_shared_memory(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """Let the stand-ins of tensors over one memory share theirs: what is written to one is read from the other."""

@@ -85,9 +85,34 @@ class ArrayMadeAtEachCall(Base):
         return y + offset
 
 
-@pytest.mark.parametrize(
-    "kind", [TensorInAList, TensorInAnObject, TensorInATuple, TwoBuffersOverOneMemory, ArrayMadeAtEachCall]
-)
+class TensorsMadeByTheOldConstructors(Base):
+    def forward(self, x):
+        scale, rows = torch.Tensor([1.0, 2.0, 3.0, 4.0]), torch.LongTensor([0, 2, 1, 2])
+        scale += 1
+        rows[0] += 1
+        return self.last(self.linear(x)[:, rows] * scale)
+
+
+class Slot:
+    __slots__ = ("held",)
+
+
+class TensorInASlot(Base):
+    def prepare(self):
+        self.slot = Slot()
+        self.slot.held = torch.zeros(4)
+
+    def forward(self, x):
+        y = self.linear(x) + self.slot.held
+        self.slot.held.add_(1)
+        return self.last(y)
+
+
+HELD = [TensorInAList, TensorInAnObject, TensorInATuple, TensorInASlot, TwoBuffersOverOneMemory]
+MADE = [ArrayMadeAtEachCall, TensorsMadeByTheOldConstructors]
+
+
+@pytest.mark.parametrize("kind", [*HELD, *MADE])
 @pytest.mark.parametrize("names", [["last"], ["linear"], ["output"]])
 def test_tensors_held_elsewhere(kind, names):
     assert_equals_eager(kind(), names, X, LONGER, X)
