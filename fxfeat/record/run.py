@@ -24,7 +24,7 @@ from fxfeat.record.measuring import storage_of
 from fxfeat.record.memory import widen_writes
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import AS_IT_IS, Address, Answers, Kind, Recording, Storage
-from fxfeat.record.stand_ins import Originals, Recast, stand_ins
+from fxfeat.record.stand_ins import Originals, Recast, StandIns, stand_ins
 from fxfeat.record.structure import tensors
 from fxfeat.record.switches import same_switches
 from fxfeat.record.untouched import untouched
@@ -87,8 +87,7 @@ def watch(model: nn.Module, example: Example, leaves: Leaves, addresses: frozens
     """
     recorder = Recorder(Originals(), _state_of(model), _device_of(model, example))
     recorder.watched = addresses
-    with fresh_caches(model):
-        _run(recorder, model, example, leaves, None)
+    _run(recorder, model, example, leaves, None)
     return recorder.seen
 
 
@@ -124,18 +123,14 @@ def _record_once(
     recast: Recast | None,
     answers: Answers,
 ) -> Recording:
-    there: list[torch.Tensor] | None = None
-    while True:
-        recorder = Recorder(stand_ins(kind, recast), _state_of(model), _device_of(model, example))
-        recorder.answers = answers
-        recorder.shared = _shared_memory(model)
-        recorder.there = None if there is None else frozenset(map(id, there))
-        with fresh_caches(model):
-            mode, changed, altered = _run(recorder, model, example, leaves, training)
-        if there is not None or recorder.all_written().isdisjoint(recorder.strangers):
-            break
+    recorder = _prepare(model, example, stand_ins(kind, recast), answers)
+    mode, changed, altered = _run(recorder, model, example, leaves, training)
+    if not recorder.all_written().isdisjoint(recorder.strangers):
         # The code wrote to a tensor that it made in a way that no mode shows, or that it found somewhere.
         there = [held for held in gc.get_objects() if issubclass(type(held), torch.Tensor)]
+        recorder = _prepare(model, example, stand_ins(kind, recast), answers)
+        recorder.there = frozenset(map(id, there))
+        mode, changed, altered = _run(recorder, model, example, leaves, training)
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure
@@ -167,6 +162,13 @@ def _record_once(
     )
 
 
+def _prepare(model: nn.Module, example: Example, using: StandIns, answers: Answers) -> Recorder:
+    recorder = Recorder(using, _state_of(model), _device_of(model, example))
+    recorder.answers = answers
+    recorder.shared = _shared_memory(model)
+    return recorder
+
+
 def _writes_state(recorder: Recorder, changed: Collection[tuple[str, str]]) -> bool:
     """Say whether code wrote to what the model keeps besides attributes, or may on other values of the same sizes.
 
@@ -188,6 +190,7 @@ def _run(
     with ExitStack() as around:
         # Torch is patched for the whole process meanwhile.
         around.enter_context(_RECORDING)
+        around.enter_context(fresh_caches(model))
         before = around.enter_context(untouched(model))
         around.enter_context(same_switches())
         around.enter_context(torch.compiler.set_stance("force_eager"))
