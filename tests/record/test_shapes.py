@@ -194,7 +194,7 @@ class AsksForGradients(Model):
         super().__init__(lambda y: y * (2 if question(y) else 1))
 
 
-QUESTIONS = {
+ABOUT_GRADIENTS = {
     "requires_grad": lambda y: y.requires_grad,
     "grad_fn": lambda y: y.grad_fn is not None,
     "is_leaf": lambda y: not y.is_leaf,
@@ -203,7 +203,7 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+@pytest.mark.parametrize("question", ABOUT_GRADIENTS.values(), ids=ABOUT_GRADIENTS)
 @pytest.mark.parametrize("enabled", [True, False])
 def test_questions_about_gradients_are_right_or_refused(question, enabled):
     model = AsksForGradients(question).eval()
@@ -223,7 +223,7 @@ class Checkpoints(Model):
         self.saves_memory = False
 
 
-@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+@pytest.mark.parametrize("question", ABOUT_GRADIENTS.values(), ids=ABOUT_GRADIENTS)
 def test_questions_about_gradients_that_decide_nothing_are_not_checked(question):
     model = Checkpoints(question).eval()
     for enabled in (True, False):
