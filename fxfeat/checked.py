@@ -50,11 +50,13 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     Raises:
         TraceError: where the features change from call to call with what the model keeps in Python.
     """
-    answers = _choose_answers(setup, recording, training, make)
-    if answers != AS_IT_IS:
-        recording = record_variant(setup, recording, training, answers=answers)
     draft = make(recording)
     emission = emit(rewrite(draft)[0])
+    answers = _choose_answers(setup, recording, training, make, emission)
+    if answers != AS_IT_IS:
+        recording = record_variant(setup, recording, training, answers=answers)
+        draft = make(recording)
+        emission = emit(rewrite(draft)[0])
 
     def emit_at(example: Example) -> Emission:
         other = record_variant(setup, recording, training, example, answers=answers)
@@ -130,7 +132,9 @@ def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
     return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]
 
 
-def _choose_answers(setup: Setup, recording: Recording, training: bool | None, make: MakeDraft) -> Answers:
+def _choose_answers(
+    setup: Setup, recording: Recording, training: bool | None, make: MakeDraft, emission: Emission
+) -> Answers:
     """Find out what the code goes by of what the model's code was told: that is checked, the rest is not."""
 
     def emit_told(answers: Answers) -> list[Emission]:
@@ -142,7 +146,7 @@ def _choose_answers(setup: Setup, recording: Recording, training: bool | None, m
     chosen = AS_IT_IS
     if recording.reads_values:
         told = [*emit_told(Answers(values="larger")), *emit_told(Answers(values="smaller"))]
-        if not told or not all(is_same_code(emit(rewrite(make(recording))[0]), other) for other in told):
+        if not told or not all(is_same_code(emission, other) for other in told):
             chosen = dataclasses.replace(chosen, values="pinned")
     if recording.asks_gradients:
         told = [*emit_told(Answers(gradients="on")), *emit_told(Answers(gradients="off"))]

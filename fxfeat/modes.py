@@ -121,7 +121,7 @@ def record_variant(
     recast: Recast | None = None,
     answers: Answers = AS_IT_IS,
 ) -> Recording:
-    """Record again as a recording was made, but with another example, in another dtype or with other numbers read.
+    """Record again as a recording was made, but with another example, in another dtype or told otherwise.
 
     Raises:
         TraceError: where the model does not run that way.

@@ -29,7 +29,7 @@ def find_steady(setup: Setup, recording: Recording, training: bool | None) -> St
     sizes = sizes_of(setup.examples[0])
     if recording.is_stateless:
         return Steady(sizes, (), _name_hooks(paths_of(setup.model)))
-    if recording.writes_state or recording.writes_parameters:
+    if recording.writes_state:
         return None
     if any(held.is_meta for held in (*setup.model.parameters(), *setup.model.buffers())):
         return None

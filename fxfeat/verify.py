@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -91,16 +91,16 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     random = torch.get_rng_state()
     leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
     training = None if extractor.is_mixed else extractor.training
-    sight = Sight(extractor.rows, leaves, Example(args, kwargs), training)
-    steady = extractor.emission.steady
-    if steady is not None and is_steady(model, steady, sight.example, training):
-        sight = replace(sight, steady=True)
+    example, steady = Example(args, kwargs), extractor.emission.steady
+    if steady is not None and not is_steady(model, steady, example, training):
+        steady = None
+    sight = Sight(extractor.rows, leaves, example, training, steady is not None)
     compared: dict[str, VerifiedRow] = {}
 
     def compare(row: Row, value: Any) -> None:
         compared[row.key] = _compare(row, value, actual[row.key])
 
-    state = untouched_attributes(model, steady.changing) if steady and sight.steady else untouched(model)
+    state = untouched(model) if steady is None else untouched_attributes(model, steady.changing)
     parameters = copy_values(model.parameters() if extractor.emission.writes_parameters else ())
     with ExitStack() as undo:
         undo.callback(restore_values, parameters)

@@ -135,12 +135,12 @@ class Recorder(Decisions, TorchFunctionMode):
     def _answer_about_gradients(self, func: Any, attribute: str, tensor: torch.Tensor) -> Any:
         """Answer as eager code would, where stand-ins would not, and check that it stays so."""
         node = self.node_of(tensor)
-        answer = self.answer_about_gradients(getattr, (node, "requires_grad"), self._is_trained(node))
+        answer = self.check_gradients(getattr, (node, "requires_grad"), self._is_trained(node))
         if attribute == "requires_grad":
             return answer
         return not answer if attribute == "is_leaf" else (_SOME_GRADIENT if answer else None)
 
-    def answer_about_gradients(self, function: Any, args: tuple[Any, ...] = (), holds: bool = True) -> bool:
+    def check_gradients(self, function: Any, args: tuple[Any, ...] = (), holds: bool = True) -> bool:
         """Say whether gradients are on, and something else holds that they need; check it unless told otherwise."""
         self.asks_gradients = True
         if self.answers.gradients != "checked":

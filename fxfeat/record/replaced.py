@@ -65,7 +65,7 @@ def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement
             if is_torch(sys._getframe(1)) or not mine():
                 return function(*args)
             if function.__name__ == "is_grad_enabled":
-                return recorder.answer_about_gradients(function)
+                return recorder.check_gradients(function)
             answer = function(*args)
             recorder.guard(recorder.add("call_function", function, args, value=answer, counted=False), answer)
             return answer

@@ -70,7 +70,8 @@ class TiedTensors(GraphWriter):
         # Any tensor from outside outlives the call: in a list, in a global, in another object.
         if id(tensor) not in self.fresh:
             self.persistent.add(storage_of(made))
-            self.strangers |= {storage_of(made)} if self._is_stranger(tensor) else set()
+            if self._is_stranger(tensor):
+                self.strangers.add(storage_of(made))
         return made
 
     def _is_stranger(self, tensor: torch.Tensor) -> bool:

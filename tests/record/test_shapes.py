@@ -197,7 +197,7 @@ class AsksForGradients(Model):
 ABOUT_GRADIENTS = {
     "requires_grad": lambda y: y.requires_grad,
     "grad_fn": lambda y: y.grad_fn is not None,
-    "is_leaf": lambda y: not y.is_leaf,
+    "is_leaf": lambda y: y.is_leaf,
     "is_grad_enabled": lambda y: torch.is_grad_enabled(),
     "imported": lambda y: is_grad_enabled(),
 }
