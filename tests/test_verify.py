@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import pytest
@@ -308,7 +309,48 @@ class WritesLater(SetsItselfUp):
         return super().forward(x)
 
 
+class KeepsItsTable(nn.Module):
+    """Puts its table where it is, in the dtype of the input; after the last feature."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.rand(4))
+
+    def forward(self, x):
+        y = x.float() * self.table
+        self.table = self.keep(x)
+        return y
+
+    def keep(self, x):
+        return self.table.type_as(x)
+
+
+class KeepsItsTableTwice(KeepsItsTable):
+    def keep(self, x):
+        self.table = self.table
+        return super().keep(x).contiguous()
+
+
+class KeepsAView(KeepsItsTable):
+    def keep(self, x):
+        return self.table[:]
+
+
+class KeepsAndWrites(KeepsItsTable):
+    def keep(self, x):
+        self.table = super().keep(x)
+        return self.table.mul_(2)
+
+
+class KeepsAnotherFirst(KeepsItsTable):
+    def keep(self, x):
+        self.table = self.table + 1
+        return super().keep(x)
+
+
 STATELESS = [
+    (KeepsItsTable, False),
+    (KeepsItsTableTwice, False),
     (Operations, False),
     (FastAttention, False),
     (WritesAtAnotherSize, True),
@@ -321,6 +363,9 @@ STATEFUL = [
     (SetsUpAGlobal, True),
     (WritesLater, True),
     (CountingInPython, True),
+    (KeepsAView, False),
+    (KeepsAndWrites, False),
+    (KeepsAnotherFirst, False),
     (Norm, True),
 ]
 
@@ -448,6 +493,19 @@ def test_complex_numbers_that_are_none():
 class Complex(nn.Module):
     def forward(self, x):
         return torch.complex(x * float("nan"), x)
+
+
+@pytest.mark.parametrize("kind", [KeepsItsTable, KeepsItsTableTwice, KeepsAView, KeepsAndWrites, KeepsAnotherFirst])
+def test_a_table_in_the_dtype_of_the_last_input(kind):
+    model = kind().eval()
+    table = model.table
+    extractor = make(model, "mul", inputs=torch.rand(2, 4))
+    assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+    assert model.table is table
+    eager = copy.deepcopy(model)
+    for dtype in (torch.float32, torch.float16, torch.float32):
+        x = torch.rand(2, 4, dtype=dtype)
+        assert torch.equal(extractor(x)["mul"], eager(x))
 
 
 @pytest.mark.parametrize("runs", [0, 1])

@@ -173,13 +173,27 @@ class Arguments(TiedTensors):
             self.guard(keys, set(made), "the call", f"set({name}) == {set(made)}")
 
     def write_attribute(self, path: str, module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
-        """Write down that the model's code put a new tensor where a buffer was."""
-        place = storage_of(self.stand_in(getattr(module, name)))
-        self.persistent.add(place)
-        self.rebound.add((path, name))
+        """Write down that the model's code put a tensor where a buffer was; it may be the one that was there."""
+        held = getattr(module, name)
+        place = frozenset({storage_of(self.stand_in(held))})
+        # `self.table = self.table.to(x.dtype)` puts another tensor there only for another dtype.
+        is_other = self._itself(value) is not self._itself(held)
+        self.persistent |= place
+        self.rebound[path, name] = is_other or self.rebound.get((path, name), False)
         written = self.node_of(value)
         owner = self.add("get_attr", path, constant=True, counted=False)
-        self.add("call_function", setattr, (owner, name, written), writes=frozenset({place}), counted=False)
+        guessed = frozenset() if is_other else place
+        self.add("call_function", setattr, (owner, name, written), writes=place, guessed=guessed, counted=False)
+
+    def _itself(self, tensor: torch.Tensor) -> torch.Tensor:
+        made = self.stand_in(tensor)
+        return self._handed_back.get(id(made), made)
+
+    def put_back(self, model: torch.nn.Module) -> None:
+        """Put the model's own tensors where its code put what is the same."""
+        for path, name in (place for place, is_other in self.rebound.items() if not is_other):
+            module = model.get_submodule(path)
+            setattr(module, name, self._originals[id(self._itself(getattr(module, name)))])
 
 
 def _is_plain(value: Any) -> bool:

@@ -76,7 +76,7 @@ class GraphWriter:
         self.failure: BaseException | None = None
         self.caught = ""
         self.escapes: list[str] = []
-        self.rebound: set[tuple[str, str]] = set()
+        self.rebound: dict[tuple[str, str], bool] = {}  # whether to another tensor
         self.ties: list[Tie] = []
         self.modules: dict[int, str] = {}
         self.parameters: dict[str, torch.nn.Parameter] = {}
@@ -108,6 +108,7 @@ class GraphWriter:
         self._contents: dict[int, Any] = {}
         self._bases: dict[int, torch.Tensor] = {}
         self._copies: dict[int, torch.Tensor] = {}
+        self._handed_back: dict[int, torch.Tensor] = {}
         self._originals: dict[int, torch.Tensor] = {}
         self._alive: list[Any] = []
 

@@ -172,9 +172,9 @@ def _prepare(model: nn.Module, example: Example, using: StandIns, answers: Answe
 def _writes_state(recorder: Recorder, changed: Collection[tuple[str, str]]) -> bool:
     """Say whether code wrote to what the model keeps besides attributes, or may on other values of the same sizes.
 
-    On stand-ins without values no decision was taken on one; a write that is guessed needs another size.
+    On stand-ins without values no decision was taken on one; a write that is guessed needs another size or dtype.
     """
-    if recorder.rebound or recorder.stand_ins.kind == "real":
+    if any(recorder.rebound.values()) or recorder.stand_ins.kind == "real":
         return True
     if any((held.path, held.name) not in changed for held in recorder.settings):
         return True
@@ -211,6 +211,7 @@ def _run(
                     contextvars.copy_context().run(interceptor.run, model, args, kwargs)
             finally:
                 recorder.active = False
+        recorder.put_back(model)
         changed = [held for held in before.changes_of(model) if held not in recorder.rebound]
         homes = {id(module.__dict__) for module in model.modules()}
         return mode, changed, before.altered() - homes

@@ -212,9 +212,11 @@ class TiedTensors(GraphWriter):
             return value
         made = self.stand_in(value)
         known = id(made) in self._nodes or id(made) in self._pending or made is not value
-        if known and storage_of(made) not in effects.writes:
-            return self.stand_ins.alias(made)
-        return made
+        if not known or storage_of(made) in effects.writes:
+            return made
+        alias = self.stand_ins.alias(made)
+        self._handed_back[id(alias)] = self._handed_back.get(id(made), made)
+        return alias
 
     def _adopt_tensor(self, tensor: torch.Tensor, node: fx.Node, effects: Effects) -> torch.Tensor:
         made = self._separate(tensor, effects)

@@ -79,7 +79,8 @@ def _read_next(
     touching = {node: memory for node in needed if (memory := memory_of(node) & state)} if updates else {}
 
     def is_read(update: fx.Node) -> bool:
-        memory = (facts(update).writes - facts(update).guessed) & state
+        known = facts(update)
+        memory = state & (known.writes if update.target is setattr else known.writes - known.guessed)
         return any(memory & held and not _only_updates(recording, node, memory) for node, held in touching.items())
 
     return {node for node in updates if is_read(node)}
