@@ -61,7 +61,8 @@ def _settle(setup: Setup, recording: Recording, training: bool | None) -> frozen
         with lent_buffers(model, also=before):
             model(*copy_tensors(example.args), **copy_tensors(example.kwargs))
         hooks = _name_hooks(paths_of(model))
-        is_settled = record_variant(setup, recording, training).is_stateless
+        # Without the mode: a model's train() may throw away what the run set up.
+        is_settled = record_variant(setup, recording, None).is_stateless
         few.restore()
         return hooks if is_settled and not before.changed() else None
 

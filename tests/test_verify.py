@@ -309,6 +309,23 @@ class WritesLater(SetsItselfUp):
         return super().forward(x)
 
 
+class ThrowsItsTablesAway(nn.Module):
+    """Keeps a table for each device until the mode is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.tables = nn.Linear(4, 4), {}
+
+    def train(self, mode=True):
+        self.tables.clear()
+        return super().train(mode)
+
+    def forward(self, x):
+        if str(x.device) not in self.tables:
+            self.tables[str(x.device)] = self.linear.weight.sum(0)
+        return self.linear(x) * self.tables[str(x.device)]
+
+
 class KeepsItsTable(nn.Module):
     """Puts its table where it is, in the dtype of the input; after the last feature."""
 
@@ -349,6 +366,7 @@ class KeepsAnotherFirst(KeepsItsTable):
 
 
 STATELESS = [
+    (ThrowsItsTablesAway, False),
     (KeepsItsTable, False),
     (KeepsItsTableTwice, False),
     (Operations, False),
@@ -506,6 +524,19 @@ def test_a_table_in_the_dtype_of_the_last_input(kind):
     for dtype in (torch.float32, torch.float16, torch.float32):
         x = torch.rand(2, 4, dtype=dtype)
         assert torch.equal(extractor(x)["mul"], eager(x))
+
+
+@pytest.mark.parametrize("runs", [0, 1])
+def test_tables_that_the_model_keeps_are_those_it_had(runs):
+    model = ThrowsItsTablesAway().eval()
+    extractor = make(model, "linear", inputs=torch.rand(2, 4))
+    for _ in range(runs):
+        model(torch.rand(2, 4))
+    tables = dict(model.tables)
+    assert len(tables) == runs
+    assert fxfeat.verify(model, extractor, torch.rand(2, 4)).ok
+    assert list(model.tables) == list(tables)
+    assert all(model.tables[key] is table for key, table in tables.items())
 
 
 @pytest.mark.parametrize("runs", [0, 1])
