@@ -152,12 +152,23 @@ def keeps_statistics(function: Any) -> bool:
     return isinstance(function, Hashable) and function in _STATISTICS
 
 
+def sets_data(function: Any) -> bool:
+    """Say whether a function is what runs for ``x.data = y``.
+
+    >>> sets_data(torch.Tensor.data.__set__), sets_data(torch.Tensor.data.__get__)
+    (True, False)
+    """
+    return getattr(function, "__name__", "") == "__set__" and attribute_of(function) == "data"
+
+
 def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """List the tensors that an operator writes by its schema, where no version counter tells.
+    """List the tensors that a call writes by its schema or its name, where no version counter tells.
 
     >>> len(written_by(torch._foreach_mul_, ([torch.zeros(1)], 2.0), {}))
     1
     """
+    if sets_data(function):
+        return [args[0]]
     if getattr(function, "__name__", "").startswith("_foreach") and function.__name__.endswith("_"):
         return list(args[0])
     if keeps_statistics(function):

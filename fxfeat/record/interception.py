@@ -65,7 +65,7 @@ class Interceptor:
                 for home, name, replacement in replace(self.recorder, self._mine):
                     self._imported[id(getattr(home, name))] = replacement
                     undo.enter_context(patch.object(home, name, replacement))
-            undo.enter_context(exchanging(self.recorder, self._mine))
+            undo.enter_context(exchanging(self.recorder, self._here))
             undo.enter_context(counting_modes(self.recorder, self._mine, self.recorder.modes))
             self._watch_autocast(undo)
             self._wrap_registered()
@@ -81,8 +81,11 @@ class Interceptor:
         with self._open("", model, *self._written(tuple(args), kwargs), leaf=False) as close:
             close(model(*args, **kwargs))
 
+    def _here(self) -> bool:
+        return self.recorder.active and threading.get_ident() == self._thread
+
     def _mine(self) -> bool:
-        return self.recorder.live and threading.get_ident() == self._thread
+        return self._here() and self.recorder.live
 
     # -- modules ----------------------------------------------------------------------------------------------------
 

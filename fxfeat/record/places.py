@@ -28,8 +28,8 @@ def model_line() -> tuple[str, str]:
 
 
 def is_torch(frame: types.FrameType) -> bool:
-    """Say whether torch's own code is running, whose questions are not the model's."""
-    return str(frame.f_globals.get("__name__")).split(".")[0] == "torch"
+    """Say whether torch's own code or fxfeat's is running, whose questions are not the model's."""
+    return str(frame.f_globals.get("__name__")).split(".")[0] in ("torch", "fxfeat")
 
 
 def is_library(value: Any) -> bool:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxfeat.record import numbers
 from fxfeat.record.arrays import arrays_alone
-from fxfeat.record.calls import attribute_of, spell_call, written_by
+from fxfeat.record.calls import attribute_of, sets_data, spell_call, written_by
 from fxfeat.record.decisions import Decisions
 from fxfeat.record.graph_writer import Effects
 from fxfeat.record.guards import raised
@@ -94,16 +94,17 @@ class Recorder(Decisions, TorchFunctionMode):
             return self._answer_about_gradients(func, str(attribute_of(func)), args[0])
         if self.live and name == "data_ptr":
             self.refuse(f"the address of a tensor's memory is read at {self.line()}")
+        if name == "untyped_storage" and not is_torch(sys._getframe(1)):
+            self.note_exchange(args[0], name, "handed out")
         asks_type = name == "type" and not args[1:] and not kwargs
         if not self.live or name in _SILENT or attribute_of(func) in _SILENT or asks_type:
             return self._run(func, args, kwargs)[0]
         if name in _ESCAPES:
             return self._escape(func, name, args, kwargs)
-        if name == "__set__" and attribute_of(func) == "data" and self._is_over(args[1], args[0]):
+        if sets_data(func) and self._is_over(args[1], args[0]):
             return None
-        if name in _REBINDINGS or (name == "__set__" and attribute_of(func) == "data"):
-            memory = frozenset({storage_of(self.stand_in(args[0]))}) & self.persistent
-            self.refuse(f"the memory of a tensor is exchanged at {self.line()}", memory)
+        if name in _REBINDINGS or sets_data(func):
+            self._refuse_exchange(args[0], "exchanged")
         if arrays_alone(args, kwargs):
             return self._constant_of(func, args, kwargs)
         heard = (name, self.heard[self.owner, name])
@@ -112,6 +113,18 @@ class Recorder(Decisions, TorchFunctionMode):
         if name in _EXACT:
             return self.decide(_EXACT[name], (args[0],), self._exact(func, args))
         return self._write(call, func, args, kwargs, heard)
+
+    def note_exchange(self, tensor: torch.Tensor, name: str, what: str) -> None:
+        """Take a call that lets code do to a tensor's memory what nothing shows for a write."""
+        place = storage_of(self.stand_in(tensor))
+        self._effects.writes.add(place)
+        if self.live:
+            self.add("call_method", name, (self.node_of(tensor),), writes=frozenset({place}), counted=False)
+            self._refuse_exchange(tensor, what)
+
+    def _refuse_exchange(self, tensor: torch.Tensor, what: str) -> None:
+        memory = frozenset({storage_of(self.stand_in(tensor))}) & self.persistent
+        self.refuse(f"the memory of a tensor is {what} at {self.line()}", memory)
 
     def _answer(self, func: Any, name: str, args: tuple[Any, ...]) -> tuple[bool, Any]:
         """Answer questions about devices from the originals, since stand-ins may live elsewhere."""
@@ -196,6 +209,8 @@ class Recorder(Decisions, TorchFunctionMode):
         given = [held for held in flat((args, kwargs)) if isinstance(held, torch.Tensor)]
         before = [version_of(tensor) for tensor in given]
         self._notice_unseen_writes(given, before)
+        # Before the call: `x.data = y` takes the memory of x away.
+        written = {storage_of(tensor) for tensor in written_by(func, args, kwargs)}
         self._draws.seen, self._draws.written = False, set()
         try:
             result = self._call(func, args, kwargs)
@@ -204,7 +219,7 @@ class Recorder(Decisions, TorchFunctionMode):
             self.caught = "" if self.live else self.line()
             raise
         changed = {storage_of(tensor) for tensor, old in zip(given, before, strict=True) if version_of(tensor) != old}
-        changed |= {storage_of(tensor) for tensor in written_by(func, args, kwargs)} | self._draws.written
+        changed |= written | self._draws.written
         self.written |= changed
         self._note_versions([*given, *(held for _, held in tensors(result))], changed)
         effects = Effects({storage_of(tensor) for tensor in given}, changed, self._draws.seen)

@@ -11,6 +11,7 @@ import torch
 
 from fxfeat.record import numbers
 from fxfeat.record.places import is_torch
+from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
 
 _MODES = (
@@ -76,13 +77,14 @@ def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement
         yield torch, name, guarded(getattr(torch, name))
 
 
-def exchanging(recorder: Recorder, mine: Callable[[], bool]) -> Any:
-    """Return a patch under which ``Tensor.set_``, which torch functions do not show, is not written out."""
+def exchanging(recorder: Recorder, here: Callable[[], bool]) -> Any:
+    """Return a patch under which ``Tensor.set_``, which torch functions do not show, is noticed."""
     plain = torch.Tensor.set_
 
     def set_(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if mine() and not is_torch(sys._getframe(1)):
-            recorder.refuse(f"the memory of a tensor is exchanged at {recorder.line()}")
+        if here() and not is_torch(sys._getframe(1)):
+            with quiet():
+                recorder.note_exchange(tensor, "set_", "exchanged")
         return plain(tensor, *args, **kwargs)
 
     return patch.object(torch.Tensor, "set_", set_)

@@ -118,6 +118,67 @@ class ChildStatement(Base):
         return self.head(y)
 
 
+class ChildThat(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        self.change(x)
+        return x + 1
+
+
+def double_data(x):
+    x.data = x.data * 2
+
+
+def replace_data_and_add(x):
+    x.data = torch.ones_like(x)
+    x += 1
+
+
+def exchange_memory(x):
+    x.set_(torch.ones_like(x))
+
+
+def fill_memory(x):
+    x.untyped_storage().fill_(0)
+
+
+CHANGES = [double_data, replace_data_and_add, exchange_memory, fill_memory]
+
+
+class ChildThatChanges(Base):
+    def __init__(self, change):
+        super().__init__()
+        self.child = ChildThat(change)
+
+    def forward(self, x):
+        y = self.linear(x).detach()
+        return self.head(y), self.child(y)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_whole_child_gives_a_feature_other_memory(change):
+    model = ChildThatChanges(change).eval()
+    linear = fxfeat.create_feature_extractor(model, ["linear"], example_inputs=X)
+    names = {"linear": "linear", "detach": "detach", "head": "head", "child": "child"}
+    extractor = fxfeat.create_feature_extractor(model, names, example_inputs=X)
+    for inputs in (X, LONGER, X):
+        seen, found = eager(model, inputs), run(extractor, inputs)
+        for name in ("linear", "head", "child"):
+            assert same(found[name], seen[name][0]), f"{name}\n{extractor.code}"
+        assert torch.equal(found["detach"], linear(inputs)["linear"])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_opened_child_that_gets_at_memory_is_refused(change):
+    what = "handed out" if change is fill_memory else "exchanged"
+    refusal = rf"^In 'child', the memory of a tensor is {what} at .*test_rebinding.py:\d+: `x.*`. Ask for features outs"
+    with pytest.raises(fxfeat.TraceError, match=refusal):
+        fxfeat.create_feature_extractor(ChildThatChanges(change), ["child.add"], example_inputs=X)
+
+
 class IdentityThenWrite(Base):
     def __init__(self):
         super().__init__()
