@@ -513,6 +513,44 @@ class Complex(nn.Module):
         return torch.complex(x * float("nan"), x)
 
 
+class Returning(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+LARGE = {
+    "plain": lambda x: x + 1,
+    "odd": lambda x: x[:, 1:].reshape(-1)[:-1].contiguous(),
+    "half": torch.Tensor.half,
+    "transposed": lambda x: (x + 1).t(),
+    "none of a number": lambda x: x.where(x < 0.5, torch.nan),
+    "zeros of a sign": lambda x: -torch.zeros_like(x),
+    "a conjugate": lambda x: torch.complex(x, x).conj(),
+    "an imaginary part": lambda x: torch.complex(x, x + 1).conj().imag,
+    "a negation": lambda x: torch._neg_view(x + 1),
+    "whole numbers": lambda x: (x * 100).to(torch.int64),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_large_values(kind):
+    model, x = nn.Sequential(Returning(LARGE[kind])), torch.rand(102, 102)
+    extractor = make(model, "0", inputs=x)
+    assert fxfeat.verify(model, extractor, x).ok
+    extractor.register_forward_hook(lambda module, given, result: {"0": change_last(result["0"])})
+    assert not fxfeat.verify(model, extractor, x).ok
+
+
+def change_last(value):
+    changed = value.resolve_conj().clone()
+    changed[(-1,) * changed.ndim] = 777
+    return changed
+
+
 @pytest.mark.parametrize("kind", [KeepsItsTable, KeepsItsTableTwice, KeepsAView, KeepsAndWrites, KeepsAnotherFirst])
 def test_a_table_in_the_dtype_of_the_last_input(kind):
     model = kind().eval()
