@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import is_inference_mode_enabled
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxfeat.record.measuring import storage_of
@@ -14,7 +15,9 @@ from fxfeat.record.recording import Storage
 
 
 class Draws(TorchDispatchMode):
-    """Notice draws and writes; the operators themselves say which do either."""
+    """Notice draws and writes; the operators themselves say which do either, but for those that run other code."""
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,6 +25,8 @@ class Draws(TorchDispatchMode):
         self.written: set[Storage] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return func(*args, **(kwargs or {}))
         self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
         if is_inference_mode_enabled():
             self.written |= {storage_of(tensor) for tensor in _written_by(func, args, kwargs or {})}

@@ -62,7 +62,11 @@ def choose_leaves(tracer_kwargs: dict[str, Any] | None, opened: Iterable[str] = 
             f"tracer_kwargs has {unknown}, which fxfeat does not know. It knows {', '.join(_UNDERSTOOD[:3])}."
         )
     searched = (math, torchvision.ops, *_einops(), *given.get("autowrap_modules", ()))
-    functions = [*itertools.chain(*map(_functions_in, searched)), *given.get("autowrap_functions", ())]
+    functions = [
+        *itertools.chain(*map(_functions_in, searched)),
+        *_flex_attention(),
+        *given.get("autowrap_functions", ()),
+    ]
     modules = (*_modules_in(torchvision.ops), *given.get("leaf_modules", ()))
     return Leaves(modules, frozenset(map(id, functions)), searched, frozenset(opened))
 
@@ -70,6 +74,12 @@ def choose_leaves(tracer_kwargs: dict[str, Any] | None, opened: Iterable[str] = 
 def _einops() -> tuple[types.ModuleType, ...]:
     """Einops keeps what it worked out for a shape in caches that would outlive the recording."""
     return (sys.modules["einops"],) if "einops" in sys.modules else ()
+
+
+def _flex_attention() -> tuple[Callable[..., Any], ...]:
+    """It traces the functions that it is given in a way of its own."""
+    module = sys.modules.get("torch.nn.attention.flex_attention")
+    return () if module is None else (module.flex_attention,)
 
 
 @functools.cache

@@ -59,9 +59,11 @@ def record(
         TraceError: where the model fails on all of them.
     """
     error: BaseException | None = None
-    for kind in kinds:
+    for kind, grad in (*((kind, True) for kind in kinds), *((kind, False) for kind in kinds)):
+        if not (grad or _is_about_gradients(error)):
+            break
         try:
-            return _record_once(model, example, leaves, training, kind, recast, answers)
+            return _record_once(model, example, leaves, training, kind, recast, answers, grad)
         except FxfeatError:
             raise
         except Exception as failure:
@@ -71,6 +73,11 @@ def record(
         f"{type(model).__name__} could not be recorded{mode} with inputs {describe_example(example)}: "
         f"{type(error).__name__}: {_first_line(error)}. If it needs other inputs, pass example_inputs=."
     ) from error
+
+
+def _is_about_gradients(error: BaseException | None) -> bool:
+    """Say whether a run failed as what it calls has no gradient: it may run where none is asked for."""
+    return any(word in str(error) for word in ("backward", "requires_grad", "no_grad"))
 
 
 def watch(model: nn.Module, example: Example, leaves: Leaves, addresses: frozenset[Address]) -> dict[Address, Any]:
@@ -87,7 +94,7 @@ def watch(model: nn.Module, example: Example, leaves: Leaves, addresses: frozens
     """
     recorder = Recorder(Originals(), _state_of(model), _device_of(model, example))
     recorder.watched = addresses
-    _run(recorder, model, example, leaves, None)
+    _run(recorder, model, example, leaves, None, torch.is_grad_enabled())
     return recorder.seen
 
 
@@ -122,15 +129,16 @@ def _record_once(
     kind: Kind,
     recast: Recast | None,
     answers: Answers,
+    grad: bool,
 ) -> Recording:
     recorder = _prepare(model, example, stand_ins(kind, recast), answers)
-    mode, changed, altered = _run(recorder, model, example, leaves, training)
+    mode, changed, altered = _run(recorder, model, example, leaves, training, grad)
     if not recorder.all_written().isdisjoint(recorder.strangers):
         # The code wrote to a tensor that it made in a way that no mode shows, or that it found somewhere.
         there = [held for held in gc.get_objects() if issubclass(type(held), torch.Tensor)]
         recorder = _prepare(model, example, stand_ins(kind, recast), answers)
         recorder.there = frozenset(map(id, there))
-        mode, changed, altered = _run(recorder, model, example, leaves, training)
+        mode, changed, altered = _run(recorder, model, example, leaves, training, grad)
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure
@@ -182,11 +190,10 @@ def _writes_state(recorder: Recorder, changed: Collection[tuple[str, str]]) -> b
 
 
 def _run(
-    recorder: Recorder, model: nn.Module, example: Example, leaves: Leaves, training: bool | None
+    recorder: Recorder, model: nn.Module, example: Example, leaves: Leaves, training: bool | None, grad: bool
 ) -> tuple[bool, list[tuple[str, str]], frozenset[int]]:
     """Run the model under the recorder; return the mode it ran in, which plain attributes it changed, and what else."""
     watching = isinstance(recorder.stand_ins, Originals)
-    grad = torch.is_grad_enabled() if watching else True
     with ExitStack() as around:
         # Torch is patched for the whole process meanwhile.
         around.enter_context(_RECORDING)
