@@ -109,6 +109,7 @@ class GraphWriter:
         self._bases: dict[int, torch.Tensor] = {}
         self._copies: dict[int, torch.Tensor] = {}
         self._handed_back: dict[int, torch.Tensor] = {}
+        self._wrapping: dict[Storage, Storage] = {}
         self._originals: dict[int, torch.Tensor] = {}
         self._alive: list[Any] = []
 

@@ -97,7 +97,8 @@ def _run(
 
 
 def _writes(recorder: Recorder, start: int) -> bool:
-    return any(facts(node).writes or facts(node).draws for node in recorder.nodes_from(start))
+    known = [facts(node) for node in recorder.nodes_from(start)]
+    return any(held.writes - held.guessed or held.draws for held in known)
 
 
 def _describe(hook: Hook, path: str) -> str:

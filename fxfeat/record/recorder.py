@@ -211,6 +211,9 @@ class Recorder(Decisions, TorchFunctionMode):
         self._notice_unseen_writes(given, before)
         # Before the call: `x.data = y` takes the memory of x away.
         written = {storage_of(tensor) for tensor in written_by(func, args, kwargs)}
+        if getattr(func, "__name__", "") in _ESCAPES:
+            # An array looks at the tensor's memory, and nothing shows what is done to it.
+            written |= {storage_of(tensor) for tensor in given} - self.persistent
         self._draws.seen, self._draws.written = False, set()
         try:
             result = self._call(func, args, kwargs)
@@ -220,6 +223,7 @@ class Recorder(Decisions, TorchFunctionMode):
             raise
         changed = {storage_of(tensor) for tensor, old in zip(given, before, strict=True) if version_of(tensor) != old}
         changed |= written | self._draws.written
+        changed |= {self._wrapping[memory] for memory in changed if memory in self._wrapping}
         self.written |= changed
         self._note_versions([*given, *(held for _, held in tensors(result))], changed)
         effects = Effects({storage_of(tensor) for tensor in given}, changed, self._draws.seen)
@@ -265,7 +269,9 @@ class Recorder(Decisions, TorchFunctionMode):
 
     def _escape(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         node = self.node_of(args[0])
-        result, _ = self._run(func, args, kwargs)
+        result, effects = self._run(func, args, kwargs)
+        memory = frozenset(effects.writes)
+        self.add("call_method", name, (node,), writes=memory, guessed=memory, counted=False)
         if node.op == "get_attr" and hasattr(result, "copy"):
             result = result.copy()  # it looks at the model's own memory
         self.escapes.append(f"`.{name}()` at {model_line()[0]}")

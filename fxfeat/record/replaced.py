@@ -91,7 +91,7 @@ def exchanging(recorder: Recorder, here: Callable[[], bool]) -> Any:
 
 
 def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
-    """Yield what notices tensors over memory of others, which torch functions do not show."""
+    """Yield what notices memory that comes from elsewhere or is given away, which torch functions do not show."""
 
     def noticed(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -102,8 +102,17 @@ def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacem
 
         return called
 
+    def handed_out(tensor: torch.Tensor) -> Any:
+        if recorder.active:
+            with quiet():
+                recorder.note_exchange(tensor, "__dlpack__", "handed out")
+        return plain(tensor)
+
     for name in ("from_numpy", "frombuffer"):
         yield torch, name, noticed(getattr(torch, name))
+    plain = torch.utils.dlpack.to_dlpack
+    for home in (torch, torch.utils.dlpack):
+        yield home, "to_dlpack", handed_out
 
 
 def refusing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from fxfeat.record.graph_writer import Effects, GraphWriter
 from fxfeat.record.measuring import LITERALS, measure_all, storage_of, version_of
@@ -65,6 +66,9 @@ class TiedTensors(GraphWriter):
             return tensor
         over = self._copy_over_shared_memory(tensor)
         made = self.stand_ins.copy(tensor) if over is None else over
+        if is_functorch_wrapped_tensor(tensor):
+            # What vmap hands to a function is another tensor over memory of the one that it was given.
+            self._wrapping[storage_of(made)] = storage_of(_unwrapped(tensor))
         if self.there is not None and id(tensor) not in self.there:
             self.note_fresh(tensor)
         # Any tensor from outside outlives the call: in a list, in a global, in another object.
@@ -224,6 +228,12 @@ class TiedTensors(GraphWriter):
             amend(node, same_as=self._nodes[id(made)])
         self.tie(made, node)
         return made
+
+
+def _unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
 
 
 def _contents(value: Any) -> list[tuple[Any, int]]:

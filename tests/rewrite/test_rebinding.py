@@ -145,36 +145,57 @@ def fill_memory(x):
     x.untyped_storage().fill_(0)
 
 
-CHANGES = [double_data, replace_data_and_add, exchange_memory, fill_memory]
+def fill_given_memory(x):
+    torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(x)).fill_(0)
+
+
+def fill_array(x):
+    x.numpy().fill(0)
+
+
+def double_rows(x):
+    torch.func.vmap(lambda row: row.mul_(2))(x)
+
+
+def double_rows_of_rows(x):
+    torch.func.vmap(torch.func.vmap(lambda number: number.mul_(2)))(x)
+
+
+REFUSED = [double_data, replace_data_and_add, exchange_memory, fill_memory, fill_given_memory]
+CHANGES = [*REFUSED, fill_array, double_rows, double_rows_of_rows]
 
 
 class ChildThatChanges(Base):
     def __init__(self, change):
         super().__init__()
-        self.child = ChildThat(change)
+        self.child, self.after = ChildThat(change), nn.Linear(4, 2)
 
     def forward(self, x):
         y = self.linear(x).detach()
-        return self.head(y), self.child(y)
+        return self.head(y), self.child(y), self.after(y)
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_whole_child_gives_a_feature_other_memory(change):
     model = ChildThatChanges(change).eval()
     linear = fxfeat.create_feature_extractor(model, ["linear"], example_inputs=X)
-    names = {"linear": "linear", "detach": "detach", "head": "head", "child": "child"}
+    after = fxfeat.create_feature_extractor(model, ["after"], example_inputs=X)
+    names = ["linear", "detach", "head", "child", "after"]
     extractor = fxfeat.create_feature_extractor(model, names, example_inputs=X)
     for inputs in (X, LONGER, X):
         seen, found = eager(model, inputs), run(extractor, inputs)
-        for name in ("linear", "head", "child"):
+        for name in ("linear", "head", "child", "after"):
             assert same(found[name], seen[name][0]), f"{name}\n{extractor.code}"
         assert torch.equal(found["detach"], linear(inputs)["linear"])
+        assert same(run(after, inputs)["after"], seen["after"][0]), after.code
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", REFUSED)
 def test_an_opened_child_that_gets_at_memory_is_refused(change):
-    what = "handed out" if change is fill_memory else "exchanged"
-    refusal = rf"^In 'child', the memory of a tensor is {what} at .*test_rebinding.py:\d+: `x.*`. Ask for features outs"
+    what = "handed out" if change in (fill_memory, fill_given_memory) else "exchanged"
+    refusal = (
+        rf"^In 'child', the memory of a tensor is {what} at .*test_rebinding.py:\d+: `.*x.*`. Ask for features outs"
+    )
     with pytest.raises(fxfeat.TraceError, match=refusal):
         fxfeat.create_feature_extractor(ChildThatChanges(change), ["child.add"], example_inputs=X)
 
