@@ -78,7 +78,8 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         raise TraceError(
             f"{type(setup.model).__name__} does something else each time it is run on the same input: its code keeps "
             "state where fxfeat cannot see it, as in an iterator, a generator of random numbers or __slots__. Make it "
-            "a buffer, or ask for features outside the module that keeps it."
+            "a buffer, or ask for features outside the module that keeps it. A torch.Tensor(2, 3) that it makes holds "
+            "what the memory held: make a torch.empty(2, 3)."
         )
     tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
     if tied:

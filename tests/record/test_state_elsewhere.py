@@ -384,7 +384,8 @@ def test_python_state_that_nobody_sees_is_refused_by_what_it_does(kind):
     assert str(caught.value) == (
         f"{kind.__name__} does something else each time it is run on the same input: its code keeps state where fxfeat "
         "cannot see it, as in an iterator, a generator of random numbers or __slots__. Make it a buffer, or ask for "
-        "features outside the module that keeps it."
+        "features outside the module that keeps it. A torch.Tensor(2, 3) that it makes holds what the memory held: "
+        "make a torch.empty(2, 3)."
     )
 
 
