@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import threading
 import types
 from collections import OrderedDict
@@ -69,6 +70,7 @@ class Interceptor:
             undo.enter_context(counting_modes(self.recorder, self._mine, self.recorder.modes))
             self._watch_autocast(undo)
             self._wrap_registered()
+            self._wrap_flex_attention()
             for module in self.leaves.searched:
                 self._wrap_globals(vars(module))
             yield
@@ -285,6 +287,13 @@ class Interceptor:
         for (_, name), namespace in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
             if name in namespace and callable(namespace[name]):
                 self._wrap(namespace, name)
+
+    def _wrap_flex_attention(self) -> None:
+        """Models come to it by functions of files that have none of their classes."""
+        for module in list(sys.modules.values()):
+            namespace = getattr(module, "__dict__", {})
+            if id(namespace.get("flex_attention")) in self.leaves.functions:
+                self._wrap(namespace, "flex_attention")
 
     def _wrap_methods(self, cls: type) -> None:
         """Wrap what the code of a class calls; the methods of an emitted one have globals of their own each."""

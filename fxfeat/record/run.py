@@ -63,7 +63,8 @@ def record(
         if not (grad or _is_about_gradients(error)):
             break
         try:
-            return _record_once(model, example, leaves, training, kind, recast, answers, grad)
+            with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+                return _record_once(model, example, leaves, training, kind, recast, answers, grad)
         except FxfeatError:
             raise
         except Exception as failure:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -54,10 +57,27 @@ class Stack(nn.Module):
         return self.second(self.first(x))
 
 
-WHOLE = [(Flexible, False), (Flexible, True), (WithScores, False), (WithScores, True), (WithMask, False)]
+class InAnotherFile(Flexible):
+    def attend(self, heads):
+        return another.attend(heads)
 
 
-@pytest.mark.parametrize(("kind", "grad"), WHOLE)
+another = types.ModuleType("tests.record.of_functions_alone")
+exec(
+    "from torch.nn.attention.flex_attention import flex_attention\n"
+    "def attend(heads):\n"
+    "    return flex_attention(heads, heads, heads)\n",
+    vars(another),
+)
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, another.__name__, another)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("kind", [Flexible, WithScores, WithMask, InAnotherFile])
 def test_flexible_attention_in_whole_modules(kind, grad):
     model = Stack(kind).eval()
     with torch.set_grad_enabled(grad):
@@ -67,7 +87,7 @@ def test_flexible_attention_in_whole_modules(kind, grad):
         assert fxfeat.verify(model, extractor, LONGER).ok
 
 
-@pytest.mark.parametrize("kind", [Flexible, WithScores])
+@pytest.mark.parametrize("kind", [Flexible, WithScores, InAnotherFile])
 def test_flexible_attention_in_an_opened_module(kind):
     model = Stack(kind).eval()
     names = ["first.given", "first.flex_attention", "second.result"]
