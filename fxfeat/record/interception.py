@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import sys
 import threading
 import types
@@ -62,11 +63,10 @@ class Interceptor:
                 undo.enter_context(patch.object(nn.Module, name, _as_method(replacement)))
             undo.enter_context(patch.object(torch.autograd.Function, "apply", self._function_apply()))
             undo.enter_context(patch.object(torch._C.ScriptFunction, "__call__", self._scripted()))
-            for replace in (refusing, asking, importing):
-                for home, name, replacement in replace(self.recorder, self._mine):
-                    self._imported[id(getattr(home, name))] = replacement
-                    undo.enter_context(patch.object(home, name, replacement))
-            undo.enter_context(exchanging(self.recorder, self._here))
+            replaced = [replace(self.recorder, self._mine) for replace in (refusing, asking, importing)]
+            for home, name, replacement in itertools.chain(*replaced, exchanging(self.recorder, self._here)):
+                self._imported[id(getattr(home, name))] = replacement
+                undo.enter_context(patch.object(home, name, replacement))
             undo.enter_context(counting_modes(self.recorder, self._mine, self.recorder.modes))
             self._watch_autocast(undo)
             self._wrap_registered()

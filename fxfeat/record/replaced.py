@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
@@ -77,21 +76,26 @@ def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement
         yield torch, name, guarded(getattr(torch, name))
 
 
-def exchanging(recorder: Recorder, here: Callable[[], bool]) -> Any:
-    """Return a patch under which ``Tensor.set_``, which torch functions do not show, is noticed."""
-    plain = torch.Tensor.set_
+def exchanging(recorder: Recorder, here: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what notices calls that exchange a tensor's memory or give it away, which torch functions do not show."""
 
-    def set_(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if here() and not is_torch(sys._getframe(1)):
-            with quiet():
-                recorder.note_exchange(tensor, "set_", "exchanged")
-        return plain(tensor, *args, **kwargs)
+    def noticed(function: Callable[..., Any], name: str, what: str) -> Callable[..., Any]:
+        def called(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if here() and not is_torch(sys._getframe(1)):
+                with quiet():
+                    recorder.note_exchange(tensor, name, what)
+            return function(tensor, *args, **kwargs)
 
-    return patch.object(torch.Tensor, "set_", set_)
+        return called
+
+    yield torch.Tensor, "set_", noticed(torch.Tensor.set_, "set_", "exchanged")
+    handed_out = noticed(torch.utils.dlpack.to_dlpack, "__dlpack__", "handed out")
+    for home in (torch, torch.utils.dlpack):
+        yield home, "to_dlpack", handed_out
 
 
 def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
-    """Yield what notices memory that comes from elsewhere or is given away, which torch functions do not show."""
+    """Yield what notices tensors over memory of others, which torch functions do not show."""
 
     def noticed(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -102,17 +106,8 @@ def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacem
 
         return called
 
-    def handed_out(tensor: torch.Tensor) -> Any:
-        if recorder.active:
-            with quiet():
-                recorder.note_exchange(tensor, "__dlpack__", "handed out")
-        return plain(tensor)
-
     for name in ("from_numpy", "frombuffer"):
         yield torch, name, noticed(getattr(torch, name))
-    plain = torch.utils.dlpack.to_dlpack
-    for home in (torch, torch.utils.dlpack):
-        yield home, "to_dlpack", handed_out
 
 
 def refusing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
