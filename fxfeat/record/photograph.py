@@ -21,7 +21,7 @@ from fxfeat.record.structure import tensors
 
 BUILTINS = frozenset({dict, list, set, collections.OrderedDict})
 _CONTAINERS = (dict, list, set, collections.deque)
-_ATOMS = frozenset({type(None), bool, int, float, str, nn.Parameter})
+ATOMS = frozenset({type(None), bool, int, float, str, nn.Parameter})
 _DEEPEST = 4
 _MOST_FILES = 2
 _LARGEST_ARRAY = 1_000_000
@@ -155,7 +155,7 @@ class Photograph:
         holds_tensors = False
         for held in list(value.values() if isinstance(value, dict) else value):
             kind = held.__class__
-            if kind in _ATOMS:
+            if kind in ATOMS:
                 continue
             # Most of what a module holds is an empty dict, or a child that has its turn: not worth a call.
             if kind in BUILTINS and not held:
@@ -170,7 +170,7 @@ class Photograph:
     def _take_part(self, value: Any, kind: Any, depth: int) -> None:
         if kind is tuple:
             for held in value:
-                if held.__class__ not in _ATOMS:
+                if held.__class__ not in ATOMS:
                     self._take_part(held, held.__class__, depth)
         elif kind is types.FunctionType or kind is types.MethodType or kind is functools.partial:
             if not is_library(value.func if kind is functools.partial else value):

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.record.photograph import BUILTINS, Photograph, paths_of
+from fxfeat.record.photograph import ATOMS, BUILTINS, Photograph, paths_of
+
+_PLAIN = BUILTINS | ATOMS - {nn.Parameter}
 
 
 @contextmanager
@@ -91,7 +93,7 @@ def lent_buffers(
             if value is not None:
                 lent.append((buffers, name, value, (path, name) not in keep))
         for name, value in attributes.items():
-            if value.__class__ not in BUILTINS and isinstance(value, torch.Tensor):
+            if value.__class__ not in _PLAIN and isinstance(value, torch.Tensor):
                 lent.append((attributes, name, value, False))
     done = {id(held) for held, *_ in lent}
     for held in also.holding if also is not None else ():
