@@ -17,6 +17,7 @@ from fxfeat.record.alone import unwrap
 from fxfeat.record.examples import Example, bind
 from fxfeat.record.leaves import Leaves
 from fxfeat.record.photograph import Photograph, paths_of
+from fxfeat.record.random_state import read_random, restore_random
 from fxfeat.record.run import watch
 from fxfeat.record.structure import copy_tensors, follow, has
 from fxfeat.record.untouched import lent_buffers
@@ -55,14 +56,14 @@ def see(model: nn.Module, before: Photograph, sight: Sight, look: Look) -> None:
     """
     modules = sight.only(row for row in sight.rows if not is_operation(row))
     operations = [row for row in sight.rows if is_operation(row)]
-    random = torch.get_rng_state()
+    random = read_random()
     if modules.rows:
         glance(model, before, modules, look)
     if not operations:
         return
     if modules.rows:
         before.restore()
-    torch.set_rng_state(random)
+    restore_random(random)
     with _ready(model, before, sight):
         _watched(model, sight.leaves, operations, _copied(sight.example), look)
 

@@ -12,6 +12,7 @@ from fxfeat.eager import Sight, glance, see
 from fxfeat.emit.extractor import Row
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.record.photograph import Photograph
+from fxfeat.record.random_state import read_random, restore_random
 from fxfeat.record.structure import copy_tensors, tensors
 from fxfeat.record.untouched import lent_buffers, untouched
 
@@ -43,15 +44,15 @@ def _differing(model: nn.Module, sight: Sight, changed: Sequence[tuple[str, str]
     """List the features that a second call gives otherwise than the first."""
     if any(held.is_meta for held in (*model.parameters(), *model.buffers())):
         return []
-    random = torch.get_rng_state()
+    random = read_random()
     try:
         with untouched(model) as before, torch.no_grad():
             first = _see(model, before, sight)
         with untouched(model) as held, torch.no_grad():
             with lent_buffers(model, keep=changed, also=held):
-                torch.set_rng_state(random)
+                restore_random(random)
                 model(*_other(sight.example.args), **_other(sight.example.kwargs))
-            torch.set_rng_state(random)
+            restore_random(random)
             with untouched(model) as before:
                 again = _see(model, before, sight)
     except FxfeatError:
@@ -68,12 +69,12 @@ def _see(model: nn.Module, before: Photograph, sight: Sight) -> dict[str, Any]:
     def copy(row: Row, value: Any) -> None:
         seen[row.key] = copy_tensors(value)
 
-    random = torch.get_rng_state()
+    random = read_random()
     glance(model, before, sight, copy)
     unseen = [row for row in sight.rows if row.key not in seen]
     if unseen:
         before.restore()
-        torch.set_rng_state(random)
+        restore_random(random)
         see(model, before, sight.only(unseen), copy)
     return seen
 

@@ -15,6 +15,7 @@ from fxfeat.emit.extractor import FeatureExtractor, Row
 from fxfeat.errors import RequestError
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import choose_leaves
+from fxfeat.record.random_state import read_random, restore_random
 from fxfeat.record.structure import copy_tensors, tensors, walk
 from fxfeat.record.untouched import copy_values, restore_values, untouched, untouched_attributes
 from fxfeat.report.verification import render_verification
@@ -90,7 +91,7 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     """
     if not isinstance(extractor, FeatureExtractor):
         raise RequestError(f"extractor is a {type(extractor).__name__}; pass what create_feature_extractor returned.")
-    random = torch.get_rng_state()
+    random = read_random()
     leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
     training = None if extractor.is_mixed else extractor.training
     example, steady = Example(args, kwargs), extractor.emission.steady
@@ -111,7 +112,7 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
         def start_over() -> None:
             before.restore()
             restore_values(parameters)
-            torch.set_rng_state(random)
+            restore_random(random)
 
         given, named = copy_tensors(args), copy_tensors(kwargs)
         with lend(extractor, before, sight):

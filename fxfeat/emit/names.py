@@ -6,7 +6,9 @@ import builtins
 import importlib
 import keyword
 import math
+import random
 import re
+import sys
 import unicodedata
 from collections.abc import Container
 from typing import Any
@@ -14,8 +16,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-_HOMES = (("torch", torch), ("F", F), ("math", math), ("torch.special", torch.special), ("torch.linalg", torch.linalg))
-_IMPORTS = {"torch": "import torch", "F": "import torch.nn.functional as F", "math": "import math"}
+_HOMES = (
+    *(("torch", torch), ("F", F), ("math", math), ("random", random)),
+    *(("torch.special", torch.special), ("torch.linalg", torch.linalg)),
+)
+_IMPORTS = {
+    **{"torch": "import torch", "F": "import torch.nn.functional as F", "math": "import math"},
+    **{"random": "import random", "np": "import numpy as np"},
+}
 
 
 class Globals:
@@ -32,8 +40,9 @@ class Globals:
 
     def spell(self, thing: Any) -> str:
         """Return the expression that stands for a function, class or constant, importing what it takes."""
+        thing = getattr(thing, "fxfeat_wraps", thing)
         name: str = getattr(thing, "__name__", None) or ""
-        for home, namespace in _HOMES:
+        for home, namespace in _homes():
             if name and getattr(namespace, name, None) is thing:
                 return f"{self._use(home, namespace)}.{name}"
         if getattr(builtins, name, None) is thing:
@@ -50,7 +59,7 @@ class Globals:
 
     def _use(self, home: str, namespace: Any) -> str:
         root, dot, rest = home.partition(".")
-        name = self._claim(root, torch if root == "torch" else namespace)
+        name = self._claim(root, {"torch": torch, "np": sys.modules.get("numpy")}.get(root, namespace))
         self.imports[name] = _IMPORTS[root] if name == root else f"{_IMPORTS[root].split(' as ')[0]} as {name}"
         return name + dot + rest
 
@@ -62,7 +71,7 @@ class Globals:
         module, qualified = _home_of(thing)
         if not module or not qualified or "<" in qualified:
             return None
-        if module not in _loaded():
+        if module not in sys.modules:
             return None
         if _get(module, qualified) is not thing:
             # C++ names some classes otherwise than they are exported.
@@ -113,6 +122,11 @@ class Globals:
         return self.spell(value)
 
 
+def _homes() -> tuple[tuple[str, Any], ...]:
+    numpy = sys.modules.get("numpy")
+    return _HOMES if numpy is None else (*_HOMES, ("np.random", numpy.random))
+
+
 def _get(module: str, qualified: str) -> Any:
     found: Any = importlib.import_module(module)
     for part in qualified.split("."):
@@ -126,12 +140,6 @@ def _home_of(thing: Any) -> tuple[str | None, str | None]:
         module, _, name = qualified.rpartition(".")
         return module, name
     return getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
-
-
-def _loaded() -> Any:
-    import sys
-
-    return sys.modules
 
 
 def is_identifier(text: str) -> bool:

@@ -1,8 +1,7 @@
-"""NumPy's arrays and random numbers, without importing NumPy where nobody uses it."""
+"""NumPy's arrays, without importing NumPy where nobody uses it."""
 
 from __future__ import annotations
 
-import random
 import sys
 from typing import Any
 
@@ -36,10 +35,3 @@ def plain_scalar(value: Any) -> Any:
     """
     numpy = sys.modules.get("numpy")
     return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
-
-
-def random_state() -> Any:
-    """Return what tells whether Python or NumPy drew a random number since."""
-    numpy = sys.modules.get("numpy")
-    drawn = numpy.random.get_state() if numpy is not None else (None, None, None)
-    return random.getstate(), None if drawn[1] is None else drawn[1].tobytes(), drawn[2:]

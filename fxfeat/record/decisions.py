@@ -79,7 +79,7 @@ class Decisions(Arguments):
         """Say whether a number is the same for every input, as the shape of a parameter is."""
         inputs = node.all_input_nodes
         if not inputs:
-            return node.op == "call_function"
+            return node.op == "call_function" and node not in self.drawn
         if node.target in _OF_TENSORS or (node.target is getattr and node.args[1] in ("shape", "ndim")):
             return inputs[0].op == "get_attr"
         return all(not isinstance(facts(held).value, TensorFacts) and self._is_fixed(held) for held in inputs)

@@ -16,6 +16,8 @@ from fxfeat.record.memory import Tie
 from fxfeat.record.places import model_line
 from fxfeat.record.recording import (
     AS_IT_IS,
+    DRAWN,
+    RNG,
     Address,
     Context,
     Facts,
@@ -48,6 +50,12 @@ class Effects:
     draws: bool = False
     heard: tuple[str, int] | None = None
 
+    def note_draw(self) -> None:
+        """Take the next number of a random state, which every later draw depends on."""
+        self.draws = True
+        self.reads.add(RNG)
+        self.writes.add(RNG)
+
 
 class GraphWriter:
     """Appends nodes to a graph, and knows where in the model they ran."""
@@ -63,6 +71,7 @@ class GraphWriter:
         self.guards: list[Guard] = []
         self.refusals: list[Refusal] = []
         self.settings: list[Setting] = []
+        self.drawn: set[fx.Node] = set()
         self.contexts: list[Context] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.persistent: set[Storage] = set()
@@ -227,9 +236,22 @@ class GraphWriter:
                 self.guard(shape, facts(node).value.shape, reason, f"{node.name}.shape")
 
     def guard(self, node: fx.Node, expected: Any, *place: str) -> None:
-        """Keep a decision, with the line of the model that took it."""
+        """Keep a decision, with the line of the model that took it; one on a drawn number falls anew each time."""
+        if self._is_drawn(node):
+            self.refuse(DRAWN)
+            return
         where, source = place or model_line()
         self.guards.append(Guard(node, expected, where, source, self.owner, self._position))
+
+    def _is_drawn(self, node: fx.Node) -> bool:
+        """Say whether a number comes from one that was drawn, and not from a tensor."""
+        waiting = [node] if self.drawn else []
+        while waiting:
+            held = waiting.pop()
+            if held in self.drawn:
+                return True
+            waiting += [n for n in held.all_input_nodes if not isinstance(facts(n).value, TensorFacts)]
+        return False
 
     def line(self) -> str:
         """Say where in the model's code the recording is."""

@@ -19,14 +19,15 @@ from torch import fx, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxfeat.record import numbers
-from fxfeat.record.arrays import random_state
+from fxfeat.record.graph_writer import Effects
 from fxfeat.record.hooks import has_hooks, run_with_hooks
 from fxfeat.record.leaves import Leaves
 from fxfeat.record.measuring import LITERALS
 from fxfeat.record.quiet import quiet
+from fxfeat.record.random_state import outside_torch
 from fxfeat.record.recorder import Recorder
-from fxfeat.record.recording import Context, Opaque, Span
-from fxfeat.record.replaced import asking, counting, exchanging, importing, refusing
+from fxfeat.record.recording import DRAWN, Context, Opaque, Span
+from fxfeat.record.replaced import asking, counting, drawing, exchanging, importing, refusing
 from fxfeat.record.structure import children, is_named_tuple, replace_children, tensors, walk
 from fxfeat.record.switches import counting_modes
 from fxfeat.record.written import hide_modules
@@ -44,7 +45,7 @@ class Interceptor:
             self._paths.setdefault(id(module), []).append(path)
         recorder.parameters.update(model.named_parameters())
         recorder.modules.update({key: paths[0] for key, paths in self._paths.items()})
-        self._random = random_state()
+        self._random = outside_torch()
         self._calls: dict[str, int] = {}
         self._reached: dict[int, str] = {}
         self._wrapped: set[int] = set()
@@ -64,7 +65,8 @@ class Interceptor:
             undo.enter_context(patch.object(torch.autograd.Function, "apply", self._function_apply()))
             undo.enter_context(patch.object(torch._C.ScriptFunction, "__call__", self._scripted()))
             replaced = [replace(self.recorder, self._mine) for replace in (refusing, asking, importing)]
-            for home, name, replacement in itertools.chain(*replaced, exchanging(self.recorder, self._here)):
+            others = (exchanging(self.recorder, self._here), drawing(self._draw))
+            for home, name, replacement in itertools.chain(*replaced, *others):
                 self._imported[id(getattr(home, name))] = replacement
                 undo.enter_context(patch.object(home, name, replacement))
             undo.enter_context(counting_modes(self.recorder, self._mine, self.recorder.modes))
@@ -123,8 +125,10 @@ class Interceptor:
             # The code of a scripted module calls nothing that a recorder could see.
             with self.recorder.inside_leaf() as effects, self.recorder.writes_noticed(effects, (args, kwargs)):
                 result = plain(*args, **kwargs)
-            # What is not torch's own may squeeze.
-            self.recorder.squeezes |= not type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
+            # What is not torch's own may squeeze, or draw from Python.
+            if not type(module).__module__.startswith(("torch.nn", "torch.ao.nn")):
+                self.recorder.squeezes = True
+                self._note_draws(effects)
             with quiet():
                 result = self.recorder.write_result("call_module", path, *written, result, effects)
             close(result)
@@ -185,11 +189,30 @@ class Interceptor:
             recorder.stack.pop()
 
     def _notice_draws(self) -> None:
-        """Refuse to write out code that drew random numbers where no generator of torch was asked."""
-        state = random_state()
+        """Refuse to write out code that drew from Python or NumPy what no draw of a number shows."""
+        state = outside_torch()
         if state != self._random and self.recorder.stack:
-            self.recorder.refuse("random numbers are drawn from Python or NumPy")
+            self.recorder.refuse(DRAWN)
         self._random = state
+
+    def _note_draws(self, effects: Effects) -> None:
+        """Note that a leaf drew from Python or NumPy."""
+        state = outside_torch()
+        if state != self._random:
+            effects.note_draw()
+        self._random = state
+
+    def _draw(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Draw a number from Python or NumPy, and write that down."""
+        if not self._mine():
+            return function(*args, **kwargs)
+        self._notice_draws()
+        number = function(*_plain(args), **_plain(kwargs))
+        if type(number) not in (int, float):
+            return number
+        self._random = outside_torch()
+        with quiet():
+            return self.recorder.write_draw(function, *self._written(args, kwargs), number)
 
     def _remember_objects(self, result: Any, index: int, leaf: bool) -> None:
         if leaf or isinstance(result, torch.Tensor):

@@ -152,17 +152,18 @@ class Photograph:
             self._empty[id(value)] = value
             return
         self._values[id(value)], self._copies[id(value)] = value, value.copy()
-        holds_tensors = False
+        holds_tensors, empty = False, self._empty
         for held in list(value.values() if isinstance(value, dict) else value):
             kind = held.__class__
             if kind in ATOMS:
                 continue
             # Most of what a module holds is an empty dict, or a child that has its turn: not worth a call.
             if kind in BUILTINS and not held:
-                self._empty[id(held)] = held
+                empty[id(held)] = held
             elif kind is torch.Tensor:
                 holds_tensors = True
             elif id(held) not in self._modules:
+                holds_tensors = holds_tensors or issubclass(kind, torch.Tensor)
                 self._take_part(held, kind, depth + 1)
         if holds_tensors:
             self.holding.append(value)
@@ -224,6 +225,10 @@ class Photograph:
     def reaches(self, altered: Collection[int]) -> bool:
         """Say whether any of some containers, closures and arrays was photographed."""
         return any(key in held for key in altered for held in (self._cells, self._empty, self._arrays, self._values))
+
+    def shows(self, container: Any) -> bool:
+        """Say whether a container was photographed, and it was not empty."""
+        return id(container) in self._values
 
     def tensors_held(self) -> frozenset[int]:
         """Return the identities of the tensors that were there."""

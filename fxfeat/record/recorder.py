@@ -226,10 +226,9 @@ class Recorder(Decisions, TorchFunctionMode):
         changed |= {self._wrapping[memory] for memory in changed if memory in self._wrapping}
         self.written |= changed
         self._note_versions([*given, *(held for _, held in tensors(result))], changed)
-        effects = Effects({storage_of(tensor) for tensor in given}, changed, self._draws.seen)
-        if effects.draws:
-            effects.reads.add(RNG)
-            effects.writes.add(RNG)
+        effects = Effects({storage_of(tensor) for tensor in given}, changed)
+        if self._draws.seen:
+            effects.note_draw()
         self._effects.reads |= effects.reads
         self._effects.writes |= effects.writes
         self._effects.draws |= effects.draws
@@ -314,6 +313,15 @@ class Recorder(Decisions, TorchFunctionMode):
         result = self._adopt_result(result, node, effects)
         amend(node, **self._measured(result))
         return result
+
+    def write_draw(self, function: Any, args: Any, kwargs: Any, number: Any) -> Any:
+        """Append a draw from Python or NumPy, and tie the number to it."""
+        state = frozenset({RNG})
+        with self.uncounted():
+            node = self.add_call("call_function", function, args, kwargs)
+        amend(node, value=number, reads=state, writes=state, draws=True, constant=False)
+        self.drawn.add(node)
+        return self._read(number, node)
 
     def add_call(self, op: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
         """Append the node of a call, noting what about its arguments cannot be written down."""

@@ -30,6 +30,7 @@ Storage = object
 """Identity of a piece of memory. Two tensors that share memory share it; ``RNG`` stands for the random state."""
 
 RNG: Storage = "rng"
+DRAWN = "random numbers are drawn from Python or NumPy"
 Address = tuple[int, ...]
 """The number of a call among all that the module around it does, after that module's own address.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import random
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +18,11 @@ from fxfeat.record.recorder import Recorder
 _MODES = (
     *("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "get_autocast_dtype"),
     *("get_default_dtype", "are_deterministic_algorithms_enabled", "get_float32_matmul_precision"),
+)
+_DRAWING = (
+    *("random", "uniform", "triangular", "betavariate", "expovariate", "gammavariate", "gauss", "lognormvariate"),
+    *("normalvariate", "vonmisesvariate", "paretovariate", "weibullvariate", "randint", "randrange", "getrandbits"),
+    *("rand", "randn", "random_sample", "normal", "standard_normal", "beta", "exponential", "gamma", "binomial"),
 )
 _SEEDING = ("manual_seed", "seed", "set_rng_state")
 Replacement = tuple[Any, str, Any]
@@ -92,6 +99,26 @@ def exchanging(recorder: Recorder, here: Callable[[], bool]) -> Iterator[Replace
     handed_out = noticed(torch.utils.dlpack.to_dlpack, "__dlpack__", "handed out")
     for home in (torch, torch.utils.dlpack):
         yield home, "to_dlpack", handed_out
+
+
+def drawing(draw: Callable[..., Any]) -> Iterator[Replacement]:
+    """Yield what hands draws of numbers from Python and NumPy to ``draw``, with the function that draws."""
+    numpy = sys.modules.get("numpy")
+    for home in (random, *((numpy.random,) if numpy is not None else ())):
+        for name in _DRAWING:
+            if hasattr(home, name):
+                yield home, name, functools.partial(draw, _named(getattr(home, name), home.__name__))
+
+
+def _named(function: Callable[..., Any], module: str) -> Callable[..., Any]:
+    """Give a function that does not know its module, as methods written in C do not, one that a graph can print."""
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    called.__module__, called.__name__, called.__qualname__ = module, function.__name__, function.__name__
+    called.fxfeat_wraps = function  # type: ignore[attr-defined]
+    return called
 
 
 def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:

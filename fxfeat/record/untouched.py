@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from fxfeat.record.photograph import ATOMS, BUILTINS, Photograph, paths_of
+from fxfeat.record.random_state import read_random, restore_random
 
 _PLAIN = BUILTINS | ATOMS - {nn.Parameter}
 
@@ -61,17 +61,11 @@ def untouched_attributes(model: nn.Module, paths: Collection[str]) -> Iterator[P
 @contextmanager
 def _same_random() -> Iterator[None]:
     """Put every random state back on the way out, also after an error."""
-    cpu, cuda, python = torch.get_rng_state(), _cuda_states(), random.getstate()
-    numpy_state = _numpy_state()
+    state = read_random()
     try:
         yield
     finally:
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-        random.setstate(python)
-        if numpy_state is not None:
-            _numpy().set_state(numpy_state)
+        restore_random(state)
 
 
 @contextmanager
@@ -92,7 +86,7 @@ def lent_buffers(
         for name, value in buffers.items() if buffers else ():
             if value is not None:
                 lent.append((buffers, name, value, (path, name) not in keep))
-        for name, value in attributes.items():
+        for name, value in attributes.items() if also is None or not also.shows(attributes) else ():
             if value.__class__ not in _PLAIN and isinstance(value, torch.Tensor):
                 lent.append((attributes, name, value, False))
     done = {id(held) for held, *_ in lent}
@@ -133,19 +127,3 @@ def restore_values(values: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         for buffer, value in values:
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
-
-
-def _cuda_states() -> list[torch.Tensor]:
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-
-
-def _numpy() -> Any:
-    import numpy.random  # only where NumPy is already in use
-
-    return numpy.random
-
-
-def _numpy_state() -> Any:
-    import sys
-
-    return _numpy().get_state() if "numpy" in sys.modules else None

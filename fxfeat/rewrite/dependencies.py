@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from fxfeat.record.calls import keeps_statistics
-from fxfeat.record.recording import Recording, Storage, facts
+from fxfeat.record.recording import Recording, Span, Storage, facts
 from fxfeat.record.written import nodes_in
 from fxfeat.rewrite.draft import last_moment
 from fxfeat.select.features import Feature
@@ -40,6 +40,19 @@ def memory_of(node: fx.Node) -> set[Storage]:
 def writers_before(writers: Iterable[fx.Node], memory: frozenset[Storage], moment: int) -> list[fx.Node]:
     """List those of some nodes that wrote some memory before a moment."""
     return [node for node in writers if facts(node).position < moment and facts(node).writes & memory]
+
+
+def writers_into(spans: Iterable[Span], nodes: list[fx.Node]) -> set[fx.Node]:
+    """Find what last wrote, before each of some calls, the memory that it may read."""
+    writers = [node for node in nodes if facts(node).writes]
+    found: set[fx.Node] = set()
+    for span in spans if writers else ():
+        memory = {held for node in nodes[span.start : span.stop] for held in memory_of(node)}
+        for node in reversed(writers_before(writers, frozenset(memory), span.start)):
+            if memory & facts(node).writes:
+                found.add(node)
+                memory -= facts(node).writes
+    return found
 
 
 def find_needed(

@@ -14,7 +14,7 @@ from torch import fx
 from fxfeat.errors import TraceError
 from fxfeat.record.recording import Guard, Opaque, Recording, Refusal, Setting, Span, Storage, ancestors, facts
 from fxfeat.record.written import map_nodes, nodes_in, opaque_in
-from fxfeat.rewrite.dependencies import find_needed, memory_of
+from fxfeat.rewrite.dependencies import find_needed, memory_of, writers_into
 from fxfeat.rewrite.draft import Draft, last_moment
 from fxfeat.select.features import Feature
 
@@ -69,8 +69,11 @@ def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -
         needed = find_needed(recording, nodes, features, passed | looking | {guard.node for guard in kept})
         before, end = plan, max(plan.end, *(facts(node).position + 1 for node in needed), 0)
         plan = Plan(opened, frozenset(needed), features, tuple(kept), end)
-        # A call passes on arguments that nothing inside may use; those have to be computed all the same.
-        passed = {node for region in regions_of(recording, plan) for node in _arguments(recording.spans[region])}
+        whole = [recording.spans[region] for region in regions_of(recording, plan)]
+        # A call passes on arguments that nothing inside may use; those have to be computed all the same. So does what
+        # its code only decides on: a random number, a flag.
+        passed = {node for span in whole for node in _arguments(span)}
+        passed |= writers_into(whole, nodes)
         if passed <= needed and end == before.end:
             return plan
 

@@ -447,3 +447,71 @@ def test_a_whole_call_after_the_feature_that_writes_what_the_next_call_reads(nam
 def test_spectral_norm_called_twice():
     linear = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
     assert_equals_eager(BetweenItsCalls(linear), ["side"], X, LONGER, X)
+
+
+class Flag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("up", torch.zeros(()))
+
+
+class RaisesAFlag(nn.Module):
+    def __init__(self, flag):
+        super().__init__()
+        self.flag, self.linear = flag, nn.Linear(4, 4, bias=False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.flag.up.copy_(self.linear(x).sum())
+
+
+class GoesByAFlag(nn.Module):
+    def __init__(self, flag):
+        super().__init__()
+        self.flag, self.linear = flag, nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x * 2 if self.flag.up.item() > 0 else x)
+
+
+class DrawsAVector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x) * torch.rand(4)
+
+
+class GoesByADraw(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x * 2 if torch.rand(1).item() < 0.4 else x)
+
+
+class DecidesOnlyInside(nn.Module):
+    """What happens in ``first`` matters to what ``second`` decides, and to nothing that it computes."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second, self.head = first, second, nn.Linear(4, 2)
+
+    def forward(self, x):
+        self.first(x)
+        return self.head(self.second(x))
+
+
+def flagged():
+    flag = Flag()
+    return DecidesOnlyInside(RaisesAFlag(flag), GoesByAFlag(flag))
+
+
+@pytest.mark.parametrize("make", [flagged, lambda: DecidesOnlyInside(DrawsAVector(), GoesByADraw())])
+def test_what_a_whole_module_only_decides_on_is_there(make):
+    torch.manual_seed(0)
+    model = make()
+    assert_equals_eager(model, ["second", "head"], X, -X, LONGER, -LONGER)
+    assert "self.first(x)" in fxfeat.create_feature_extractor(model.eval(), ["head"], example_inputs=X).code
