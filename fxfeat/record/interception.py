@@ -7,9 +7,8 @@ import functools
 import itertools
 import sys
 import threading
-import types
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +24,7 @@ from fxfeat.record.leaves import Leaves
 from fxfeat.record.measuring import LITERALS
 from fxfeat.record.quiet import quiet
 from fxfeat.record.random_state import outside_torch
+from fxfeat.record.reach import find_namespaces
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import DRAWN, Context, Opaque, Span
 from fxfeat.record.replaced import asking, counting, drawing, exchanging, importing, refusing
@@ -40,6 +40,7 @@ class Interceptor:
         self.recorder = recorder
         self.leaves = leaves
         self._thread = threading.get_ident()
+        self._modules = list(model.modules())
         self._paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self._paths.setdefault(id(module), []).append(path)
@@ -72,6 +73,7 @@ class Interceptor:
             undo.enter_context(counting_modes(self.recorder, self._mine, self.recorder.modes))
             self._watch_autocast(undo)
             self._wrap_registered()
+            self._wrap_files(self._modules)
             self._wrap_flex_attention()
             for module in self.leaves.searched:
                 self._wrap_globals(vars(module))
@@ -95,7 +97,10 @@ class Interceptor:
 
     def _call(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         plain = functools.partial(self._plain["__call__"], module)
-        if not self._mine() or id(module) not in self._paths:
+        if not self._mine():
+            return plain(*args, **kwargs)
+        if id(module) not in self._paths:
+            self._wrap_files([module])
             return plain(*args, **kwargs)
         path = self._path_of(module)
         lent = any(not self.recorder.holds(held) for held in module.parameters())
@@ -103,7 +108,6 @@ class Interceptor:
             return self._leaf(path, module, plain, args, kwargs)
         if lent:
             self.recorder.note_setting(path, "parameters")
-        self._wrap_methods(type(module))
         return self._span(path, module, plain, args, kwargs)
 
     def _path_of(self, module: nn.Module) -> str:
@@ -318,14 +322,12 @@ class Interceptor:
             if id(namespace.get("flex_attention")) in self.leaves.functions:
                 self._wrap(namespace, "flex_attention")
 
-    def _wrap_methods(self, cls: type) -> None:
-        """Wrap what the code of a class calls; the methods of an emitted one have globals of their own each."""
-        if cls in self._classes:
-            return
-        self._classes.add(cls)
-        for held in (getattr(cls, "forward", None), *vars(cls).values()):
-            if isinstance(held, types.FunctionType):
-                self._wrap_globals(held.__globals__)
+    def _wrap_files(self, modules: Iterable[nn.Module]) -> None:
+        """Wrap what the code of some modules calls by name."""
+        kinds = frozenset(map(type, modules)) - self._classes
+        self._classes |= kinds
+        for namespace in find_namespaces(kinds):
+            self._wrap_globals(namespace)
 
     def _wrap_globals(self, namespace: dict[str, Any]) -> None:
         if id(namespace) in self._wrapped:
