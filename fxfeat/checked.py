@@ -14,6 +14,7 @@ from fxfeat.eager import Sight
 from fxfeat.emit.emit import emit
 from fxfeat.emit.extractor import Emission
 from fxfeat.errors import FxfeatError, NodeNotFoundError, TraceError
+from fxfeat.faithful import is_faithful, may_hand_on
 from fxfeat.freedom import find_dtypes, find_freedom, find_pins, is_same_code
 from fxfeat.modes import Setup, record_mode, record_variant
 from fxfeat.name.query import Found, InsideLeaf, find
@@ -50,8 +51,8 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     Raises:
         TraceError: where the features change from call to call with what the model keeps in Python.
     """
+    make, emission = _emit_what_arrives(setup, recording, training, make)
     draft = make(recording)
-    emission = emit(rewrite(draft)[0])
     answers = _choose_answers(setup, recording, training, make, emission)
     if answers != AS_IT_IS:
         recording = record_variant(setup, recording, training, answers=answers)
@@ -69,9 +70,7 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         changed = [("", "what its attributes hold")]
     if changed:
         leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
-        # Nothing puts back what a model writes to its parameters.
-        model = copy.deepcopy(setup.model) if recording.writes_parameters else setup.model
-        check_repeats(model, Sight(emission.rows, leaves, setup.examples[0], training), changed)
+        check_repeats(_to_run(setup, recording), Sight(emission.rows, leaves, setup.examples[0], training), changed)
     freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
     pins = find_pins(freedoms)
     if pins and not is_same_code(emission, emit_at(setup.examples[0])):
@@ -154,6 +153,44 @@ def _choose_answers(
         if len(told) == 2 and is_same_code(*told):
             chosen = dataclasses.replace(chosen, gradients="on")
     return chosen
+
+
+def _emit_what_arrives(
+    setup: Setup, recording: Recording, training: bool | None, make: MakeDraft
+) -> tuple[MakeDraft, Emission]:
+    """Emit code in which what modules hand on to each other in Python arrives, and say how it was made.
+
+    Raises:
+        TraceError: where it does not arrive however much is.
+    """
+
+    def make_wary(held: Recording) -> Draft:
+        return dataclasses.replace(make(held), wary=True)
+
+    for chosen in (make, make_wary):
+        draft = rewrite(chosen(recording))[0]
+        emission = emit(draft)
+        if draft.on_model or not may_hand_on(recording, draft):
+            return chosen, emission
+        sight = Sight(emission.rows, choose_leaves(setup.tracer_kwargs, recording.opened), setup.examples[0], training)
+        if is_faithful(_to_run(setup, recording), sight, emission, setup.tracer_kwargs):
+            return chosen, emission
+    raise TraceError(
+        f"{type(setup.model).__name__} hands something on from one module to another in plain Python "
+        f"({_name_handed_on(recording)}), which written-out code does not. Ask for features outside the modules that "
+        "do so: then they are called whole."
+    )
+
+
+def _to_run(setup: Setup, recording: Recording) -> nn.Module:
+    """Return the model, or a copy where it writes to its parameters, which nothing puts back."""
+    return copy.deepcopy(setup.model) if recording.writes_parameters else setup.model
+
+
+def _name_handed_on(recording: Recording) -> str:
+    names = [(held.path, held.name) for held in recording.settings] or list(recording.changed)
+    shown = dict.fromkeys(f"{path}.{name}".lstrip(".") for path, name in names)
+    return ", ".join(list(shown)[:3]) or "in a list, a dict or a global that they share"
 
 
 def _reaches(model: nn.Module, opened: set[str], altered: frozenset[int]) -> bool:

@@ -47,22 +47,22 @@ def _differing(model: nn.Module, sight: Sight, changed: Sequence[tuple[str, str]
     random = read_random()
     try:
         with untouched(model) as before, torch.no_grad():
-            first = _see(model, before, sight)
+            first = see_all(model, before, sight)
         with untouched(model) as held, torch.no_grad():
             with lent_buffers(model, keep=changed, also=held):
                 restore_random(random)
                 model(*_other(sight.example.args), **_other(sight.example.kwargs))
             restore_random(random)
             with untouched(model) as before:
-                again = _see(model, before, sight)
+                again = see_all(model, before, sight)
     except FxfeatError:
         raise
     except Exception:
         return []  # the example is one that the model was recorded on, but does not run on
-    return [key for key in first if key not in again or not _equal(first[key], again[key])]
+    return [key for key in first if key not in again or not equal_values(first[key], again[key])]
 
 
-def _see(model: nn.Module, before: Photograph, sight: Sight) -> dict[str, Any]:
+def see_all(model: nn.Module, before: Photograph, sight: Sight) -> dict[str, Any]:
     """Copy each feature at the moment it is produced."""
     seen: dict[str, Any] = {}
 
@@ -90,7 +90,8 @@ def _other(value: Any) -> Any:
     return made
 
 
-def _equal(left: Any, right: Any) -> bool:
+def equal_values(left: Any, right: Any) -> bool:
+    """Say whether two values hold the same tensors."""
     ours, theirs = [held for _, held in tensors(left)], [held for _, held in tensors(right)]
     return len(ours) == len(theirs) and all(map(_same, ours, theirs))
 

@@ -80,7 +80,7 @@ class Facts:
     """What is known of one node besides its fx fields.
 
     ``heard`` is the name of the torch function that was called, and the number of calls of that name before it in the
-    same code of the same module call.
+    same code of the same module call. ``restless`` marks a call that changes what Python holds.
     """
 
     position: int
@@ -101,6 +101,7 @@ class Facts:
     address: Address = ()
     guessed: frozenset[Storage] = frozenset()
     heard: tuple[str, int] | None = None
+    restless: bool = False
 
 
 @dataclass(frozen=True)

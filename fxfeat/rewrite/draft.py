@@ -16,6 +16,8 @@ class Draft:
     """A graph on its way from recording to emitted code.
 
     ``on_model`` says that the code runs on the model's own tree of modules, not on a tree of what is left of it.
+    ``handed_on`` are the whole modules that were found to use what they are not given; ``wary`` says to open those, and
+    to leave out no module where code changes what Python holds.
     """
 
     recording: Recording
@@ -25,6 +27,8 @@ class Draft:
     flatten: bool = False
     pins: tuple[Any, ...] = ()
     on_model: bool = False
+    wary: bool = False
+    handed_on: tuple[str, ...] = ()
 
 
 def last_moment(features: tuple[Feature, ...]) -> int:

@@ -23,13 +23,17 @@ _PICKS = (operator.getitem, getattr)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which spans are opened, and what the features need of the recording, all of it before position ``end``."""
+    """Which spans are opened, and what the features need of the recording, all of it before position ``end``.
+
+    ``restless`` are spans that change what Python holds, by which later ones may go.
+    """
 
     opened: frozenset[int]
     needed: frozenset[fx.Node]
     features: tuple[Feature, ...]
     guards: tuple[Guard, ...]
     end: int
+    restless: frozenset[int] = frozenset()
 
     def region(self, recording: Recording, span: int) -> int | None:
         """Return the outermost span around ``span`` (or itself) that stays whole, if any."""
@@ -52,6 +56,7 @@ def plan_openings(draft: Draft) -> Plan:
     while True:
         plan = _plan(draft, frozenset(opened), tuple(features))
         more = _unreachable(recording, plan) | _updating(recording, plan)
+        more |= find_handed_on(recording, plan) if draft.wary else set()
         if not more:
             _refuse(recording, plan)
             return plan
@@ -60,7 +65,10 @@ def plan_openings(draft: Draft) -> Plan:
 
 def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -> Plan:
     recording = draft.recording
-    plan = Plan(opened, frozenset(), features, (), last_moment(features))
+    restless = frozenset(held.span for held in recording.settings)
+    if draft.wary and (recording.altered or recording.changed):
+        restless = frozenset(span.index for span in recording.spans)
+    plan = Plan(opened, frozenset(), features, (), last_moment(features), restless)
     nodes = list(recording.graph.nodes)
     passed: set[fx.Node] = set()
     while True:
@@ -68,7 +76,7 @@ def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -
         looking = {node for node in _lookers(recording, plan) if facts(node).position < plan.end}
         needed = find_needed(recording, nodes, features, passed | looking | {guard.node for guard in kept})
         before, end = plan, max(plan.end, *(facts(node).position + 1 for node in needed), 0)
-        plan = Plan(opened, frozenset(needed), features, tuple(kept), end)
+        plan = Plan(opened, frozenset(needed), features, tuple(kept), end, restless)
         whole = [recording.spans[region] for region in regions_of(recording, plan)]
         # A call passes on arguments that nothing inside may use; those have to be computed all the same. So does what
         # its code only decides on: a random number, a flag.
@@ -246,6 +254,7 @@ def regions_of(recording: Recording, plan: Plan) -> set[int]:
     """List the whole spans that the features need."""
     regions = {plan.region(recording, facts(node).span) for node in plan.needed}
     regions |= {plan.region(recording, feature.span) for feature in plan.features if feature.span is not None}
+    regions |= restless_regions(recording, plan)
     found: set[int] = set()
     waiting = [region for region in regions if region is not None]
     while waiting:
@@ -254,6 +263,35 @@ def regions_of(recording: Recording, plan: Plan) -> set[int]:
             found.add(region)
             waiting += _givers_of_objects(recording, plan, recording.spans[region])
     return found
+
+
+def restless_regions(recording: Recording, plan: Plan) -> set[int | None]:
+    """List the whole spans before the end that change what Python holds."""
+    return {plan.region(recording, index) for index in plan.restless if recording.spans[index].start < plan.end}
+
+
+def find_handed_on(recording: Recording, plan: Plan) -> set[int]:
+    """List the whole spans that use what another module, or opened code, handed on in Python."""
+    return {index for index in regions_of(recording, plan) if _takes_unseen(recording, plan, index)}
+
+
+def _takes_unseen(recording: Recording, plan: Plan, index: int) -> bool:
+    span = recording.spans[index]
+    given = {_origin(node) for node in _arguments(span)}
+    givers = set(_givers_of_objects(recording, plan, span))
+    for node in recording.nodes[span.start : span.stop]:
+        for source in node.all_input_nodes:
+            is_outside = facts(source).position < span.start and source.op != "get_attr"
+            if is_outside and _origin(source) not in given and plan.region(recording, facts(source).span) not in givers:
+                return True
+    return False
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """Follow a tensor back through modules that returned it as it came."""
+    while facts(node).same_as is not None or facts(node).passed:
+        node = facts(node).same_as or node.all_input_nodes[0]
+    return node
 
 
 def _givers_of_objects(recording: Recording, plan: Plan, span: Span) -> list[int]:

@@ -14,7 +14,15 @@ from fxfeat.record.recording import Build, Facts, Guard, ModuleAt, Opaque, Span,
 from fxfeat.record.structure import Steps, clone_all
 from fxfeat.record.written import map_nodes, nodes_in, opaque_in
 from fxfeat.rewrite.draft import Draft
-from fxfeat.rewrite.openings import Plan, is_movable, plan_openings, regions_of, uses_of
+from fxfeat.rewrite.openings import (
+    Plan,
+    find_handed_on,
+    is_movable,
+    plan_openings,
+    regions_of,
+    restless_regions,
+    uses_of,
+)
 from fxfeat.select.features import Feature
 
 
@@ -35,6 +43,9 @@ class _Copy:
         self.made: dict[fx.Node, fx.Node] = {}
         self.calls: dict[int, fx.Node] = {}
         self.regions = regions_of(self.recording, plan)
+        self.restless = restless_regions(self.recording, plan)
+        empty = {index for index in self.regions & self.restless if not self._nodes_of(self.recording.spans[index])}
+        self.empty = sorted(empty)
         self.wanted = {node for node, _ in uses_of(self.recording, plan)}
         self.guards = sorted(plan.guards, key=lambda guard: guard.position)
         self.features: dict[int, Feature] = {}
@@ -42,6 +53,7 @@ class _Copy:
     def run(self) -> Draft:
         for node in self.recording.graph.nodes:
             self._write_guards(facts(node).position)
+            self._write_empty(facts(node).position)
             region = self.plan.region(self.recording, facts(node).span)
             if region is None and (node in self.plan.needed or node.op == "placeholder"):
                 self._copy(node)
@@ -55,7 +67,9 @@ class _Copy:
         self._write_features(last + 1)
         opened = {self.recording.spans[index].path for index in self.plan.opened} - {""}
         features = tuple(self.features[index] for index in range(len(self.plan.features)))
-        return dataclasses.replace(self.draft, graph=self.graph, features=features, opened=tuple(sorted(opened)))
+        handed_on = tuple(self.recording.spans[index].path for index in find_handed_on(self.recording, self.plan))
+        made = dataclasses.replace(self.draft, graph=self.graph, features=features, opened=tuple(sorted(opened)))
+        return dataclasses.replace(made, handed_on=handed_on)
 
     def _add(self, op: str, target: Any, args: Any, kwargs: Any, known: Facts, name: str | None = None) -> fx.Node:
         args, kwargs = self._built(args, known), self._built(kwargs, known)
@@ -92,6 +106,7 @@ class _Copy:
         """Write one call of a whole module, and pick what is needed from what it returns."""
         inside = self._nodes_of(span)
         known = _summed(span, [facts(node) for node in inside])
+        known = dataclasses.replace(known, restless=span.index in self.restless)
         args, kwargs = self._argument(span.args), self._argument(span.kwargs)
         call = self._add("call_module", span.path, args, kwargs, known)
         self.calls[span.index] = call
@@ -138,6 +153,11 @@ class _Copy:
             self._copy(node)
             return self.made[node]
         raise TraceError(f"{node.format_node()} is needed but was not written; please report this model.")
+
+    def _write_empty(self, position: int) -> None:
+        """Call the modules that run no operation, and change what Python holds, before what comes after them."""
+        while self.empty and self.recording.spans[self.empty[0]].start <= position:
+            self._call(self.recording.spans[self.empty.pop(0)])
 
     # -- guards and features ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ def prune(draft: Draft) -> Draft:
     Inputs stay, because the emitted ``forward`` keeps the signature of the original.
     """
     nodes = list(draft.graph.nodes)
-    kept = [node for node in nodes if node.target is check or facts(node).look or _updates_state(draft, node)]
+    kept = [node for node in nodes if node.target is check or facts(node).look or _has_effect(draft, node)]
     needed = find_needed(draft.recording, nodes, draft.features, kept)
     graph = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
@@ -31,6 +31,9 @@ def prune(draft: Draft) -> Draft:
     return dataclasses.replace(draft, graph=graph, features=features)
 
 
-def _updates_state(draft: Draft, node: fx.Node) -> bool:
-    """Say whether a node is there for the next call: what opened modules had to do to state is settled by now."""
-    return bool(facts(node).writes & draft.recording.persistent)
+def _has_effect(draft: Draft, node: fx.Node) -> bool:
+    """Say whether a node is there for the next call, or for what later ones find in Python.
+
+    What opened modules had to do to state is settled by now.
+    """
+    return facts(node).restless or bool(facts(node).writes & draft.recording.persistent)

@@ -1,0 +1,56 @@
+"""Find out whether emitted code gives what the model does, where modules may hand things on to each other in Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.eager import Sight, lend
+from fxfeat.emit.extractor import Emission, Forms, build_extractor
+from fxfeat.errors import FxfeatError
+from fxfeat.record.random_state import read_random, restore_random
+from fxfeat.record.recording import Recording
+from fxfeat.record.structure import copy_tensors
+from fxfeat.record.untouched import untouched
+from fxfeat.repeats import equal_values, see_all
+from fxfeat.rewrite.draft import Draft
+
+
+def may_hand_on(recording: Recording, draft: Draft) -> bool:
+    """Say whether code changes what Python holds, or uses what it was not given."""
+    return bool(recording.settings or recording.changed or recording.altered or draft.handed_on)
+
+
+def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwargs: dict[str, Any]) -> bool:
+    """Say whether code gives on an example what the model gives; True where either refuses the example.
+
+    Args:
+        model: the model; it comes back as it was.
+        sight: the features, the example, and the mode.
+        emission: the code.
+        tracer_kwargs: as the code was recorded with.
+    """
+    if any(held.is_meta for held in (*model.parameters(), *model.buffers())):
+        return True
+    # With gradients as they are: code may ask whether they are on.
+    with untouched(model) as before, torch.compiler.set_stance("force_eager"):
+        random = read_random()
+        try:
+            expected = see_all(model, before, sight)
+        except Exception:
+            return True
+        before.restore()
+        restore_random(random)
+        extractor = build_extractor(Forms(emission, emission, None), model, tracer_kwargs)
+        if sight.training is not None:
+            model.train(sight.training)
+        try:
+            with lend(extractor, before, sight):
+                found = extractor(*copy_tensors(sight.example.args), **copy_tensors(sight.example.kwargs))
+        except FxfeatError:
+            return True
+        except Exception:
+            return False
+    return all(equal_values(found[key], value) for key, value in expected.items())
