@@ -176,7 +176,7 @@ def _emit_what_arrives(
         if is_faithful(_to_run(setup, recording), sight, emission, setup.tracer_kwargs):
             return chosen, emission
     raise TraceError(
-        f"{type(setup.model).__name__} hands something on from one module to another in plain Python "
+        f"{type(setup.model).__name__} hands something on from one module to another, or to the next call, in Python "
         f"({_name_handed_on(recording)}), which written-out code does not. Ask for features outside the modules that "
         "do so: then they are called whole."
     )

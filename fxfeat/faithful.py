@@ -18,6 +18,8 @@ from fxfeat.record.untouched import untouched
 from fxfeat.repeats import equal_values, see_all
 from fxfeat.rewrite.draft import Draft
 
+_CALLS = 2
+
 
 def may_hand_on(recording: Recording, draft: Draft) -> bool:
     """Say whether code changes what Python holds, or uses what it was not given."""
@@ -25,7 +27,7 @@ def may_hand_on(recording: Recording, draft: Draft) -> bool:
 
 
 def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwargs: dict[str, Any]) -> bool:
-    """Say whether code gives on an example what the model gives; True where either refuses the example.
+    """Say whether code gives on an example, twice in turn, what the model gives; True where either refuses the example.
 
     Args:
         model: the model; it comes back as it was.
@@ -39,7 +41,7 @@ def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwarg
     with untouched(model) as before, torch.compiler.set_stance("force_eager"):
         random = read_random()
         try:
-            expected = see_all(model, before, sight)
+            expected = [see_all(model, before, sight) for _ in range(_CALLS)]
         except Exception:
             return True
         before.restore()
@@ -50,25 +52,28 @@ def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwarg
             return True
         except Exception:
             return False
-        wrong = _differing(sight, expected, found)
+        wrong = _differing(sight, expected[0], found[0])
         if wrong and all(map(is_operation, wrong)):
             # Counting calls may have told another operation; a recording is sure.
             before.restore()
             restore_random(random)
-            see(model, before, sight.only(wrong), lambda row, value: expected.update({row.key: copy_tensors(value)}))
-            wrong = _differing(sight, expected, found)
-    return not wrong
+            see(model, before, sight.only(wrong), lambda row, value: expected[0].update({row.key: copy_tensors(value)}))
+            wrong = _differing(sight, expected[0], found[0])
+        modules = sight.only(row for row in sight.rows if not is_operation(row))
+        return not wrong and not _differing(modules, expected[-1], found[-1])
 
 
 def _run(
     emission: Emission, model: nn.Module, before: Photograph, sight: Sight, tracer_kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """Run the code in the mode that it was recorded in."""
+) -> list[dict[str, Any]]:
+    """Call the code, in the mode that it was recorded in, as often as the model."""
     extractor = build_extractor(Forms(emission, emission, None), model, tracer_kwargs)
     if sight.training is not None:
         model.train(sight.training)
-    with lend(extractor, before, sight):
-        found: dict[str, Any] = extractor(*copy_tensors(sight.example.args), **copy_tensors(sight.example.kwargs))
+    found: list[dict[str, Any]] = []
+    for _ in range(_CALLS):
+        with lend(extractor, before, sight):
+            found.append(extractor(*copy_tensors(sight.example.args), **copy_tensors(sight.example.kwargs)))
     return found
 
 

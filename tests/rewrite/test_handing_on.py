@@ -163,8 +163,26 @@ def test_a_tensor_that_an_opened_module_hands_on_arrives(pair):
 
 @pytest.mark.parametrize("pair", OTHERS, ids=lambda pair: pair[0].__name__)
 def test_what_an_opened_module_hands_on_in_python_is_refused(pair):
-    with pytest.raises(fxfeat.TraceError, match=r"^Model hands something on from one module to another in"):
+    with pytest.raises(fxfeat.TraceError, match=r"^Model hands something on from one module to another, "):
         fxfeat.create_feature_extractor(model_of(pair), ["first.linear", "head"], example_inputs=X)
+
+
+class Backwards(Model):
+    """The flag is set after it is asked about: the next call goes by it."""
+
+    def forward(self, x):
+        y = self.second(x)
+        return self.head(self.first(y))
+
+
+def test_a_flag_that_is_set_for_the_next_call_behind_the_features_is_refused():
+    model = Backwards(SetsAFlag, GoesByAFlag).eval()
+    with pytest.raises(fxfeat.TraceError, match=r"^Backwards hands something on from one module to another, or to the"):
+        fxfeat.create_feature_extractor(model, ["second"], example_inputs=X)
+
+
+def test_a_flag_that_is_set_for_the_next_call_before_the_last_feature_is_there():
+    assert_right(Backwards(SetsAFlag, GoesByAFlag).eval(), ["second", "head"])
 
 
 class AsksAboutGradients(GoesByAFlag):
@@ -182,8 +200,8 @@ def test_the_refusal_names_what_is_handed_on():
     with pytest.raises(fxfeat.TraceError) as refused:
         fxfeat.create_feature_extractor(model_of((SetsAFlag, GoesByAFlag)), ["first.linear", "head"], example_inputs=X)
     assert str(refused.value) == (
-        "Model hands something on from one module to another in plain Python (box.up), which written-out code "
-        "does not. Ask for features outside the modules that do so: then they are called whole."
+        "Model hands something on from one module to another, or to the next call, in Python (box.up), which "
+        "written-out code does not. Ask for features outside the modules that do so: then they are called whole."
     )
 
 
