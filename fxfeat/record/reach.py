@@ -10,7 +10,7 @@ from typing import Any
 from fxfeat.record.places import names_in
 
 _FUNCTIONS = (types.FunctionType, staticmethod, classmethod, property)
-_LIBRARIES = frozenset({"torch", "numpy", "fxfeat", "builtins", *sys.stdlib_module_names})
+_LIBRARIES = frozenset({"torch", "numpy", "builtins", *sys.stdlib_module_names})
 
 
 @functools.lru_cache(maxsize=64)
@@ -45,8 +45,9 @@ def _functions_of(value: Any) -> list[types.FunctionType]:
     value = getattr(value, "__func__", value)
     if not isinstance(value, types.FunctionType):
         return []
-    # What a library's decorator made goes by the name of what it was made from.
-    own = [] if _is_library(value.__globals__.get("__name__")) else [value]
+    # What a library's decorator made goes by the name of what it was made from. Emitted code has a file of its own.
+    file = value.__globals__.get("__name__")
+    own = [] if _is_library(file) or str(file).startswith("fxfeat.") else [value]
     return [*own, *_functions_of(getattr(value, "__wrapped__", None))]
 
 

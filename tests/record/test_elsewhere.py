@@ -115,3 +115,10 @@ def test_leaf_functions_are_leaves_wherever_they_are_called(kind):
     extractor = fxfeat.create_feature_extractor(model.eval(), ["head"], example_inputs=X)
     assert "rearrange(" in extractor.code
     assert extractor.guards == ()
+
+
+def test_the_code_of_an_extractor_is_looked_at_as_well():
+    model = CallsAMethod().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=X, flatten=True)
+    again = fxfeat.create_feature_extractor(extractor, ["head"], example_inputs=X, flatten=True)
+    assert again.code == extractor.code
