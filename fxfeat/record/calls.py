@@ -186,3 +186,19 @@ def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             if argument.alias_info and argument.alias_info.is_write and isinstance(value, torch.Tensor):
                 found.append(value)
     return found
+
+
+def named(function: Callable[..., Any], name: str, module: str) -> Callable[..., Any]:
+    """Give a name and a module to what has none, as methods written in C and callable objects; a graph needs both.
+
+    >>> import random
+    >>> named(random.random, "random", "random").__module__
+    'random'
+    """
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    called.__module__, called.__name__, called.__qualname__ = module, name, name
+    called.fxfeat_wraps = function  # type: ignore[attr-defined]
+    return called

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from fxfeat.record.calls import named
 from fxfeat.record.photograph import Photograph
 from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
@@ -91,9 +92,16 @@ def _run(
     del recorder.guards[guards:], recorder.refusals[refusals:], recorder.escapes[escapes:]
     idle = not keeps and recorder.next_position() == start
     with quiet():
-        node = recorder.add_call("call_function", hook.function, (ContainerAt(path), *written), {})
+        node = recorder.add_call("call_function", _target_of(hook), (ContainerAt(path), *written), {})
     amend(node, look=Look(_describe(hook, path), idle), counted=False)
     return None
+
+
+def _target_of(hook: Hook) -> Callable[..., Any]:
+    if hasattr(hook.function, "__name__"):
+        return hook.function
+    kind = type(hook.function)
+    return named(hook.function, kind.__name__, kind.__module__)
 
 
 def _writes(recorder: Recorder, start: int) -> bool:

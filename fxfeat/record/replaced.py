@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fxfeat.record import numbers
+from fxfeat.record.calls import named
 from fxfeat.record.places import is_torch
 from fxfeat.record.quiet import quiet
 from fxfeat.record.recorder import Recorder
@@ -107,18 +108,7 @@ def drawing(draw: Callable[..., Any]) -> Iterator[Replacement]:
     for home in (random, *((numpy.random,) if numpy is not None else ())):
         for name in _DRAWING:
             if hasattr(home, name):
-                yield home, name, functools.partial(draw, _named(getattr(home, name), home.__name__))
-
-
-def _named(function: Callable[..., Any], module: str) -> Callable[..., Any]:
-    """Give a function that does not know its module, as methods written in C do not, one that a graph can print."""
-
-    def called(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    called.__module__, called.__name__, called.__qualname__ = module, function.__name__, function.__name__
-    called.fxfeat_wraps = function  # type: ignore[attr-defined]
-    return called
+                yield home, name, functools.partial(draw, named(getattr(home, name), name, home.__name__))
 
 
 def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:

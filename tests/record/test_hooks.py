@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -198,3 +199,50 @@ def test_global_hooks_run_in_whole_modules():
     finally:
         handle.remove()
     assert extractor.first.linear in fired
+
+
+class Keeper:
+    """A hook that is an object, and keeps what a decoder takes later."""
+
+    def __init__(self):
+        self.kept = None
+
+    def __call__(self, module, args, result):
+        self.kept = result
+
+
+def keep(keeper, module, args, result):
+    keeper.kept = result
+
+
+class Decoder(nn.Module):
+    def __init__(self, keeper):
+        super().__init__()
+        self.keeper, self.conv = keeper, nn.Conv2d(7, 2, 1)
+
+    def forward(self, x):
+        kept = self.keeper.kept
+        return self.conv(torch.cat([nn.functional.interpolate(x, kept.shape[-2:]), kept], 1)).relu()
+
+
+class UNet(nn.Module):
+    def __init__(self, hook_of):
+        super().__init__()
+        keeper = Keeper()
+        first = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU())
+        self.encoder = nn.Sequential(first, nn.Sequential(nn.Conv2d(4, 3, 3, 2), nn.ReLU(inplace=True)))
+        first.register_forward_hook(hook_of(keeper))
+        self.decoder = Decoder(keeper)
+
+    def forward(self, x):
+        return self.decoder(self.encoder(x))
+
+
+@pytest.mark.parametrize("hook_of", [lambda keeper: keeper, lambda keeper: functools.partial(keep, keeper)])
+@pytest.mark.parametrize("names", [["decoder"], ["encoder.0.0", "decoder.conv"], ["encoder.1.0", "decoder"]])
+def test_hooks_without_a_name_that_keep_what_a_decoder_takes(hook_of, names):
+    model, image = UNet(hook_of).eval(), torch.rand(2, 3, 17, 17)
+    extractor = fxfeat.create_feature_extractor(model, names, example_inputs=image)
+    assert fxfeat.verify(model, extractor, image).ok
+    assert fxfeat.verify(model, extractor, torch.rand(1, 3, 24, 20)).ok
+    assert str(extractor.graph)
