@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from fxfeat.eager import Sight, is_operation, lend, see
 from fxfeat.emit.extractor import Emission, Forms, Row, build_extractor
 from fxfeat.errors import FxfeatError
 from fxfeat.record.photograph import Photograph
-from fxfeat.record.random_state import read_random, restore_random
+from fxfeat.record.random_state import RandomState, read_random, restore_random
 from fxfeat.record.recording import Recording
 from fxfeat.record.structure import copy_tensors
 from fxfeat.record.untouched import untouched
@@ -41,13 +42,12 @@ def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwarg
     with untouched(model) as before, torch.compiler.set_stance("force_eager"):
         random = read_random()
         try:
-            expected = [see_all(model, before, sight) for _ in range(_CALLS)]
+            expected = _repeat(lambda: see_all(model, before, sight), random)
         except Exception:
             return True
         before.restore()
-        restore_random(random)
         try:
-            found = _run(emission, model, before, sight, tracer_kwargs)
+            found = _repeat(_caller(emission, model, before, sight, tracer_kwargs), random)
         except FxfeatError:
             return True
         except Exception:
@@ -63,18 +63,29 @@ def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwarg
         return not wrong and not _differing(modules, expected[-1], found[-1])
 
 
-def _run(
+def _repeat(call: Callable[[], dict[str, Any]], random: RandomState) -> list[dict[str, Any]]:
+    """Call twice with the same random numbers: code draws none of those that come after the last feature."""
+    found: list[dict[str, Any]] = []
+    for _ in range(_CALLS):
+        restore_random(random)
+        found.append(call())
+    return found
+
+
+def _caller(
     emission: Emission, model: nn.Module, before: Photograph, sight: Sight, tracer_kwargs: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Call the code, in the mode that it was recorded in, as often as the model."""
+) -> Callable[[], dict[str, Any]]:
+    """Return what calls the code, in the mode that it was recorded in."""
     extractor = build_extractor(Forms(emission, emission, None), model, tracer_kwargs)
     if sight.training is not None:
         model.train(sight.training)
-    found: list[dict[str, Any]] = []
-    for _ in range(_CALLS):
+
+    def call() -> dict[str, Any]:
         with lend(extractor, before, sight):
-            found.append(extractor(*copy_tensors(sight.example.args), **copy_tensors(sight.example.kwargs)))
-    return found
+            found: dict[str, Any] = extractor(*copy_tensors(sight.example.args), **copy_tensors(sight.example.kwargs))
+        return found
+
+    return call
 
 
 def _differing(sight: Sight, expected: dict[str, Any], found: dict[str, Any]) -> list[Row]:

@@ -185,6 +185,23 @@ def test_a_flag_that_is_set_for_the_next_call_before_the_last_feature_is_there()
     assert_right(Backwards(SetsAFlag, GoesByAFlag).eval(), ["second", "head"])
 
 
+class DrawsBehind(Model):
+    def forward(self, x):
+        return nn.functional.dropout(self.head(self.second(nn.functional.dropout(x))), 0.5)
+
+
+class SetsItsOwn(Giver):
+    def forward(self, x):
+        self.rows = x.shape[0]
+        return self.linear(x) + 1
+
+
+def test_what_is_drawn_behind_the_last_feature_does_not_make_calls_differ():
+    model = DrawsBehind(SetsAFlag, SetsItsOwn).train()
+    extractor = fxfeat.create_feature_extractor(model, ["second"], example_inputs=X)
+    assert fxfeat.verify(model, extractor, X).ok
+
+
 class AsksAboutGradients(GoesByAFlag):
     def take(self, x):
         return super().take(x) + (1 if torch.is_grad_enabled() else 2)
