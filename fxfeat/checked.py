@@ -63,14 +63,7 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         other = record_variant(setup, recording, training, example, answers=answers)
         return emit(rewrite(make(other))[0])
 
-    opened = {"", *emission.opened}
-    changed = [held for held in recording.changed if held[0] in opened]
-    changed += [(held.path, held.name) for held in recording.settings if recording.spans[held.span].path in opened]
-    if not changed and _reaches(setup.model, opened, recording.altered):
-        changed = [("", "what its attributes hold")]
-    if changed:
-        leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
-        check_repeats(_to_run(setup, recording), Sight(emission.rows, leaves, setup.examples[0], training), changed)
+    _check_calls(setup, recording, training, emission)
     freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
     pins = find_pins(freedoms)
     if pins and not is_same_code(emission, emit_at(setup.examples[0])):
@@ -175,11 +168,24 @@ def _emit_what_arrives(
         sight = Sight(emission.rows, choose_leaves(setup.tracer_kwargs, recording.opened), setup.examples[0], training)
         if is_faithful(_to_run(setup, recording), sight, emission, setup.tracer_kwargs):
             return chosen, emission
+        _check_calls(setup, recording, training, emission)
     raise TraceError(
         f"{type(setup.model).__name__} hands something on from one module to another, or to the next call, in Python "
         f"({_name_handed_on(recording)}), which written-out code does not. Ask for features outside the modules that "
         "do so: then they are called whole."
     )
+
+
+def _check_calls(setup: Setup, recording: Recording, training: bool | None, emission: Emission) -> None:
+    """Raise where features change from call to call with what opened modules keep in Python."""
+    opened = {"", *emission.opened}
+    changed = [held for held in recording.changed if held[0] in opened]
+    changed += [(held.path, held.name) for held in recording.settings if recording.spans[held.span].path in opened]
+    if not changed and _reaches(setup.model, opened, recording.altered):
+        changed = [("", "what its attributes hold")]
+    if changed:
+        leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
+        check_repeats(_to_run(setup, recording), Sight(emission.rows, leaves, setup.examples[0], training), changed)
 
 
 def _to_run(setup: Setup, recording: Recording) -> nn.Module:
