@@ -78,6 +78,11 @@ def glance(model: nn.Module, before: Photograph, sight: Sight, look: Look) -> No
         _hooked(model, sight.rows, _copied(sight.example), look)
 
 
+def is_meta(model: nn.Module) -> bool:
+    """Say whether a model has no values to run on."""
+    return any(held.is_meta for held in (*model.parameters(), *model.buffers()))
+
+
 def is_operation(row: Row) -> bool:
     """Say whether a feature is what an operation returned, which no hook can see."""
     return row.origin is not None and row.origin.path is None

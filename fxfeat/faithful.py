@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.eager import Sight, is_operation, lend, see
+from fxfeat.eager import Sight, is_meta, is_operation, lend, see
 from fxfeat.emit.extractor import Emission, Forms, Row, build_extractor
 from fxfeat.errors import FxfeatError
 from fxfeat.record.photograph import Photograph
@@ -36,7 +36,7 @@ def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwarg
         emission: the code.
         tracer_kwargs: as the code was recorded with.
     """
-    if any(held.is_meta for held in (*model.parameters(), *model.buffers())):
+    if is_meta(model):
         return True
     # With gradients as they are: code may ask whether they are on.
     with untouched(model) as before, torch.compiler.set_stance("force_eager"):

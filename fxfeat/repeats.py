@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.eager import Sight, glance, see
+from fxfeat.eager import Sight, glance, is_meta, see
 from fxfeat.emit.extractor import Row
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.record.photograph import Photograph
@@ -42,7 +42,7 @@ def check_repeats(model: nn.Module, sight: Sight, changed: Sequence[tuple[str, s
 
 def _differing(model: nn.Module, sight: Sight, changed: Sequence[tuple[str, str]]) -> list[str]:
     """List the features that a second call gives otherwise than the first."""
-    if any(held.is_meta for held in (*model.parameters(), *model.buffers())):
+    if is_meta(model):
         return []
     random = read_random()
     try:

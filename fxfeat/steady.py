@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxfeat.eager import is_meta
 from fxfeat.emit.extractor import Steady
 from fxfeat.modes import Setup, record_variant
 from fxfeat.record.alone import unwrap
@@ -31,7 +32,7 @@ def find_steady(setup: Setup, recording: Recording, training: bool | None) -> St
         return Steady(sizes, (), _name_hooks(paths_of(setup.model)))
     if recording.writes_state:
         return None
-    if any(held.is_meta for held in (*setup.model.parameters(), *setup.model.buffers())):
+    if is_meta(setup.model):
         return None
     try:
         hooks = _settle(setup, recording, training)

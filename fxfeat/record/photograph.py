@@ -152,14 +152,14 @@ class Photograph:
             self._empty[id(value)] = value
             return
         self._values[id(value)], self._copies[id(value)] = value, value.copy()
-        holds_tensors, empty = False, self._empty
+        holds_tensors = False
         for held in list(value.values() if isinstance(value, dict) else value):
             kind = held.__class__
             if kind in ATOMS:
                 continue
             # Most of what a module holds is an empty dict, or a child that has its turn: not worth a call.
             if kind in BUILTINS and not held:
-                empty[id(held)] = held
+                self._empty[id(held)] = held
             elif kind is torch.Tensor:
                 holds_tensors = True
             elif id(held) not in self._modules:

@@ -65,11 +65,11 @@ class _Copy:
         for region in sorted(self.regions - set(self.calls)):
             self._call(self.recording.spans[region])
         self._write_features(last + 1)
-        opened = {self.recording.spans[index].path for index in self.plan.opened} - {""}
+        paths = {self.recording.spans[index].path for index in self.plan.opened} - {""}
+        opened = tuple(sorted(paths))
         features = tuple(self.features[index] for index in range(len(self.plan.features)))
         handed_on = tuple(self.recording.spans[index].path for index in find_handed_on(self.recording, self.plan))
-        made = dataclasses.replace(self.draft, graph=self.graph, features=features, opened=tuple(sorted(opened)))
-        return dataclasses.replace(made, handed_on=handed_on)
+        return dataclasses.replace(self.draft, graph=self.graph, features=features, opened=opened, handed_on=handed_on)
 
     def _add(self, op: str, target: Any, args: Any, kwargs: Any, known: Facts, name: str | None = None) -> fx.Node:
         args, kwargs = self._built(args, known), self._built(kwargs, known)
