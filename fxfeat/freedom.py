@@ -10,6 +10,7 @@ from torch import nn
 
 from fxfeat.emit.extractor import Emission, Freedom, State
 from fxfeat.errors import FxfeatError
+from fxfeat.record.equality import is_equal
 from fxfeat.record.examples import Example, bind
 from fxfeat.record.structure import Steps, tensors
 from fxfeat.record.variants import Axis, Group, find_groups, growths, resize
@@ -132,11 +133,8 @@ def is_same_code(left: Emission, right: Emission) -> bool:
     """Say whether two emissions are the same text over the same constants."""
     if left.source.text != right.source.text or left.constants.keys() != right.constants.keys():
         return False
-    return all(_equal(value, right.constants[name]) for name, value in left.constants.items())
-
-
-def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    return left is right or (left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right))
+    pairs = [(value, right.constants[name]) for name, value in left.constants.items()]
+    return all(mine is theirs or is_equal(mine, theirs) for mine, theirs in pairs)
 
 
 def _find_places(model: nn.Module, example: Example) -> dict[Steps, tuple[str, Steps]]:

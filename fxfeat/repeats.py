@@ -11,6 +11,7 @@ from torch import nn
 from fxfeat.eager import Sight, glance, is_meta, see
 from fxfeat.emit.extractor import Row
 from fxfeat.errors import FxfeatError, TraceError
+from fxfeat.record.equality import is_equal
 from fxfeat.record.photograph import Photograph
 from fxfeat.record.random_state import read_random, restore_random
 from fxfeat.record.structure import copy_tensors, tensors
@@ -93,8 +94,4 @@ def _other(value: Any) -> Any:
 def equal_values(left: Any, right: Any) -> bool:
     """Say whether two values hold the same tensors."""
     ours, theirs = [held for _, held in tensors(left)], [held for _, held in tensors(right)]
-    return len(ours) == len(theirs) and all(map(_same, ours, theirs))
-
-
-def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
-    return left.shape == right.shape and torch.equal(left.nan_to_num(), right.nan_to_num())
+    return len(ours) == len(theirs) and all(map(is_equal, ours, theirs))

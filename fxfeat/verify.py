@@ -13,6 +13,7 @@ from torch import nn
 from fxfeat.eager import Sight, glance, is_operation, lend, see
 from fxfeat.emit.extractor import FeatureExtractor, Row
 from fxfeat.errors import RequestError
+from fxfeat.record.equality import is_equal, to_dense
 from fxfeat.record.examples import Example
 from fxfeat.record.leaves import choose_leaves
 from fxfeat.record.random_state import read_random, restore_random
@@ -146,14 +147,14 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "dtypes differ from the model's")
     if _plain_parts(expected) != _plain_parts(actual):
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "keys or numbers differ from the model's")
-    unequal = [(a, b) for a, b in zip(left, right, strict=True) if not _is_equal(a, b)]
+    unequal = [(a, b) for a, b in zip(left, right, strict=True) if not is_equal(a, b)]
     worst = max((_difference(a, b) for a, b in unequal), default=0.0)
     return VerifiedRow(row.key, row.name, shape, dtype, not unequal, worst)
 
 
 def _tensors_of(value: Any) -> list[torch.Tensor]:
     found = [value] if isinstance(value, torch.Tensor) else [held for _, held in tensors(value)]
-    return [held if held.layout == torch.strided else held.to_dense() for held in found]
+    return list(map(to_dense, found))
 
 
 def _plain_parts(value: Any) -> list[tuple[Any, str]]:
@@ -168,7 +169,7 @@ def _is_same(left: Any, right: torch.Tensor) -> bool:
         return False
     if left.layout != torch.strided or right.layout != torch.strided:
         return False
-    return _has_same_bytes(left, right) or torch.equal(left, right)
+    return _has_same_bytes(left, right) or is_equal(left, right)
 
 
 def _has_same_bytes(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -178,14 +179,6 @@ def _has_same_bytes(left: torch.Tensor, right: torch.Tensor) -> bool:
     if not all(held.is_floating_point() and held.is_contiguous() and not held.is_neg() for held in (left, right)):
         return False
     return torch.equal(left.view(-1).view(torch.int64), right.view(-1).view(torch.int64))
-
-
-def _is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    if torch.equal(left, right):
-        return True
-    may_be_nan = left.is_floating_point() or left.is_complex()
-    both_nan = left.isnan() & right.isnan() if may_be_nan else torch.zeros_like(left, dtype=torch.bool)
-    return bool(((left == right) | both_nan).all())
 
 
 def _difference(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -365,6 +365,34 @@ class KeepsAnotherFirst(KeepsItsTable):
         return super().keep(x)
 
 
+class ChecksValues(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+
+    def forward(self, x):
+        torch._check(bool((x > -1).all()))
+        assert x.sum() > 0
+        return super().forward(x)
+
+
+class CountsLargeOnes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        if x.max() > 7:
+            self.count += 1
+        return x + 1
+
+
+class CountsPositiveRows(CountsLargeOnes):
+    def forward(self, x):
+        for _ in (x > 7).nonzero():
+            self.count += 1
+        return x + 1
+
+
 STATELESS = [
     (ThrowsItsTablesAway, False),
     (KeepsItsTable, False),
@@ -374,6 +402,7 @@ STATELESS = [
     (WritesAtAnotherSize, True),
     (Norm, False),
     (SetsItselfUp, True),
+    (ChecksValues, False),
 ]
 STATEFUL = [
     (Counting, True),
@@ -385,6 +414,8 @@ STATEFUL = [
     (KeepsAndWrites, False),
     (KeepsAnotherFirst, False),
     (Norm, True),
+    (CountsLargeOnes, False),
+    (CountsPositiveRows, False),
 ]
 
 
@@ -532,6 +563,7 @@ LARGE = {
     "a conjugate": lambda x: torch.complex(x, x).conj(),
     "an imaginary part": lambda x: torch.complex(x, x + 1).conj().imag,
     "a negation": lambda x: torch._neg_view(x + 1),
+    "eight bits": lambda x: x.to(torch.float8_e4m3fn),
     "whole numbers": lambda x: (x * 100).to(torch.int64),
 }
 

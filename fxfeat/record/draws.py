@@ -1,4 +1,4 @@
-"""Notice what operators do that no tensor shows: draw random numbers, or write to tensors of inference mode."""
+"""Notice what operators do that no tensor shows: draw, write to tensors of inference mode, tell Python of values."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxfeat.record.measuring import storage_of
 from fxfeat.record.recording import Storage
 
+_TELLING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
 
 class Draws(TorchDispatchMode):
-    """Notice draws and writes; the operators themselves say which do either, but for those that run other code."""
+    """Notice draws, writes and what values tell; operators themselves say so, but for those that run other code."""
 
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = False
+        self.seen = self.tells = False
         self.written: set[Storage] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if isinstance(func, HigherOrderOperator):
             return func(*args, **(kwargs or {}))
         self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
+        self.tells = self.tells or not _TELLING.isdisjoint(func.tags)
         if is_inference_mode_enabled():
             self.written |= {storage_of(tensor) for tensor in _written_by(func, args, kwargs or {})}
         return func(*args, **(kwargs or {}))

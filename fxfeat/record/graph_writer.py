@@ -94,7 +94,7 @@ class GraphWriter:
         self.addresses: dict[int, Address] = {}
         self.heard: Counter[tuple[int, str]] = Counter()
         self.answers = AS_IT_IS
-        self.reads_values = self.asks_gradients = False
+        self.reads_values = self.goes_by_values = self.asks_gradients = False
         self.modes: list[str] = []
         self._kernels = kernels_of_attention()
         self._switches: dict[int, Switches] = {}

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from fxfeat.record import numbers
 from fxfeat.record.graph_writer import Effects
 from fxfeat.record.hooks import has_hooks, run_with_hooks
-from fxfeat.record.leaves import Leaves
+from fxfeat.record.leaves import FLEX_ATTENTION, Leaves
 from fxfeat.record.measuring import LITERALS
 from fxfeat.record.quiet import quiet
 from fxfeat.record.random_state import outside_torch
@@ -316,7 +316,9 @@ class Interceptor:
                 self._wrap(namespace, name)
 
     def _wrap_flex_attention(self) -> None:
-        """Models come to it by functions of files that have none of their classes."""
+        """Models come to it by functions of files that have none of their classes, if anything has loaded it."""
+        if FLEX_ATTENTION not in sys.modules:
+            return
         for module in list(sys.modules.values()):
             namespace = getattr(module, "__dict__", {})
             if id(namespace.get("flex_attention")) in self.leaves.functions:

@@ -18,6 +18,7 @@ from torch import nn
 
 from fxfeat.errors import RequestError
 
+FLEX_ATTENTION = "torch.nn.attention.flex_attention"
 _UNDERSTOOD = ("leaf_modules", "autowrap_functions", "autowrap_modules", "param_shapes_constant")
 
 
@@ -78,7 +79,7 @@ def _einops() -> tuple[types.ModuleType, ...]:
 
 def _flex_attention() -> tuple[Callable[..., Any], ...]:
     """It traces the functions that it is given in a way of its own."""
-    module = sys.modules.get("torch.nn.attention.flex_attention")
+    module = sys.modules.get(FLEX_ATTENTION)
     return () if module is None else (module.flex_attention,)
 
 

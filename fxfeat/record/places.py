@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 _OURS = f"{Path(__file__).parent.parent}/"
+_ASSERTIONS = ("assert ", "assert(", "_assert(", "torch._assert(", "torch._check")
 _TORCH = f"{Path(torch.__file__).parent}/"
 
 
@@ -25,6 +26,11 @@ def model_line() -> tuple[str, str]:
     )
     filename, line = frame.f_code.co_filename, frame.f_lineno
     return f"{_shorten(filename)}:{line}", linecache.getline(filename, line).strip()
+
+
+def is_assertion(source: str) -> bool:
+    """Say whether what a line decides leads nowhere else: the other branch raises."""
+    return source.startswith(_ASSERTIONS)
 
 
 def is_torch(frame: types.FrameType) -> bool:

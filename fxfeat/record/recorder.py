@@ -18,7 +18,7 @@ from fxfeat.record.graph_writer import Effects
 from fxfeat.record.guards import raised
 from fxfeat.record.measuring import storage_of, version_of
 from fxfeat.record.memory import COPIES_OR_NOT, Tie
-from fxfeat.record.places import is_torch, model_line
+from fxfeat.record.places import is_assertion, is_torch, model_line
 from fxfeat.record.recording import RNG, amend, facts, measure
 from fxfeat.record.sequences import RecordedShape, RecordedTuple
 from fxfeat.record.structure import tensors
@@ -214,7 +214,7 @@ class Recorder(Decisions, TorchFunctionMode):
         if getattr(func, "__name__", "") in _ESCAPES:
             # An array looks at the tensor's memory, and nothing shows what is done to it.
             written |= {storage_of(tensor) for tensor in given} - self.persistent
-        self._draws.seen, self._draws.written = False, set()
+        self._draws.seen, self._draws.tells, self._draws.written = False, False, set()
         try:
             result = self._call(func, args, kwargs)
         except Exception as error:
@@ -229,6 +229,8 @@ class Recorder(Decisions, TorchFunctionMode):
         effects = Effects({storage_of(tensor) for tensor in given}, changed)
         if self._draws.seen:
             effects.note_draw()
+        if self._draws.tells and not is_assertion(model_line()[1]):
+            self.goes_by_values = True
         self._effects.reads |= effects.reads
         self._effects.writes |= effects.writes
         self._effects.draws |= effects.draws

@@ -22,6 +22,7 @@ from fxfeat.record.interception import Interceptor
 from fxfeat.record.leaves import Leaves
 from fxfeat.record.measuring import storage_of
 from fxfeat.record.memory import widen_writes
+from fxfeat.record.places import is_assertion
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import AS_IT_IS, Address, Answers, Kind, Recording, Storage
 from fxfeat.record.stand_ins import Originals, Recast, StandIns, stand_ins
@@ -30,7 +31,6 @@ from fxfeat.record.switches import same_switches
 from fxfeat.record.untouched import untouched
 
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-_ASSERTIONS = ("assert ", "assert(", "_assert(", "torch._assert(")
 _RECORDING = threading.RLock()
 KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
 
@@ -143,8 +143,7 @@ def _record_once(
     if recorder.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise recorder.failure
-    # What an assertion decides leads nowhere else: the other branch raises.
-    branches = [guard for guard in recorder.guards if not guard.source.startswith(_ASSERTIONS)]
+    branches = [guard for guard in recorder.guards if not is_assertion(guard.source)]
     deciding = {*(guard.span for guard in branches), *(held.span for held in recorder.refusals)}
     widen_writes(model, recorder.graph, tuple(recorder.spans), deciding, recorder.ties)
     return Recording(
@@ -183,7 +182,8 @@ def _writes_state(recorder: Recorder, changed: Collection[tuple[str, str]]) -> b
 
     On stand-ins without values no decision was taken on one; a write that is guessed needs another size or dtype.
     """
-    if any(recorder.rebound.values()) or recorder.stand_ins.kind == "real":
+    decided = recorder.stand_ins.kind == "real" and (recorder.goes_by_values or recorder.escapes)
+    if decided or any(recorder.rebound.values()):
         return True
     if any((held.path, held.name) not in changed for held in recorder.settings):
         return True

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxfeat.record.equality import is_equal
 from fxfeat.record.photograph import ATOMS, BUILTINS, Photograph, paths_of
 from fxfeat.record.random_state import read_random, restore_random
 
@@ -125,5 +126,5 @@ def restore_values(values: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Put the values of tensors back, by their copies."""
     with torch.no_grad():
         for buffer, value in values:
-            if not torch.equal(buffer, value):
+            if not is_equal(buffer, value):
                 buffer.copy_(value)

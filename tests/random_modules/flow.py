@@ -103,6 +103,10 @@ def write_class(program: Program, takes: tuple[Dims, ...], depth: int) -> tuple[
     fewest, most = (1, 5) if depth else (2, 10)
     write_body(writer, fewest, most)
     gives = _return(writer)
+    if program.shares and not depth:
+        # A later call starts where the first one did: what it would go by is refused, as README says.
+        writer.share_box()
+        writer.lines.insert(0, "self.box.__init__()")
     name = f"Block{len(program.classes)}" if depth else "Model"
     program.classes.append(writer.text(name, ", ".join(held.name for held in arguments)))
     program.signatures.append((name, takes, gives))

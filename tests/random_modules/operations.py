@@ -84,6 +84,21 @@ _WRITES_OF_OTHERS = (
     *("{v}.add_({w})", "{v}.copy_({w})", "{v}[:, :1] = {w}[:, :1]", "{v}.lerp_({w}, 0.5)", "{v}.addcmul_({w}, {w})"),
     *("{v}.data.add_({w})", "{v}[0].copy_({w}[0])", "{v}[:, 0].mul_({w}[:, 0])", "{v}.masked_fill_({w} > 0, 0)"),
 )
+_GIVES = (
+    *("self.box.flag = True", "self.box.flag = not self.box.flag", "self.box.flag = {v}.shape[-1] > 4"),
+    *(
+        "self.box.count += 1",
+        "self.box.count = {v}.shape[0]",
+        "self.box.kept = {v}",
+        "self.box.kept = {v}.detach() * 2",
+    ),
+    *("self.box.list.append(1)", "self.box.list = [{v}]", "self.box.list.clear()", "setattr(self.box, 'count', 3)"),
+)
+_TAKES = (
+    *("{v} * 2 if self.box.flag else {v} + 1", "{v} + self.box.count", "{v} * len(self.box.list)"),
+    *("{v} if self.box.kept is None else {v} + self.box.kept.mean()", "{v} + (self.box.count > 1)"),
+    "{v} + sum(held if isinstance(held, int) else held.mean() for held in self.box.list)",
+)
 _PAIRS = (
     *("{a}, {b} = {v}.chunk(2, 1)", "{a}, {b} = {v}.split({h}, 1)", "{a}, {b} = torch.split({v}, [{h}, {h}], 1)"),
     *("{a}, {b} = {v}[:, :{h}], {v}[:, {h}:]", "{a}, {b} = torch.tensor_split({v}, 2, 1)"),
@@ -346,6 +361,19 @@ def exchange(writer: Writer) -> bool:
     return True
 
 
+def hand_on(writer: Writer) -> bool:
+    """Give something to other modules, or take it, past arguments and results; seldom, because fxfeat may refuse."""
+    value = writer.pick()
+    if value is None or not writer.one_in(3):
+        return False
+    writer.share_box()
+    if writer.one_in(2):
+        writer.line(writer.among(_GIVES).format(v=value.name))
+    else:
+        writer.keep(writer.among(_TAKES).format(v=value.name), value.dims, value)
+    return True
+
+
 def gather(writer: Writer) -> bool:
     """Put values into a dict or a list, and take them out again."""
     value = writer.pick()
@@ -389,4 +417,4 @@ def scale(writer: Writer) -> bool:
 
 
 OPERATIONS = (compute, compute, compute, combine, combine, reshape, reshape, write, write, write, write_other)
-RARE = (alias, swap, split, split, measure, count_calls, average, scale, stash, gather, shrink, exchange)
+RARE = (alias, swap, split, split, measure, count_calls, average, scale, stash, gather, shrink, exchange, hand_on)

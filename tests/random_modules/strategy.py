@@ -20,6 +20,15 @@ import torch.utils.checkpoint
 from torch import nn
 
 
+class Box:
+    # What modules share besides arguments and results.
+    def __init__(self):
+        self.flag, self.count, self.kept, self.list = False, 0, None, []
+
+
+BOX = Box()
+
+
 def halve(y):
     return y * 0.5
 

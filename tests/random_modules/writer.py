@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Dims = tuple[int, ...]
 T = TypeVar("T")
+BOX = "self.box = BOX"
 
 BATCH = 2
 # Names that operations have too, so that a number has to tell them apart.
@@ -47,6 +48,7 @@ class Program:
 
     draw: Draw
     grad: bool
+    shares: bool = False
     classes: list[str] = field(default_factory=list)
     signatures: list[tuple[str, tuple[Dims, ...], tuple[Value, ...]]] = field(default_factory=list)
 
@@ -112,6 +114,12 @@ class Writer:
         if self.one_in(16):
             self.setup.append(f"self.{self.attribute('again')} = self.{name}")
         return made
+
+    def share_box(self) -> None:
+        """Hold what modules share in plain Python."""
+        self.program.shares = True
+        if BOX not in self.setup:
+            self.setup.append(BOX)
 
     def buffer(self, stem: str, initial: str) -> str:
         name = self.attribute(stem)

@@ -213,6 +213,28 @@ def test_questions_about_gradients_are_answered_as_they_were():
     assert same(extractor(X)["head"], model(X))
 
 
+class GivesAViewOfWhatIsOverwritten(nn.Module):
+    """Autograd allows no further operation on such a view."""
+
+    def __init__(self):
+        super().__init__()
+        self.box, self.linear = Box(), nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.box.up = True
+        y = self.linear(x)
+        _, right = y.chunk(2, 1)
+        y.mul_(2)
+        return right
+
+
+def test_a_feature_that_no_operation_may_follow():
+    model = GivesAViewOfWhatIsOverwritten()
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=X)
+    with torch.no_grad():
+        assert same(extractor(X)["output"], model(X))
+
+
 def test_the_refusal_names_what_is_handed_on():
     with pytest.raises(fxfeat.TraceError) as refused:
         fxfeat.create_feature_extractor(model_of((SetsAFlag, GoesByAFlag)), ["first.linear", "head"], example_inputs=X)
