@@ -27,6 +27,7 @@ from fxfeat.repeats import check_repeats
 from fxfeat.rewrite.draft import Draft
 from fxfeat.rewrite.dtypes import has_dtypes, tie_dtypes
 from fxfeat.rewrite.passes import rewrite
+from fxfeat.rewrite.twins import has_twins, join_twins
 from fxfeat.select.features import Feature, select_feature
 from fxfeat.steady import find_steady
 
@@ -145,6 +146,10 @@ def _choose_answers(
         told = [*emit_told(Answers(gradients="on")), *emit_told(Answers(gradients="off"))]
         if len(told) == 2 and is_same_code(*told):
             chosen = dataclasses.replace(chosen, gradients="on")
+    if has_twins(recording):
+        told = emit_told(Answers(twins="together"))
+        if not told or not is_same_code(emit(join_twins(rewrite(make(recording))[0])), told[0]):
+            chosen = dataclasses.replace(chosen, twins="checked")
     return chosen
 
 

@@ -14,12 +14,12 @@ from torch.nn.modules.module import register_module_forward_hook
 from fxfeat.emit.extractor import Row
 from fxfeat.listening import Look, hearing
 from fxfeat.record.alone import unwrap
-from fxfeat.record.examples import Example, bind
+from fxfeat.record.examples import Example, bind, copy_example
 from fxfeat.record.leaves import Leaves
 from fxfeat.record.photograph import Photograph, paths_of
 from fxfeat.record.random_state import read_random, restore_random
 from fxfeat.record.run import watch
-from fxfeat.record.structure import copy_tensors, follow, has
+from fxfeat.record.structure import follow, has
 from fxfeat.record.untouched import lent_buffers
 from fxfeat.select.features import Given, Origin, Sound
 
@@ -65,7 +65,7 @@ def see(model: nn.Module, before: Photograph, sight: Sight, look: Look) -> None:
         before.restore()
     restore_random(random)
     with _ready(model, before, sight):
-        _watched(model, sight.leaves, operations, _copied(sight.example), look)
+        _watched(model, sight.leaves, operations, copy_example(sight.example), look)
 
 
 def glance(model: nn.Module, before: Photograph, sight: Sight, look: Look) -> None:
@@ -75,7 +75,7 @@ def glance(model: nn.Module, before: Photograph, sight: Sight, look: Look) -> No
     operation may be looked at.
     """
     with _ready(model, before, sight):
-        _hooked(model, sight.rows, _copied(sight.example), look)
+        _hooked(model, sight.rows, copy_example(sight.example), look)
 
 
 def is_meta(model: nn.Module) -> bool:
@@ -100,11 +100,6 @@ def _ready(model: nn.Module, before: Photograph, sight: Sight) -> Iterator[None]
 def lend(model: nn.Module, before: Photograph, sight: Sight) -> AbstractContextManager[None]:
     """Let a model run on copies of what it may write to, if there is anything."""
     return nullcontext() if sight.steady else lent_buffers(model, also=before)
-
-
-def _copied(example: Example) -> Example:
-    """Copy the tensors, which the model may write to."""
-    return Example(copy_tensors(example.args), copy_tensors(example.kwargs))
 
 
 def _hooked(model: nn.Module, rows: Sequence[Row], example: Example, look: Look) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,15 +12,16 @@ from torch import nn
 from fxfeat.eager import Sight, is_meta, is_operation, lend, see
 from fxfeat.emit.extractor import Emission, Forms, Row, build_extractor
 from fxfeat.errors import FxfeatError
+from fxfeat.record.examples import Example, copy_example
 from fxfeat.record.photograph import Photograph
 from fxfeat.record.random_state import RandomState, read_random, restore_random
 from fxfeat.record.recording import Recording
-from fxfeat.record.structure import copy_tensors
+from fxfeat.record.structure import copy_tensors, tensors
 from fxfeat.record.untouched import untouched
 from fxfeat.repeats import equal_values, see_all
 from fxfeat.rewrite.draft import Draft
 
-_CALLS = 2
+_SPREAD = 2.0
 
 
 def may_hand_on(recording: Recording, draft: Draft) -> bool:
@@ -28,7 +30,9 @@ def may_hand_on(recording: Recording, draft: Draft) -> bool:
 
 
 def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwargs: dict[str, Any]) -> bool:
-    """Say whether code gives on an example, twice in turn, what the model gives; True where either refuses the example.
+    """Say whether code gives on an example, twice in turn, what the model gives, and then on other values.
+
+    Where either refuses the example, that is taken for granted.
 
     Args:
         model: the model; it comes back as it was.
@@ -41,17 +45,19 @@ def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwarg
     # With gradients as they are: code may ask whether they are on.
     with untouched(model) as before, torch.compiler.set_stance("force_eager"):
         random = read_random()
-        try:
-            expected = _repeat(lambda: see_all(model, before, sight), random)
-        except Exception:
+        # What a threshold hides of the example, another one shows.
+        sights = [sight, sight, replace(sight, example=_spread(sight.example))]
+        expected = _run_each(sights, random, lambda held: see_all(model, before, held))
+        if not expected:
             return True
         before.restore()
+        call = _caller(emission, model, before, sight, tracer_kwargs)
         try:
-            found = _repeat(_caller(emission, model, before, sight, tracer_kwargs), random)
-        except FxfeatError:
-            return True
+            found = _run_each(sights[: len(expected)], random, call, FxfeatError)
         except Exception:
             return False
+        if not found:
+            return True
         wrong = _differing(sight, expected[0], found[0])
         if wrong and all(map(is_operation, wrong)):
             # Counting calls may have told another operation; a recording is sure.
@@ -60,29 +66,53 @@ def is_faithful(model: nn.Module, sight: Sight, emission: Emission, tracer_kwarg
             see(model, before, sight.only(wrong), lambda row, value: expected[0].update({row.key: copy_tensors(value)}))
             wrong = _differing(sight, expected[0], found[0])
         modules = sight.only(row for row in sight.rows if not is_operation(row))
-        return not wrong and not _differing(modules, expected[-1], found[-1])
+        later = zip(expected[1:], found[1:], strict=False)
+        return not wrong and not any(_differing(modules, *pair) for pair in later)
 
 
-def _repeat(call: Callable[[], dict[str, Any]], random: RandomState) -> list[dict[str, Any]]:
-    """Call twice with the same random numbers: code draws none of those that come after the last feature."""
+def _run_each(
+    sights: list[Sight],
+    random: RandomState,
+    run: Callable[[Sight], dict[str, Any]],
+    refusal: type[Exception] = Exception,
+) -> list[dict[str, Any]]:
+    """Run on each example in turn, up to one that is refused.
+
+    The random numbers are the same each time: code draws none of those that come after the last feature.
+    """
     found: list[dict[str, Any]] = []
-    for _ in range(_CALLS):
+    for sight in sights:
         restore_random(random)
-        found.append(call())
+        try:
+            found.append(run(sight))
+        except refusal:
+            break
     return found
+
+
+def _spread(example: Example) -> Example:
+    """Copy an example with other numbers in it, small ones and large ones of either sign."""
+    made = copy_example(example)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _, held in tensors((made.args, made.kwargs)):
+            if held.is_floating_point():
+                held.normal_(std=_SPREAD)
+    return made
 
 
 def _caller(
     emission: Emission, model: nn.Module, before: Photograph, sight: Sight, tracer_kwargs: dict[str, Any]
-) -> Callable[[], dict[str, Any]]:
+) -> Callable[[Sight], dict[str, Any]]:
     """Return what calls the code, in the mode that it was recorded in."""
     extractor = build_extractor(Forms(emission, emission, None), model, tracer_kwargs)
     if sight.training is not None:
         model.train(sight.training)
 
-    def call() -> dict[str, Any]:
-        with lend(extractor, before, sight):
-            found: dict[str, Any] = extractor(*copy_tensors(sight.example.args), **copy_tensors(sight.example.kwargs))
+    def call(held: Sight) -> dict[str, Any]:
+        with lend(extractor, before, held):
+            example = copy_example(held.example)
+            found: dict[str, Any] = extractor(*example.args, **example.kwargs)
         return found
 
     return call

@@ -12,10 +12,9 @@ from fxfeat.eager import is_meta
 from fxfeat.emit.extractor import Steady
 from fxfeat.modes import Setup, record_variant
 from fxfeat.record.alone import unwrap
-from fxfeat.record.examples import Example, sizes_of
+from fxfeat.record.examples import Example, copy_example, sizes_of
 from fxfeat.record.photograph import Photograph, paths_of
 from fxfeat.record.recording import Recording
-from fxfeat.record.structure import copy_tensors
 from fxfeat.record.untouched import lent_buffers, untouched
 
 
@@ -60,7 +59,8 @@ def _settle(setup: Setup, recording: Recording, training: bool | None) -> frozen
         few.take_attributes([model.get_submodule(path) for path in _changing(recording)])
         before.take_modules(paths_of(model))
         with lent_buffers(model, also=before):
-            model(*copy_tensors(example.args), **copy_tensors(example.kwargs))
+            given = copy_example(example)
+            model(*given.args, **given.kwargs)
         hooks = _name_hooks(paths_of(model))
         # Without the mode: a model's train() may throw away what the run set up.
         is_settled = record_variant(setup, recording, None).is_stateless

@@ -115,7 +115,7 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
             restore_values(parameters)
             restore_random(random)
 
-        given, named = copy_tensors(args), copy_tensors(kwargs)
+        given, named = copy_tensors((args, kwargs))
         with lend(extractor, before, sight):
             actual = extractor(*given, **named)
         start_over()

@@ -97,7 +97,7 @@ class _Writer:
 
     def _is_plain(self, node: fx.Node) -> bool:
         home = getattr(node.target, "__module__", None)
-        return home in ("_operator", "math") or node.target in (getattr, len, "size", "dim", round)
+        return home in ("_operator", "math") or node.target in (getattr, isinstance, len, "size", "dim", round)
 
     def _last_uses(self) -> dict[fx.Node, int]:
         last: dict[fx.Node, int] = {}

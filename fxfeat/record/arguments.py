@@ -18,7 +18,7 @@ from fxfeat.errors import TraceError
 from fxfeat.record import numbers
 from fxfeat.record.arrays import plain_scalar
 from fxfeat.record.measuring import LITERALS, storage_of
-from fxfeat.record.recording import Build, ContainerAt, ModuleAt, Opaque, amend, facts
+from fxfeat.record.recording import Build, ContainerAt, ModuleAt, Opaque, amend, facts, measure
 from fxfeat.record.sequences import RecordedTuple
 from fxfeat.record.structure import is_named_tuple, spell, tensors, walk
 from fxfeat.record.tied_tensors import TiedTensors
@@ -113,8 +113,11 @@ class Arguments(TiedTensors):
             return {key: self._written_modules(held) for key, held in value.items()}
         return value
 
-    def write_input(self, node: fx.Node, value: Any) -> Any:
-        """Return ``value`` with stand-ins for its tensors, tied to a placeholder; what is not a tensor is guarded."""
+    def write_input(self, node: fx.Node, value: Any, sole: bool) -> Any:
+        """Return ``value`` with stand-ins for its tensors, tied to a placeholder; what is not a tensor is guarded.
+
+        So is that a tensor is one, for code may ask whether it is None; but not of the ``sole`` tensor of a call.
+        """
         held = list(tensors(value))
         if not held:
             amend(node, value=value)
@@ -125,20 +128,24 @@ class Arguments(TiedTensors):
             self.guard(node, kept, "the call", f"{node.name} = {value!r}")
             return copy.deepcopy(kept) if isinstance(value, (*_CONTAINERS, set)) else value
         made = self._copied(value)
+        if isinstance(made, torch.Tensor):
+            made = self._join_twin(node, value, made)
         amend(node, **self._measured(made))
-        if node.args and node.args[0] is None:
-            given = self.add("call_function", operator.is_, (node, None), value=False, counted=False)
-            self.guard(given, False, "the call", f"{node.name} is None")
         self.persistent |= facts(node).storages
         self._inputs += [tensor for _, tensor in tensors(made)]
         if isinstance(made, torch.Tensor):
-            self.tie(made, node)
+            if node.args or not sole:
+                self._guard_tensor(node, node.name)
+            if id(made) not in self._nodes:
+                self.tie(made, node)
             return made
         self._register(made, node)
         self._guard_length(node, made, node.name)
         for steps, held in list(walk(made)):
             if steps and isinstance(held, _GUARDED):
                 self.guard(self.follow(node, steps, held), held, "the call", f"{node.name}{spell(steps)} = {held!r}")
+            elif isinstance(held, torch.Tensor) and not sole:
+                self._guard_tensor(self.node_of(held), f"{node.name}{spell(steps)}")
             elif steps and isinstance(held, _CONTAINERS):
                 self._guard_length(self.follow(node, steps, held), held, f"{node.name}{spell(steps)}")
         return made
@@ -163,6 +170,22 @@ class Arguments(TiedTensors):
             same_kind.update({key: self._copied(held) for key, held in value.items()})
             return same_kind
         return value
+
+    def _join_twin(self, node: fx.Node, value: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+        """Return the stand-in of an earlier input that this one is taken to be the same tensor as, or its own."""
+        twins = [held for held in self._twins if measure(held[2]) == measure(made)]
+        for other, original, shared in twins if self.answers.twins != "apart" else ():
+            joined = self.answers.twins == "together" or original is value
+            if self.answers.twins == "checked":
+                asked = self.add("call_function", operator.is_, (node, other), value=joined, counted=False)
+                self.guard(asked, joined, "the call", f"{node.name} is {other.name}")
+            made = shared if joined else made
+        self._twins.append((node, value, made))
+        return made
+
+    def _guard_tensor(self, node: fx.Node, name: str) -> None:
+        asked = self.add("call_function", isinstance, (node, torch.Tensor), value=True, counted=False)
+        self.guard(asked, True, "the call", f"isinstance({name}, torch.Tensor)")
 
     def _guard_length(self, node: fx.Node, made: Any, name: str) -> None:
         if isinstance(made, (tuple, list)):

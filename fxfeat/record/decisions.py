@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from fxfeat.record.measuring import measure_all
 from fxfeat.record.quiet import quietly
 from fxfeat.record.recording import TensorFacts, amend, facts
 from fxfeat.record.sequences import RecordedShape, RecordedTuple
+from fxfeat.record.showing import is_for_people
 from fxfeat.record.structure import children, replace_children, walk
 
 _OF_TENSORS = ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_signed", "element_size")
@@ -99,6 +101,11 @@ class Decisions(Arguments):
         """Write a guard that a number is what it was."""
         if self.live:
             self._decided(number.node, plain)
+
+    def tell(self, number: Any, plain: Any, frame: types.FrameType) -> None:
+        """Pin a number that a text is made of, but not where a size is only printed or logged."""
+        if self.live and not is_for_people(frame):
+            self.pin(number, plain)
 
     @quietly
     def take(self, source: RecordedTuple, key: Any, held: Any) -> Any:

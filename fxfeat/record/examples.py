@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.record.structure import tensors
+from fxfeat.record.structure import copy_tensors, tensors
 
 Sizes = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 """Shape and dtype of each tensor in some inputs."""
@@ -40,6 +40,12 @@ def sizes_of(example: Example) -> Sizes:
     (((2, 3), torch.float32),)
     """
     return tuple((tuple(held.shape), held.dtype) for _, held in tensors((example.args, example.kwargs)))
+
+
+def copy_example(example: Example) -> Example:
+    """Copy the tensors of an example, which a model may write to."""
+    args, kwargs = copy_tensors((example.args, example.kwargs))
+    return Example(args, kwargs)
 
 
 def read_example(example_inputs: Any) -> Example:

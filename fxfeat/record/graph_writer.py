@@ -110,6 +110,7 @@ class GraphWriter:
         self.squeezes = False
         self._versions: dict[Storage, dict[int, int]] = {}
         self._inputs: list[torch.Tensor] = []
+        self._twins: list[tuple[fx.Node, torch.Tensor, torch.Tensor]] = []
         self._nodes: dict[int, fx.Node] = {}
         self._born: dict[int, int] = {}
         self._pending: dict[int, tuple[fx.Node, Steps]] = {}

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from fxfeat.errors import GuardError
+
+_PLAIN = (bool, int, float, complex, str, bytes)
 
 
 def raised(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
@@ -36,9 +40,26 @@ def check(actual: Any, expected: Any, place: str) -> None:
     Example:
         >>> check(2, 2, "model.py:3: `for row in x:`")
     """
-    if actual is expected or actual == expected:
+    if actual is expected or _is_same(actual, expected):
         return
     raise GuardError(
         f"This input takes another path than the recorded one: at {place} the recording saw {expected!r}, this input "
         f"gives {actual!r}. Create the extractor again with example_inputs= like this input."
     )
+
+
+def _is_same(actual: Any, expected: Any) -> bool:
+    """Compare values, and their kinds: code tells 1 from True and from 1.0.
+
+    While the code is exported a size is a symbol, which is of no plain kind.
+    """
+    if isinstance(actual, torch.Tensor):
+        return False
+    if type(actual) in _PLAIN and type(expected) in _PLAIN and type(actual) is not type(expected):
+        return False
+    if type(actual) in (tuple, list) and type(expected) is type(actual):
+        return len(actual) == len(expected) and all(map(_is_same, actual, expected))
+    if type(actual) is dict and type(expected) is dict:
+        return actual.keys() == expected.keys() and all(_is_same(actual[key], held) for key, held in expected.items())
+    same = actual == expected
+    return bool(same) if isinstance(same, (bool, torch.SymBool)) else False

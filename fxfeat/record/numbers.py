@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import sys
+import types
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -30,6 +32,9 @@ class Ledger(Protocol):
 
     def pin(self, number: Any, plain: Any) -> None:
         """Write a guard that ``number`` is ``plain``."""
+
+    def tell(self, number: Any, plain: Any, frame: types.FrameType) -> None:
+        """Write a guard that ``number`` is ``plain``, if the code in ``frame`` may go by a text of it."""
 
     def element(self, source: fx.Node, index: int, value: int) -> fx.Node:
         """Write ``source[index]`` down."""
@@ -102,7 +107,7 @@ class RecordedFloat(float):
 
 RECORDED = (RecordedInt, RecordedFloat)
 _ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift")
-_QUESTIONS = ("is_integer", "as_integer_ratio", "bit_length", "bit_count", "to_bytes", "hex", "conjugate")
+_QUESTIONS = ("as_integer_ratio", "bit_length", "bit_count", "to_bytes", "hex", "conjugate")
 _UNARY = ("neg", "pos", "abs")
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 
@@ -196,6 +201,29 @@ def _question(name: str) -> Callable[..., Any]:
     return method
 
 
+def is_whole(number: float) -> bool:
+    """Say whether a number is a whole one.
+
+    >>> is_whole(4.0), is_whole(4.5)
+    (True, False)
+    """
+    return float(number).is_integer()
+
+
+def _is_integer(self: Any) -> Any:
+    return self.ledger.decide(is_whole, (self,), is_whole(plain(self)))
+
+
+def _text(show: Callable[..., str]) -> Callable[..., str]:
+    """Give a text, in which code may look something up."""
+
+    def method(self: Any, *spec: str) -> str:
+        self.ledger.tell(self, plain(self), sys._getframe(1))
+        return show(plain(self), *spec)
+
+    return method
+
+
 def _teach(kind: type) -> None:
     for name in _ARITHMETIC if kind is RecordedInt else _ARITHMETIC[:7]:
         magic = name.rstrip("_")
@@ -214,12 +242,9 @@ def _teach(kind: type) -> None:
     for name in _QUESTIONS:
         if hasattr(kind, name):
             setattr(kind, name, _question(name))
-    # Printing decides nothing, and a logged size must not tie the recording to it.
-    for name, show in (("repr", repr), ("str", str)):
-        setattr(kind, f"__{name}__", lambda self, show=show: show(plain(self)))
-    # The name in a variable, because a type cannot be told of a method that it is given here.
-    printed = "__format__"
-    setattr(kind, printed, lambda self, spec: format(plain(self), spec))
+    setattr(kind, "is_integer", _is_integer)  # noqa: B010  a type cannot be told of a method that it is given here
+    for name, show in (("repr", repr), ("str", str), ("format", format)):
+        setattr(kind, f"__{name}__", _text(show))
 
 
 _teach(RecordedInt)

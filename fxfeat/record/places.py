@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-_OURS = f"{Path(__file__).parent.parent}/"
+OURS = f"{Path(__file__).parent.parent}/"
 _ASSERTIONS = ("assert ", "assert(", "_assert(", "torch._assert(", "torch._check")
 _TORCH = f"{Path(torch.__file__).parent}/"
 
@@ -20,8 +20,8 @@ _TORCH = f"{Path(torch.__file__).parent}/"
 def model_line() -> tuple[str, str]:
     """Return ``("file.py:12", "if x.shape[0] > 1:")`` for the innermost frame outside fxfeat and torch."""
     frame = (
-        _first(sys._getframe(1), (_OURS, _TORCH, contextlib.__file__))
-        or _first(sys._getframe(1), (_OURS,))
+        _first(sys._getframe(1), (OURS, _TORCH, contextlib.__file__))
+        or _first(sys._getframe(1), (OURS,))
         or sys._getframe(1)
     )
     filename, line = frame.f_code.co_filename, frame.f_lineno

@@ -275,9 +275,13 @@ class Recorder(Decisions, TorchFunctionMode):
         self.add("call_method", name, (node,), writes=memory, guessed=memory, counted=False)
         if node.op == "get_attr" and hasattr(result, "copy"):
             result = result.copy()  # it looks at the model's own memory
-        self.escapes.append(f"`.{name}()` at {model_line()[0]}")
-        self.refuse(f"a value leaves torch at {self.line()}, so what follows from it cannot be written down")
+        self.note_escape(f".{name}()")
         return result
+
+    def note_escape(self, call: str) -> None:
+        """Refuse to write out code that follows from a value which a call takes out of torch."""
+        self.escapes.append(f"`{call}` at {model_line()[0]}")
+        self.refuse(f"a value leaves torch at {self.line()}, so what follows from it cannot be written down")
 
     def _constant_of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a tensor from NumPy arrays, which the extractor carries as a constant."""

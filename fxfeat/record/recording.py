@@ -26,6 +26,9 @@ Values = Literal["as they are", "larger", "smaller", "pinned"]
 Gradients = Literal["checked", "on", "off"]
 """What code is told that asks whether gradients are on: how it is, which is checked, or always the same."""
 
+Twins = Literal["apart", "together", "checked"]
+"""What inputs of one shape are to code: a tensor each, one and the same, or as they are, which is checked."""
+
 Storage = object
 """Identity of a piece of memory. Two tensors that share memory share it; ``RNG`` stands for the random state."""
 
@@ -44,6 +47,7 @@ class Answers:
 
     values: Values = "as they are"
     gradients: Gradients = "checked"
+    twins: Twins = "apart"
 
 
 AS_IT_IS = Answers()

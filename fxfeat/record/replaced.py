@@ -116,19 +116,22 @@ def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacem
 
     def noticed(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
-            made = function(*args, **kwargs)
-            if mine():
-                recorder.note_fresh(made)
+            if not mine():
+                return function(*args, **kwargs)
+            with quiet():
+                made = function(*args, **kwargs)
+            recorder.note_fresh(made)
             return made
 
         return called
 
-    for name in ("from_numpy", "frombuffer"):
-        yield torch, name, noticed(getattr(torch, name))
+    # A tensor that is unpickled is an empty one that is then given memory.
+    for home, name in ((torch, "from_numpy"), (torch, "frombuffer"), (torch._utils, "_rebuild_tensor")):
+        yield home, name, noticed(getattr(home, name))
 
 
 def refusing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
-    """Yield what refuses to write out code that seeds, makes a generator, or has tiny numbers taken for 0."""
+    """Yield what refuses to write out code that pickles, seeds, makes a generator, or has tiny numbers taken for 0."""
 
     def refused(function: Callable[..., Any], what: str) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -138,6 +141,14 @@ def refusing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replaceme
 
         return called
 
+    reduce = torch.Tensor.__reduce_ex__
+
+    def pickled(tensor: torch.Tensor, protocol: Any) -> Any:
+        if mine():
+            recorder.note_escape("pickle")
+        return reduce(tensor, protocol)
+
+    yield torch.Tensor, "__reduce_ex__", pickled
     for home in (torch, torch.random):
         for name in _SEEDING:
             yield home, name, refused(getattr(home, name), "sets the random state")

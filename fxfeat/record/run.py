@@ -289,12 +289,13 @@ def _write_inputs(
     arguments from named ones.
     """
     given: dict[str, Any] = {}
+    sole = sum(1 for _ in tensors((example.args, example.kwargs))) == 1
     for name, parameter in bound.signature.parameters.items():
         value = bound.arguments.get(name)
         default = () if parameter.default is parameter.empty else (parameter.default,)
         stars = _STARS.get(parameter.kind, "")
         node = recorder.add("placeholder", stars + name, default, name=name)
-        given[name] = recorder.write_input(node, value)
+        given[name] = recorder.write_input(node, value, sole)
     positional = inspect.BoundArguments(bound.signature, OrderedDict(given)).args
     rest: dict[str, Any] = next(
         (given[p.name] for p in bound.signature.parameters.values() if p.kind is p.VAR_KEYWORD), {}

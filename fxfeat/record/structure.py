@@ -119,26 +119,29 @@ def _clone_all(values: Any, above: frozenset[int]) -> Any:
     return replace_children(values, {step: new for step, held, new in parts if new is not held})
 
 
-def copy_tensors(value: Any) -> Any:
-    """Clone the tensors of a value, leaving containers of other kinds than tuple, list and dict as they are.
+def copy_tensors(value: Any, made: dict[int, torch.Tensor] | None = None) -> Any:
+    """Clone the tensors of a value, one that comes twice once, leaving other containers than the usual as they are.
 
     >>> copy_tensors((torch.zeros(1), 2))
     (tensor([0.]), 2)
     """
+    made = {} if made is None else made
     if isinstance(value, torch.Tensor):
-        return value.detach().clone()
+        if id(value) not in made:
+            made[id(value)] = value.detach().clone()
+        return made[id(value)]
     if is_named_tuple(value):
-        return type(value)(*(copy_tensors(held) for held in value))
+        return type(value)(*(copy_tensors(held, made) for held in value))
     if isinstance(value, tuple):
-        return tuple(copy_tensors(held) for held in tuple.__iter__(value))
+        return tuple(copy_tensors(held, made) for held in tuple.__iter__(value))
     if type(value) is list:
-        return [copy_tensors(held) for held in value]
+        return [copy_tensors(held, made) for held in value]
     if type(value) is dict:
-        return {key: copy_tensors(held) for key, held in value.items()}
+        return {key: copy_tensors(held, made) for key, held in value.items()}
     shallow = copy.copy(value)
     for (kind, key), held in children(shallow):
         if isinstance(held, torch.Tensor) and kind == "attr":
-            object.__setattr__(shallow, key, copy_tensors(held))
+            object.__setattr__(shallow, key, copy_tensors(held, made))
     return shallow
 
 

@@ -128,7 +128,9 @@ class TiedTensors(GraphWriter):
 
     def _trouble(self, tensor: torch.Tensor) -> str | None:
         if self._made_here(tensor):
-            return "a tensor computed where fxfeat cannot see it, in compiled or vectorized code"
+            return (
+                "a tensor made out of fxfeat's sight, by nn.Parameter, by copy.deepcopy, in compiled or vectorized code"
+            )
         if self.escapes:
             return f"a tensor that may have been computed outside torch, after {self.escapes[-1]}"
         return None

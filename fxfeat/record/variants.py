@@ -70,17 +70,25 @@ def _extent_of(tensor: torch.Tensor, listed: bool) -> list[int]:
 def resize(example: Example, groups: tuple[Group, ...], grow: Callable[[Axis], int]) -> Example:
     """Return an example whose axes of some groups have other sizes."""
     sizes = {(axis.steps, axis.dimension): grow(axis) for group in groups for axis in group.axes}
+    made: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
 
     def change(steps: Steps, tensor: torch.Tensor) -> torch.Tensor:
-        for dimension in range(tensor.dim()):
-            wanted = sizes.get((steps, dimension))
-            if wanted is not None:
-                index = torch.arange(wanted, device=tensor.device) % tensor.shape[dimension]
-                tensor = tensor.index_select(dimension, index)
-        return tensor
+        wanted = tuple(sizes.get((steps, dimension), size) for dimension, size in enumerate(tensor.shape))
+        # A tensor that comes twice is one tensor at other sizes too.
+        if (id(tensor), wanted) not in made:
+            made[id(tensor), wanted] = _resized(tensor, wanted)
+        return made[id(tensor), wanted]
 
     args, kwargs = _map_tensors((example.args, example.kwargs), change, ())
     return Example(args, kwargs)
+
+
+def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    for dimension, wanted in enumerate(sizes):
+        if wanted != tensor.shape[dimension]:
+            index = torch.arange(wanted, device=tensor.device) % tensor.shape[dimension]
+            tensor = tensor.index_select(dimension, index)
+    return tensor
 
 
 def _map_tensors(value: Any, change: Callable[[Steps, torch.Tensor], torch.Tensor], steps: Steps) -> Any:

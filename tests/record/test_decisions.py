@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 
 import pytest
@@ -77,6 +78,14 @@ class MaxOfSizes(Base):
 class SizeInAFormat(Base):
     def forward(self, x):
         self.note = f"{x.shape[0]} images of {x.shape[2]}x{x.shape[3]}"
+        return self.head(self.conv(x))
+
+
+class PadsToAMultiple(Base):
+    def forward(self, x):
+        blocks = x.shape[2] / 4
+        if not blocks.is_integer():
+            x = nn.functional.pad(x, (0, 0, 0, math.ceil(blocks) * 4 - x.shape[2]))
         return self.head(self.conv(x))
 
 
@@ -172,7 +181,8 @@ CASES = [
     (BranchOnBatch, [LARGER, BIGGER], [SMALLER]),
     (LengthOfBatch, [], [LARGER, SMALLER, BIGGER]),
     (HalfSize, [LARGER, SMALLER, WIDER, BIGGER], []),
-    (SizeInAFormat, [LARGER, SMALLER, BIGGER], []),
+    (SizeInAFormat, [], [LARGER, SMALLER, BIGGER]),
+    (PadsToAMultiple, [LARGER, BIGGER], [torch.randn(2, 3, 10, 8)]),
     (RootOfSize, [LARGER, SMALLER], [torch.randn(2, 3, 16, 16)]),
     (RowByRow, [], [LARGER, SMALLER, WIDER]),
     (LoopOverSize, [], [LARGER, SMALLER, WIDER]),

@@ -235,6 +235,46 @@ def test_a_feature_that_no_operation_may_follow():
         assert same(extractor(X)["output"], model(X))
 
 
+class Spikes(nn.Module):
+    """What it keeps shows only where it adds up to enough."""
+
+    def __init__(self):
+        super().__init__()
+        self.charge, self.held = 0.0, {"charge": 0.0}
+
+    def forward(self, x):
+        self.charge = self.charge + x
+        spike = (self.charge > 1).float()
+        self.charge = self.charge * (1 - spike)
+        return spike
+
+
+class SpikesFromADict(Spikes):
+    def forward(self, x):
+        charge = self.held["charge"] + x
+        spike = (charge > 1).float()
+        self.held["charge"] = charge * (1 - spike)
+        return spike
+
+
+class Discharges(nn.Module):
+    def __init__(self, cell):
+        super().__init__()
+        self.linear, self.cell = nn.Linear(4, 4), cell()
+
+    def forward(self, x):
+        self.cell.charge = self.cell.held["charge"] = 0.0
+        return self.cell(self.linear(x))
+
+
+@pytest.mark.parametrize("size", [0.1, 1, 3, 10])
+@pytest.mark.parametrize("cell", [Spikes, SpikesFromADict])
+def test_a_reset_that_does_not_show_on_the_example_is_refused(cell, size):
+    torch.manual_seed(0)
+    with pytest.raises(fxfeat.TraceError, match=r"^Discharges hands something on from one module to another, "):
+        fxfeat.create_feature_extractor(Discharges(cell).eval(), ["cell"], example_inputs=torch.rand(3, 4) * size)
+
+
 def test_the_refusal_names_what_is_handed_on():
     with pytest.raises(fxfeat.TraceError) as refused:
         fxfeat.create_feature_extractor(model_of((SetsAFlag, GoesByAFlag)), ["first.linear", "head"], example_inputs=X)
