@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import fx, nn
@@ -28,8 +27,9 @@ from fxfeat.record.reach import find_namespaces
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import DRAWN, Context, Opaque, Span
 from fxfeat.record.replaced import asking, counting, drawing, exchanging, importing, refusing
+from fxfeat.record.standing_in import put_in_place
 from fxfeat.record.structure import children, is_named_tuple, replace_children, tensors, walk
-from fxfeat.record.switches import counting_modes
+from fxfeat.record.switches import count_modes
 from fxfeat.record.written import hide_modules
 
 
@@ -62,15 +62,15 @@ class Interceptor:
         """Patch torch while the model runs."""
         with self._undo as undo:
             for name, replacement in (("__call__", self._call), ("__getattr__", self._get), ("__setattr__", self._set)):
-                undo.enter_context(patch.object(nn.Module, name, _as_method(replacement)))
-            undo.enter_context(patch.object(torch.autograd.Function, "apply", self._function_apply()))
-            undo.enter_context(patch.object(torch._C.ScriptFunction, "__call__", self._scripted()))
+                put_in_place(undo, nn.Module, name, _as_method(replacement))
+            put_in_place(undo, torch.autograd.Function, "apply", self._function_apply())
+            put_in_place(undo, torch._C.ScriptFunction, "__call__", self._scripted())
             replaced = [replace(self.recorder, self._mine) for replace in (refusing, asking, importing)]
             others = (exchanging(self.recorder, self._here), drawing(self._draw))
             for home, name, replacement in itertools.chain(*replaced, *others):
                 self._imported[id(getattr(home, name))] = replacement
-                undo.enter_context(patch.object(home, name, replacement))
-            undo.enter_context(counting_modes(self.recorder, self._mine, self.recorder.modes))
+                put_in_place(undo, home, name, replacement)
+            count_modes(undo, self.recorder, self._mine, self.recorder.modes)
             self._watch_autocast(undo)
             self._wrap_registered()
             self._wrap_files(self._modules)
@@ -354,11 +354,11 @@ class Interceptor:
         if getattr(function, "fxfeat_wraps", None) is not None:
             return
 
-        @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             return self._opaque(function, args, kwargs)
 
-        wrapper.fxfeat_wraps = function  # type: ignore[attr-defined]
+        wrapper.__name__ = getattr(function, "__name__", name)
+        vars(wrapper).update(fxfeat_wraps=function, __wrapped__=function)
         namespace[name] = wrapper
         self._undo.callback(namespace.__setitem__, name, function)
 
@@ -380,8 +380,8 @@ class Interceptor:
                 recorder.contexts.pop()
             return leave(self, *details)
 
-        undo.enter_context(patch.object(region, "__enter__", watched_enter))
-        undo.enter_context(patch.object(region, "__exit__", watched_exit))
+        put_in_place(undo, region, "__enter__", watched_enter)
+        put_in_place(undo, region, "__exit__", watched_exit)
 
 
 def _containers(args: Any, kwargs: Any) -> set[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,6 +13,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import _device
 
 from fxfeat.record.recording import Context
+from fxfeat.record.standing_in import put_in_place
 
 Switches = tuple[Any, ...]
 
@@ -112,8 +112,7 @@ def attention_context(kernels: list[SDPBackend]) -> Context:
     return Context(sdpa_kernel, (("backends", kernels),))
 
 
-@contextlib.contextmanager
-def counting_modes(own: TorchFunctionMode, mine: Callable[[], bool], modes: list[str]) -> Iterator[None]:
+def count_modes(undo: contextlib.ExitStack, own: TorchFunctionMode, mine: Callable[[], bool], modes: list[str]) -> None:
     """Note in ``modes`` which function modes of its own a model's code has entered, but none of torch's.
 
     A mode is not on the stack while it handles a call, so the stack does not tell.
@@ -133,6 +132,5 @@ def counting_modes(own: TorchFunctionMode, mine: Callable[[], bool], modes: list
             modes.pop()
         return leave(mode, *details)
 
-    entering = patch.object(TorchFunctionMode, "__enter__", noting_enter)
-    with entering, patch.object(TorchFunctionMode, "__exit__", noting_leave):
-        yield
+    put_in_place(undo, TorchFunctionMode, "__enter__", noting_enter)
+    put_in_place(undo, TorchFunctionMode, "__exit__", noting_leave)
