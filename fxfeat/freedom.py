@@ -52,13 +52,11 @@ def find_freedom(
     Returns:
         What is known of each batch, extent and length; a layer's width, which no model could change, is left out.
     """
-    groups = find_groups(example)
-    together = tuple(group for group in groups if group.name in ("batch", "extent"))
-    free = together and _try(example, emission, emit_at, together, combined=True) is Outcome.SAME
-    states = dict.fromkeys(together, Outcome.SAME) if free else {}
-    for group in groups:
-        if group not in states:
-            states[group] = _try(example, emission, emit_at, (group,), combined=False)
+    groups, apart = find_groups(example), find_groups(example, rows=False)
+    states = _find_states(example, emission, emit_at, groups)
+    if apart != groups and states[groups[0]] is Outcome.FAILED:
+        # What is as long as the batch may be so by chance.
+        states = _find_states(example, emission, emit_at, apart)
     places = _find_places(model, example)
     return tuple(
         Freedom(*places[axis.steps], axis.dimension, axis.size, _name(group, axis, example), _STATES[state])
@@ -66,6 +64,18 @@ def find_freedom(
         for axis in group.axes
         if state is not Outcome.FAILED or not group.name.startswith(("length", "size"))
     )
+
+
+def _find_states(
+    example: Example, emission: Emission, emit_at: Callable[[Example], Emission], groups: tuple[Group, ...]
+) -> dict[Group, Outcome]:
+    together = tuple(group for group in groups if group.name in ("batch", "extent"))
+    free = together and _try(example, emission, emit_at, together, combined=True) is Outcome.SAME
+    states = dict.fromkeys(together, Outcome.SAME) if free else {}
+    for group in groups:
+        if group not in states:
+            states[group] = _try(example, emission, emit_at, (group,), combined=False)
+    return states
 
 
 def find_pins(freedoms: tuple[Freedom, ...]) -> tuple[Pin, ...]:

@@ -11,7 +11,7 @@ _NOTHING = object()
 def put_in_place(undo: ExitStack, home: Any, name: str, replacement: Any) -> None:
     """Replace an attribute until ``undo`` is closed, an inherited one by one of its own.
 
-    A recording does this a hundred times, for which ``unittest.mock.patch.object`` takes milliseconds.
+    A recording does this a hundred times, where ``unittest.mock.patch.object`` takes an eighth of its time.
 
     Example:
         >>> with ExitStack() as undo:

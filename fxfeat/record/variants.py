@@ -31,22 +31,28 @@ class Group:
     axes: tuple[Axis, ...]
 
 
-def find_groups(example: Example) -> tuple[Group, ...]:
+def find_groups(example: Example, rows: bool = True) -> tuple[Group, ...]:
     """Sort the axes of an example's tensors into the batch, the extent, and others one by one, such as channels.
 
     >>> [(g.name, [a.dimension for a in g.axes]) for g in find_groups(Example((torch.zeros(2, 3, 8, 8),)))]
     [('batch', [0]), ('extent', [2, 3]), ('size 1 of [0][0]', [1])]
+
+    Args:
+        example: the example.
+        rows: whether a tensor of one dimension, as long as the batch, holds a number for each of its rows.
     """
     held = list(tensors((example.args, example.kwargs)))
     listed = _is_listed(example)
     batch = () if listed else tuple(Axis(steps, 0, t.shape[0]) for steps, t in held if t.dim() > 1)
+    if rows and len(sizes := {axis.size for axis in batch}) == 1:
+        batch += tuple(Axis(steps, 0, t.shape[0]) for steps, t in held if t.dim() == 1 and t.shape[0] in sizes)
     extent = tuple(Axis(steps, d, t.shape[d]) for steps, t in held for d in _extent_of(t, listed))
     lengths = (Group(f"length {d}", tuple(Axis(s, d, t.shape[d]) for s, t in held if d < t.dim() < 4)) for d in (1, 2))
     known = {(axis.steps, axis.dimension) for axis in (*batch, *extent)}
     others = (
         Group(f"size {d} of {spell(steps)}", (Axis(steps, d, t.shape[d]),))
         for steps, t in held
-        if t.dim() >= 4 or listed
+        if t.dim() >= 4 or t.dim() == 1 or listed
         for d in range(t.dim())
         if (steps, d) not in known
     )

@@ -1,14 +1,15 @@
-"""Clone a feature that a later node overwrites, where it was produced, and only then."""
+"""Clone a feature that a later node, or the next call, overwrites, where it was produced, and only then."""
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxfeat.record.recording import Facts, TensorFacts, facts
+from fxfeat.record.recording import Facts, Storage, TensorFacts, facts
 from fxfeat.record.structure import clone_all
 from fxfeat.record.written import map_nodes
 from fxfeat.rewrite.draft import Draft, position
@@ -16,27 +17,35 @@ from fxfeat.select.features import Feature
 
 
 def snapshot(draft: Draft) -> Draft:
-    """Make a feature's value independent of what else was asked for."""
+    """Make a feature's value independent of what else was asked for, and of later calls."""
     writers = [node for node in draft.graph.nodes if facts(node).writes]
-    features = tuple(_keep(draft.graph, writers, feature) for feature in draft.features)
+    lasting = _memory_of_the_model(draft)
+    features = tuple(_keep(draft.graph, writers, lasting, feature) for feature in draft.features)
     return dataclasses.replace(draft, features=features)
 
 
-def _keep(graph: fx.Graph, writers: list[fx.Node], feature: Feature) -> Feature:
+def _memory_of_the_model(draft: Draft) -> frozenset[Storage]:
+    """Return the memory of buffers and other tensors that the model keeps from call to call."""
+    inputs = [facts(node).storages for node in draft.graph.nodes if node.op == "placeholder"]
+    return draft.recording.persistent.difference(*inputs)
+
+
+def _keep(graph: fx.Graph, writers: list[fx.Node], lasting: frozenset[Storage], feature: Feature) -> Feature:
     def clone_if_overwritten(node: fx.Node) -> fx.Node:
-        later = (held for held in writers if position(held) >= feature.moment)
-        if not any(facts(held).writes & facts(node).storages for held in later):
+        memory = facts(node).storages
+        later = any(facts(held).writes & memory for held in writers if position(held) >= feature.moment)
+        if not later and not any(facts(held).writes & memory & lasting for held in writers):
             return node
-        before = next(n for n in graph.nodes if position(n) >= feature.moment and n is not node)
-        return _clone(graph, node, before)
+        behind = (held for held in graph.nodes if position(held) >= feature.moment and held is not node)
+        return _clone(graph, node, next(behind, None))
 
     value: Any = map_nodes(feature.value, clone_if_overwritten)
     return dataclasses.replace(feature, value=value)
 
 
-def _clone(graph: fx.Graph, node: fx.Node, before: fx.Node) -> fx.Node:
+def _clone(graph: fx.Graph, node: fx.Node, before: fx.Node | None) -> fx.Node:
     known = facts(node)
-    with graph.inserting_before(before):
+    with nullcontext() if before is None else graph.inserting_before(before):
         clone = graph.call_function(torch.clone if isinstance(known.value, TensorFacts) else clone_all, (node,))
     clone.meta["facts"] = Facts(known.position, known.span, known.value, contexts=known.contexts)
     return clone
