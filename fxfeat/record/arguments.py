@@ -20,7 +20,7 @@ from fxfeat.record.arrays import plain_scalar
 from fxfeat.record.measuring import LITERALS, storage_of
 from fxfeat.record.recording import Build, ContainerAt, ModuleAt, Opaque, amend, facts, measure
 from fxfeat.record.sequences import RecordedTuple
-from fxfeat.record.structure import is_named_tuple, spell, tensors, walk
+from fxfeat.record.structure import Steps, is_named_tuple, spell, tensors, walk
 from fxfeat.record.tied_tensors import TiedTensors
 
 _GUARDED = (
@@ -116,7 +116,8 @@ class Arguments(TiedTensors):
     def write_input(self, node: fx.Node, value: Any, sole: bool) -> Any:
         """Return ``value`` with stand-ins for its tensors, tied to a placeholder; what is not a tensor is guarded.
 
-        So is that a tensor is one, for code may ask whether it is None; but not of the ``sole`` tensor of a call.
+        So is that a tensor is one, and a list one, for code may ask whether it is None; but not of the ``sole`` tensor
+        of a call.
         """
         held = list(tensors(value))
         if not held:
@@ -135,20 +136,30 @@ class Arguments(TiedTensors):
         self._inputs += [tensor for _, tensor in tensors(made)]
         if isinstance(made, torch.Tensor):
             if node.args or not sole:
-                self._guard_tensor(node, node.name)
+                self._guard_kind(node, made, node.name)
             if id(made) not in self._nodes:
                 self.tie(made, node)
             return made
         self._register(made, node)
-        self._guard_length(node, made, node.name)
         for steps, held in list(walk(made)):
-            if steps and isinstance(held, _GUARDED):
-                self.guard(self.follow(node, steps, held), held, "the call", f"{node.name}{spell(steps)} = {held!r}")
-            elif isinstance(held, torch.Tensor) and not sole:
-                self._guard_tensor(self.node_of(held), f"{node.name}{spell(steps)}")
-            elif steps and isinstance(held, _CONTAINERS):
-                self._guard_length(self.follow(node, steps, held), held, f"{node.name}{spell(steps)}")
+            self._guard_part(node, steps, held, sole)
         return made
+
+    def _guard_part(self, node: fx.Node, steps: Steps, held: Any, sole: bool) -> None:
+        """Check what an argument that holds tensors is like, at some steps into it."""
+        name = f"{node.name}{spell(steps)}"
+        if isinstance(held, torch.Tensor):
+            if not sole:
+                self._guard_kind(self.node_of(held), held, name)
+            return
+        part = self.follow(node, steps, held)
+        if isinstance(held, _GUARDED):
+            self.guard(part, held, "the call", f"{name} = {held!r}")
+            return
+        # What a star gathers is always there.
+        if steps or not str(node.target).startswith("*"):
+            self._guard_kind(part, held, name)
+        self._guard_length(part, held, name)
 
     def _copied(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor) and type(value) not in _PLAIN_TENSORS:
@@ -183,9 +194,15 @@ class Arguments(TiedTensors):
         self._twins.append((node, value, made))
         return made
 
-    def _guard_tensor(self, node: fx.Node, name: str) -> None:
-        asked = self.add("call_function", isinstance, (node, torch.Tensor), value=True, counted=False)
-        self.guard(asked, True, "the call", f"isinstance({name}, torch.Tensor)")
+    def _guard_kind(self, node: fx.Node, held: Any, name: str) -> None:
+        kind = next((kind for kind in (torch.Tensor, *_CONTAINERS) if isinstance(held, kind)), None)
+        if kind is None:
+            asked = self.add("call_function", operator.is_, (node, None), value=False, counted=False)
+            self.guard(asked, False, "the call", f"{name} is None")
+            return
+        asked = self.add("call_function", isinstance, (node, kind), value=True, counted=False)
+        spelled = "torch.Tensor" if kind is torch.Tensor else kind.__name__
+        self.guard(asked, True, "the call", f"isinstance({name}, {spelled})")
 
     def _guard_length(self, node: fx.Node, made: Any, name: str) -> None:
         if isinstance(made, (tuple, list)):

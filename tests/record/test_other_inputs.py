@@ -45,6 +45,18 @@ class OfATuple(Base):
         return y * 2 if past is None or past[0] is None else y
 
 
+class OfANestedDict(Base):
+    def forward(self, batch):
+        y = self.linear(batch["x"])
+        return y * 2 if batch["m"] is None else y
+
+
+class OfAnObject(Base):
+    def forward(self, x, batch=None):
+        y = self.linear(x)
+        return y * 2 if batch is None else y
+
+
 class Required(Base):
     def forward(self, x, mask):
         y = self.linear(x)
@@ -82,6 +94,15 @@ CASES = {
     ),
     "none in a dataclass": (OfADataclass, (Batch(X, MASK),), (Batch(X),), "isinstance(batch.mask, torch.Tensor)"),
     "none in a tuple": (OfATuple, (X, (MASK, MASK)), (X, (None, None)), "isinstance(past[0], torch.Tensor)"),
+    "none for a tuple": (OfATuple, (X, (MASK, MASK)), (X, None), "isinstance(past, tuple)"),
+    "none for a dict in a dict": (
+        OfANestedDict,
+        ({"x": X, "m": {"mask": MASK}},),
+        ({"x": X, "m": None},),
+        "isinstance(",
+    ),
+    "none for an object": (OfAnObject, (X, Batch(X)), (X, None), "batch is None"),
+    "a list for a tuple": (OfATuple, (X, (MASK, MASK)), (X, [MASK, MASK]), "isinstance(past, tuple)"),
     "none though required": (Required, (X, MASK), (X, None), "isinstance(mask, torch.Tensor)"),
     "none that is used": (Multiplies, ({"x": X, "mask": MASK},), ({"x": X, "mask": None},), "isinstance(batch['mask']"),
     "a tensor, a number": (TensorOrNumber, (X, torch.tensor(1.0)), (X, 1.0), "isinstance(scale, torch.Tensor)"),
