@@ -26,7 +26,7 @@ from fxfeat.record.random_state import outside_torch
 from fxfeat.record.reach import find_namespaces
 from fxfeat.record.recorder import Recorder
 from fxfeat.record.recording import DRAWN, Context, Opaque, Span
-from fxfeat.record.replaced import asking, counting, drawing, exchanging, importing, refusing
+from fxfeat.record.replaced import asking, counting, drawing, exchanging, importing, locating, refusing
 from fxfeat.record.standing_in import put_in_place
 from fxfeat.record.structure import children, is_named_tuple, replace_children, tensors, walk
 from fxfeat.record.switches import count_modes
@@ -65,7 +65,7 @@ class Interceptor:
                 put_in_place(undo, nn.Module, name, _as_method(replacement))
             put_in_place(undo, torch.autograd.Function, "apply", self._function_apply())
             put_in_place(undo, torch._C.ScriptFunction, "__call__", self._scripted())
-            replaced = [replace(self.recorder, self._mine) for replace in (refusing, asking, importing)]
+            replaced = [replace(self.recorder, self._mine) for replace in (refusing, asking, importing, locating)]
             others = (exchanging(self.recorder, self._here), drawing(self._draw))
             for home, name, replacement in itertools.chain(*replaced, *others):
                 self._imported[id(getattr(home, name))] = replacement

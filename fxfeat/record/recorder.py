@@ -134,7 +134,7 @@ class Recorder(Decisions, TorchFunctionMode):
         if attribute in _DEVICE_QUESTIONS or attribute == "is_meta":
             return True, self._answer_about_device(attribute, args[0])
         if attribute == "device":
-            return True, self._tied_device(args[0])
+            return True, self.tied_device(args[0])
         return False, None
 
     def _answer_about_device(self, attribute: str, tensor: torch.Tensor) -> bool:
@@ -190,7 +190,8 @@ class Recorder(Decisions, TorchFunctionMode):
             return self.device
         return original.device
 
-    def _tied_device(self, tensor: torch.Tensor) -> torch.device:
+    def tied_device(self, tensor: torch.Tensor) -> torch.device:
+        """Return the device of a tensor, as an object that stands for having been read from it."""
         plain = self._device_of(tensor)
         if not self.live:
             return plain

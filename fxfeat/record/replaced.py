@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from fxfeat.record import numbers
 from fxfeat.record.calls import named
@@ -128,6 +129,20 @@ def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacem
     # A tensor that is unpickled is an empty one that is then given memory.
     for home, name in ((torch, "from_numpy"), (torch, "frombuffer"), (torch._utils, "_rebuild_tensor")):
         yield home, name, noticed(getattr(home, name))
+
+
+def locating(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what ties the device of a fake tensor to the tensor that it is read from, which no torch function shows."""
+    plain: Any = vars(FakeTensor)["device"]
+
+    def device(tensor: FakeTensor) -> torch.device:
+        if is_torch(sys._getframe(1)) or not mine():
+            found: torch.device = plain.fget(tensor)
+            return found
+        with quiet():
+            return recorder.tied_device(tensor)
+
+    yield FakeTensor, "device", property(device, plain.fset)
 
 
 def refusing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
