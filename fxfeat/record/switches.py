@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,19 +27,31 @@ _ATTENTION: tuple[tuple[SDPBackend, Callable[[], bool]], ...] = (
 _PRECISIONS = (("generic", "all"), *((home, kind) for home in ("cuda", "mkldnn") for kind in ("matmul", "conv", "rnn")))
 
 
-def _read_precisions() -> tuple[str | None, list[str]]:
-    """Read what was set in the older way, and in the newer one, after which the older getter raises."""
+@dataclass(frozen=True)
+class _Precisions:
+    """What was set in the older way, and in the newer one, after which the older getter raises.
+
+    Where nothing was set, torch computes as if all of float32 had been asked for: no change of what it does.
+    """
+
+    older: str | None
+    meant: tuple[str, ...]
+    newer: tuple[str, ...] = field(compare=False)
+
+
+def _read_precisions() -> _Precisions:
     older = None
     with contextlib.suppress(RuntimeError):
         older = torch._C._get_float32_matmul_precision()
-    return older, [torch._C._get_fp32_precision_getter(*pair) for pair in _PRECISIONS]
+    newer = tuple(torch._C._get_fp32_precision_getter(*pair) for pair in _PRECISIONS)
+    whole = newer[0].replace("none", "ieee")
+    return _Precisions(older, tuple(whole if value == "none" else value for value in newer), newer)
 
 
-def _write_precisions(held: tuple[str | None, list[str]]) -> None:
-    older, newer = held
-    if older is not None:
-        torch._C._set_float32_matmul_precision(older)
-    for pair, value in zip(_PRECISIONS, newer, strict=True):
+def _write_precisions(held: _Precisions) -> None:
+    if held.older is not None:
+        torch._C._set_float32_matmul_precision(held.older)
+    for pair, value in zip(_PRECISIONS, held.newer, strict=True):
         torch._C._set_fp32_precision_setter(*pair, value)
 
 

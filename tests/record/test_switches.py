@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -264,6 +267,22 @@ def test_a_device_of_the_input_stays_the_inputs():
     extractor = fxfeat.create_feature_extractor(DeviceOfTheInput(), ["mul_1"], example_inputs=X)
     assert "torch.ones(x.shape[-1], device=device)" in extractor.code
     assert "device = x.device" in extractor.code
+
+
+ALONE = """
+import torch
+from torch import nn
+import fxfeat
+from tests.record.test_switches import LowerPrecision, X
+before = torch._C._get_fp32_precision_getter("cuda", "matmul")
+fxfeat.create_feature_extractor(nn.Sequential(LowerPrecision(), nn.ReLU()), ["1"], example_inputs=X)
+assert before == "none" != torch._C._get_fp32_precision_getter("cuda", "matmul")
+"""
+
+
+def test_a_precision_that_was_never_set_before_is_set_and_put_back():
+    """It is spelled otherwise then, but means the same."""
+    subprocess.run([sys.executable, "-c", ALONE], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_settings_are_the_processs_own_again():
