@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import re
 import sys
@@ -21,7 +22,8 @@ def main() -> int:
     rounds = range(wanted.seed, wanted.seed + -(-wanted.examples // ROUND))
     tally, start = Tally(), time.monotonic()
     console = Console()
-    with multiprocessing.get_context("spawn").Pool(wanted.jobs) as pool:
+    # What was counted until somebody breaks it off is shown too.
+    with contextlib.suppress(KeyboardInterrupt), multiprocessing.get_context("spawn").Pool(wanted.jobs) as pool:
         for part in track(pool.imap_unordered(run_round, rounds), total=len(rounds), console=console):
             tally.merge(part)
             for found in part.counterexamples:
