@@ -25,9 +25,9 @@ from torch import nn
 
 import fxfeat
 from benchmarks.pyramid_reasons import REASONS
-from fxfeat.modes import read_setup
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.search import search_levels
+from fxfeat.trace.setup import read_setup
 from tests.zoo.families.timm import MODELS
 
 RESULTS = Path(__file__).parent / "results"

@@ -1,12 +1,13 @@
 """Turn any ``nn.Module`` into a feature extractor."""
 
+import fxfeat.report  # noqa: F401  so that what is returned can be shown
 from fxfeat.api import create_feature_extractor, get_graph_node_names
 from fxfeat.backbone import Backbone
+from fxfeat.codegen.extractor import FeatureExtractor
 from fxfeat.detection import FPNBackbone, fpn_backbone
-from fxfeat.emit.extractor import FeatureExtractor
+from fxfeat.eager.verify import Verification, verify
 from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, RequestError, TraceError
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
-from fxfeat.verify import Verification, verify
 
 __all__ = [
     "Backbone",

@@ -1,19 +1,41 @@
-"""torchvision's two functions, for every model."""
+"""torchvision's two functions, for every model, and the pipeline from a request to emitted code."""
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-from fxfeat.checked import emit_request
-from fxfeat.emit.extractor import Emission, FeatureExtractor, Forms, build_extractor
-from fxfeat.errors import RequestError, TraceError
-from fxfeat.modes import Setup, read_setup, record_mode
-from fxfeat.name.table import name_nodes
-from fxfeat.select.features import read_request
+from fxfeat.codegen.emit import emit
+from fxfeat.codegen.extractor import (
+    FeatureExtractor,
+    build_extractor,
+)
+from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, emit_what_arrives
+from fxfeat.eager.purity import find_purity
+from fxfeat.errors import NodeNotFoundError, RequestError, TraceError
+from fxfeat.guards.choose_assumptions import choose_assumptions
+from fxfeat.guards.dtypes import has_dtypes, tie_all_dtypes
+from fxfeat.guards.free_sizes import find_dtypes, find_free_sizes, find_input_guards, is_same_code
+from fxfeat.guards.same_tensor import join_same_tensor
+from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.emission import (
+    Emission,
+    ModeVariants,
+)
+from fxfeat.ir.example import Example
+from fxfeat.ir.feature import Feature
+from fxfeat.ir.recording import Recording
+from fxfeat.names.query import Found, InsideLeaf, find
+from fxfeat.names.request import read_request, select_feature
+from fxfeat.names.table import name_nodes
+from fxfeat.passes.run_passes import rewrite
+from fxfeat.trace.setup import Setup, read_setup, record_mode, record_variant
 
 Request = Sequence[str] | Mapping[str, str]
 
@@ -123,7 +145,7 @@ def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[st
     return {True: read_request(train, "train_return_nodes"), False: read_request(evaluation, "eval_return_nodes")}
 
 
-def _emit_modes(setup: Setup, requests: dict[bool, dict[str, str]], flatten: bool) -> Forms:
+def _emit_modes(setup: Setup, requests: dict[bool, dict[str, str]], flatten: bool) -> ModeVariants:
     current = setup.model.training
     forms: dict[bool, Emission | TraceError] = {}
     forms[current] = emit_request(setup, current, requests[current], flatten)
@@ -132,8 +154,112 @@ def _emit_modes(setup: Setup, requests: dict[bool, dict[str, str]], flatten: boo
     except TraceError as error:
         forms[not current] = error
     mixed = emit_request(setup, None, requests[current], flatten) if _is_mixed(setup.model) else None
-    return Forms(forms[True], forms[False], mixed)
+    return ModeVariants(forms[True], forms[False], mixed)
 
 
 def _is_mixed(model: nn.Module) -> bool:
     return any(module.training != model.training for module in model.modules())
+
+
+def _emit_checked(setup: Setup, recording: Recording, training: bool | None, make: MakeDraft) -> Emission:
+    """Emit the code of one mode, with checks for the inputs that it is not good for.
+
+    Args:
+        setup: the model and how to record it.
+        recording: the recording to emit.
+        training: the mode it was made in.
+        make: says what is wanted of a recording; it is asked again for recordings at other sizes and dtypes.
+
+    Raises:
+        TraceError: where the features change from call to call with what the model keeps in Python.
+    """
+    make, emission = emit_what_arrives(setup, recording, training, make)
+    draft = make(recording)
+
+    def emit_assuming(assumptions: Assumptions) -> Emission:
+        return emit(rewrite(make(record_variant(setup, recording, training, assumptions=assumptions)))[0])
+
+    def emit_joined() -> Emission:
+        return emit(join_same_tensor(rewrite(make(recording))[0]))
+
+    assumptions = choose_assumptions(recording, emission, emit_assuming, emit_joined)
+    if assumptions != AS_IT_IS:
+        recording = record_variant(setup, recording, training, assumptions=assumptions)
+        draft = make(recording)
+        emission = emit(rewrite(draft)[0])
+
+    def emit_at(example: Example) -> Emission:
+        other = record_variant(setup, recording, training, example, assumptions=assumptions)
+        return emit(rewrite(make(other))[0])
+
+    def record_recast(recast: Mapping[torch.dtype, torch.dtype]) -> Recording:
+        return record_variant(setup, recording, training, recast=dict(recast), assumptions=assumptions)
+
+    def has_same_code(other: Recording) -> bool:
+        try:
+            return emit(rewrite(make(other))[0]).source.text == emit(rewrite(draft)[0]).source.text
+        except NodeNotFoundError:  # rounding has led it elsewhere, as to another expert
+            return False
+
+    check_calls(setup, recording, training, emission)
+    freedoms = find_free_sizes(setup.model, setup.examples[0], emission, emit_at)
+    input_guards = find_input_guards(freedoms)
+    if input_guards and not is_same_code(emission, emit_at(setup.examples[0])):
+        raise TraceError(
+            f"{type(setup.model).__name__} does something else each time it is run on the same input: its code keeps "
+            "state where fxfeat cannot see it, as in an iterator, a generator of random numbers or __slots__. Make it "
+            "a buffer, or ask for features outside the module that keeps it. A torch.Tensor(2, 3) that it makes holds "
+            "what the memory held: make a torch.empty(2, 3)."
+        )
+    tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
+    if tied:
+        same = tie_all_dtypes(recording, record_recast, has_same_code)
+        read = {dtype for _, dtype in recording.dtype_reads} or ({torch.float32} if not same else set())
+        input_guards += find_dtypes(setup.model, setup.examples[0], read, any_float=same)
+    again = (
+        emit(rewrite(dataclasses.replace(draft, input_guards=input_guards))[0]) if input_guards or tied else emission
+    )
+    purity = find_purity(setup, recording, training)
+    return dataclasses.replace(again, freedoms=freedoms, purity=purity, writes_parameters=recording.writes_parameters)
+
+
+def emit_request(
+    setup: Setup, training: bool | None, request: dict[str, str], flatten: bool = False, on_model: bool = False
+) -> Emission:
+    """Emit the code for values asked for by name.
+
+    Args:
+        setup: the model and how to record it.
+        training: the mode.
+        request: the names by key.
+        flatten: write every module out down to the leaves.
+        on_model: write code that runs on the model's own tree of modules.
+
+    Raises:
+        NodeNotFoundError: for a name that the model does not have in this mode.
+        TraceError: for a step that cannot be written out.
+    """
+
+    def make(held: Recording) -> Draft:
+        return Draft(held, held.graph, tuple(_features(held, request)), flatten=flatten, on_model=on_model)
+
+    return _emit_checked(setup, _record_opened(setup, training, request), training, make)
+
+
+def _record_opened(setup: Setup, training: bool | None, request: dict[str, str]) -> Recording:
+    """Record until every leaf that a name lies inside is open."""
+    opened: set[str] = set()
+    while True:
+        recording = record_mode(setup, training, frozenset(opened))
+        table = name_nodes(recording)
+        found = [find(recording, table, query) for query in request.values()]
+        closed = {held.leaf for held in found if isinstance(held, InsideLeaf)}
+        if not closed:
+            return recording
+        opened |= closed
+
+
+def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
+    table = name_nodes(recording)
+    found = {key: find(recording, table, query) for key, query in request.items()}
+    return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]

@@ -1,43 +1,34 @@
-"""Each stage imports the ones before it and none after, from record to cli."""
+"""Folders import the ones before them and none after, from the data to the command; so do files within a folder."""
 
 from __future__ import annotations
 
 import ast
+import collections
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 import fxfeat
 
 ROOT = Path(fxfeat.__file__).parent
-STAGES = ("errors", "record", "name", "select", "rewrite", "report", "emit")
-ORDER = (*STAGES, "stride", "pyramid", "backbone", "detection", "cli")
-FILES = sorted(ROOT.rglob("*.py"))
+DATA = ("errors", "ir", "runtime", "inputs", "isolation", "analysis")
+PIPELINE = ("guards", "trace", "names", "opening", "passes", "codegen", "eager", "api")
+VISION = ("vision", "stride", "pyramid", "backbone", "detection")
+ORDER = (*DATA, *PIPELINE, *VISION, "report", "cli")
+DOORS = ("__init__.py", "__main__.py")
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.name not in DOORS)
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def stage_of(path: Path) -> str | None:
-    first = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    return first if first in ORDER else None
-
-
-STAGE_FILES = [path for path in FILES if stage_of(path)]
-each_file = pytest.mark.parametrize("path", STAGE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def folder_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def imports_of(source: str) -> Iterator[str]:
-    """Yield the dotted names of everything that a file imports, anywhere in it, but not for type checking alone."""
-    tree = ast.parse(source)
-    typing_only = {
-        held
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-        for inner in node.body
-        for held in ast.walk(inner)
-    }
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
+    """Yield the dotted names of everything that a file imports, anywhere in it, also for type checking alone."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -45,37 +36,51 @@ def imports_of(source: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def later_stages(stage: str, source: str) -> list[str]:
-    """List the imports of a stage's file that reach a later stage."""
-    later = ORDER[ORDER.index(stage) + 1 :]
-    return [name for name in imports_of(source) if name.startswith("fxfeat.") and name.split(".")[1] in later]
+def later_folders(folder: str, source: str) -> list[str]:
+    """List the imports of a file that reach a later folder, or the public functions by their front door."""
+    later = {*ORDER[ORDER.index(folder) + 1 :], *fxfeat.__all__}
+    ours = [name for name in imports_of(source) if name.split(".")[0] == "fxfeat"]
+    return [name for name in ours if name == "fxfeat" or name.split(".")[1] in later]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("fxfeat", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
 
 
 @each_file
-def test_no_stage_imports_a_later_one(path):
-    stage = stage_of(path)
-    assert stage is not None
-    assert later_stages(stage, path.read_text()) == []
+def test_no_folder_imports_a_later_one(path):
+    assert later_folders(folder_of(path), path.read_text()) == []
 
 
-@each_file
-def test_no_stage_imports_the_public_functions(path):
-    if stage_of(path) in ("report", "pyramid", "detection", "cli"):
-        return
-    public = {"fxfeat.api", "fxfeat.create_feature_extractor", "fxfeat.get_graph_node_names", "fxfeat.verify", "fxfeat"}
-    homes = public - {"fxfeat"}
-    assert [name for name in imports_of(path.read_text()) if name in public or name.rpartition(".")[0] in homes] == []
+def test_every_folder_has_its_place():
+    assert {folder_of(path) for path in FILES} == set(ORDER)
 
 
-def test_all_stages_are_there():
-    assert {stage_of(path) for path in FILES} >= {"errors", "record", "name", "select", "rewrite", "emit"}
+def test_no_files_import_each_other_in_a_circle():
+    modules = {module_of(path): path for path in FILES}
+    drawn = nx.DiGraph()
+    for module, path in modules.items():
+        for name in imports_of(path.read_text()):
+            source = name if name in modules else name.rpartition(".")[0]
+            if source in modules:
+                drawn.add_edge(module, source)
+    assert list(nx.simple_cycles(drawn)) == []
 
 
-def test_errors_import_nothing_of_ours():
-    assert not [name for name in imports_of((ROOT / "errors.py").read_text()) if name.startswith("fxfeat")]
+def test_no_two_files_have_one_name():
+    names = collections.Counter(path.name for path in FILES if path.name not in DOORS)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_loose_files_are_the_front_door():
+    assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "__main__.py", "api.py", "errors.py"}
 
 
 def test_the_check_finds_what_it_looks_for():
-    assert later_stages("record", "def f():\n    from fxfeat.emit.emit import emit\n") == ["fxfeat.emit.emit.emit"]
-    assert later_stages("name", "import fxfeat.select.features\n") == ["fxfeat.select.features"]
-    assert later_stages("emit", "from fxfeat.record.run import record\nfrom fxfeat.errors import FxfeatError\n") == []
+    late = "def f():\n    from fxfeat.codegen.emit import emit\n"
+    assert later_folders("trace", late) == ["fxfeat.codegen.emit.emit"]
+    assert later_folders("names", "import fxfeat.passes.outline\n") == ["fxfeat.passes.outline"]
+    assert (
+        later_folders("codegen", "from fxfeat.trace.run import record\nfrom fxfeat.errors import FxfeatError\n") == []
+    )
+    assert later_folders("stride", "from fxfeat import verify\n") == ["fxfeat.verify"]

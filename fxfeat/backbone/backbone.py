@@ -11,17 +11,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fxfeat.backbone.arrange import arrange
-from fxfeat.backbone.example import dtype_of, match_example
+from fxfeat.backbone.example_inputs import dtype_of, match_example
+from fxfeat.backbone.head_places import Place, check_unpooled, count_outputs, reset
 from fxfeat.backbone.ladder import Ladder, build_ladder, cut_ladder, finish, is_normed, read_maps, run_to
-from fxfeat.backbone.levels import check_format
-from fxfeat.backbone.places import Place, check_unpooled, count_outputs, reset
-from fxfeat.backbone.prune import strip
+from fxfeat.backbone.level_programs import check_format
 from fxfeat.backbone.split import Programs, Split, split_model
-from fxfeat.backbone.take import take_indices
+from fxfeat.backbone.strip import strip
+from fxfeat.backbone.take_indices import take_indices
 from fxfeat.errors import FxfeatError, RequestError
-from fxfeat.modes import read_setup
+from fxfeat.isolation.shared_copy import share
 from fxfeat.pyramid.feature_info import FeatureInfo
-from fxfeat.sharing import share
+from fxfeat.trace.setup import read_setup
 
 
 class Backbone(nn.Module):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import networkx as nx
 from torch import fx
 
-from fxfeat.name.table import holds_tensor
-from fxfeat.record.recording import Recording, facts
-from fxfeat.rewrite.dependencies import draw_dependencies
+from fxfeat.analysis.dependencies import draw_dependencies
+from fxfeat.ir.node_meta import holds_tensor, meta_of
+from fxfeat.ir.recording import Recording
 
 _START = "start"
 
@@ -15,7 +15,7 @@ _START = "start"
 def draw_data(recording: Recording) -> nx.DiGraph:
     """Draw which tensors are computed from which; sizes read from tensors are left out."""
     drawn = draw_dependencies(recording.nodes)
-    return drawn.subgraph([node for node in drawn if holds_tensor(facts(node).value)])
+    return drawn.subgraph([node for node in drawn if holds_tensor(meta_of(node).value)])
 
 
 def find_chain(drawn: nx.DiGraph, inputs: list[fx.Node], end: fx.Node) -> list[fx.Node]:
@@ -35,4 +35,4 @@ def find_chain(drawn: nx.DiGraph, inputs: list[fx.Node], end: fx.Node) -> list[f
 
 def inputs_of(recording: Recording) -> list[fx.Node]:
     """List the inputs that hold tensors."""
-    return [node for node in recording.nodes if node.op == "placeholder" and holds_tensor(facts(node).value)]
+    return [node for node in recording.nodes if node.op == "placeholder" and holds_tensor(meta_of(node).value)]

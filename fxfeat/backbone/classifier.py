@@ -19,7 +19,15 @@ from fxfeat.backbone.operations import (
     module_of,
     name_of,
 )
-from fxfeat.record.recording import Recording, Span, TensorFacts, ancestors, facts
+from fxfeat.ir.module_call import (
+    ModuleCall,
+    ancestors,
+)
+from fxfeat.ir.node_meta import (
+    TensorMeta,
+    meta_of,
+)
+from fxfeat.ir.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ def find_classifiers(
             waiting += [held for held in node.all_input_nodes if _is_followed(drawn, held)]
         else:
             return Blocked(node, _describe(recording, node))
-    ordered = sorted(found, key=lambda node: facts(node).position)
+    ordered = sorted(found, key=lambda node: meta_of(node).position)
     for node in ordered:
         earlier = nx.ancestors(drawn, node) & set(ordered)
         if earlier:
@@ -95,8 +103,8 @@ def _is_passed(recording: Recording, node: fx.Node, positions: frozenset[fx.Node
 
 
 def _is_number_like(node: fx.Node) -> bool:
-    value = facts(node).value
-    return isinstance(value, TensorFacts) and value.shape in ((), (1,))
+    value = meta_of(node).value
+    return isinstance(value, TensorMeta) and value.shape in ((), (1,))
 
 
 def _describe(recording: Recording, node: fx.Node) -> str:
@@ -105,19 +113,19 @@ def _describe(recording: Recording, node: fx.Node) -> str:
     module = module_of(recording, node)
     if module is not None:
         return f"{type(module).__name__} {str(node.target)!r}"
-    path = recording.spans[facts(node).span].path
+    path = recording.module_calls[meta_of(node).module_call].path
     return f"{name_of(node) or node.op}{f' in {path!r}' if path else ''}"
 
 
 def _widen(recording: Recording, node: fx.Node, positions: frozenset[fx.Node]) -> Classifier:
     """Find the module that holds the layer; one that only norms before it counts as the classifier."""
     source = _input_of(node, positions)
-    span = recording.spans[facts(node).span]
-    if span.result is not node or not span.path:
+    module_call = recording.module_calls[meta_of(node).module_call]
+    if module_call.result is not node or not module_call.path:
         return Classifier(source, node, None, None)
-    layer = span.path
-    around = ancestors(recording.spans, span.index)
-    outer = recording.spans[around[0]] if around else span
+    layer = module_call.path
+    around = ancestors(recording.module_calls, module_call.index)
+    outer = recording.module_calls[around[0]] if around else module_call
     if outer.path and outer.result is node and _only_norms(recording, outer, node):
         entry = next((held for held in _tensors_of(outer) if held not in positions), None)
         if entry is not None:
@@ -127,20 +135,28 @@ def _widen(recording: Recording, node: fx.Node, positions: frozenset[fx.Node]) -
 
 def _input_of(node: fx.Node, positions: frozenset[fx.Node]) -> fx.Node:
     known = [held for held in node.all_input_nodes if held.op != "get_attr" and _is_tensor(held)]
-    return next((held for held in known if not facts(held).constant), known[0] if known else node.all_input_nodes[0])
+    return next((held for held in known if not meta_of(held).constant), known[0] if known else node.all_input_nodes[0])
 
 
 def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(facts(node).value, TensorFacts)
+    return isinstance(meta_of(node).value, TensorMeta)
 
 
-def _tensors_of(span: Span) -> list[fx.Node]:
-    return [held for held in (*span.args, *span.kwargs.values()) if isinstance(held, fx.Node) and _is_tensor(held)]
+def _tensors_of(module_call: ModuleCall) -> list[fx.Node]:
+    return [
+        held
+        for held in (*module_call.args, *module_call.kwargs.values())
+        if isinstance(held, fx.Node) and _is_tensor(held)
+    ]
 
 
-def _only_norms(recording: Recording, span: Span, layer: fx.Node) -> bool:
+def _only_norms(recording: Recording, module_call: ModuleCall, layer: fx.Node) -> bool:
     """Say whether a module does nothing but norm, drop and apply one linear layer."""
-    inside = [node for node in recording.nodes[span.start : span.stop] if node.op != "get_attr" and _is_tensor(node)]
+    inside = [
+        node
+        for node in recording.nodes[module_call.start : module_call.stop]
+        if node.op != "get_attr" and _is_tensor(node)
+    ]
     norms = [node for node in inside if is_norm(recording, node)]
     rest = [node for node in inside if node is not layer and node not in norms and not is_drop(recording, node)]
-    return bool(norms) and not rest and len(_tensors_of(span)) == 1
+    return bool(norms) and not rest and len(_tensors_of(module_call)) == 1

@@ -15,10 +15,15 @@ from fxfeat.backbone.operations import (
     is_pick,
     name_of,
 )
-from fxfeat.backbone.positions import ATTENTION
+from fxfeat.backbone.position_embeddings import ATTENTION
+from fxfeat.ir.module_call import ancestors
+from fxfeat.ir.node_meta import (
+    TensorMeta,
+    meta_of,
+)
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.written import nodes_in
 from fxfeat.pyramid.mixing import mixes
-from fxfeat.record.recording import Recording, TensorFacts, ancestors, facts
-from fxfeat.record.written import nodes_in
 
 
 def find_cut(
@@ -40,7 +45,7 @@ def find_cut(
         The value; None where every path has another.
     """
     chain = find_chain(drawn, inputs_of(recording), source)
-    before = [node for node in chain if isinstance(facts(node).value, TensorFacts)]
+    before = [node for node in chain if isinstance(meta_of(node).value, TensorMeta)]
     spread = [node for node in before if node in positions and node.op != "placeholder"]
     if not spread:
         return _before_dropout(recording, [node for node in before if node not in positions])
@@ -56,11 +61,11 @@ def find_cut(
 
 def _before_own_layers(recording: Recording, spread: list[fx.Node], held: list[fx.Node]) -> list[fx.Node]:
     """Leave out what a head's own module does before it pools, if that is a linear layer at each position alone."""
-    for span in recording.spans[1:]:
-        if not all(span.start <= facts(node).position < span.stop for node in held):
+    for module_call in recording.module_calls[1:]:
+        if not all(module_call.start <= meta_of(node).position < module_call.stop for node in held):
             continue
-        given = [node for node in spread if node in nodes_in((span.args, span.kwargs))]
-        inside = recording.nodes[span.start : facts(held[0]).position]
+        given = [node for node in spread if node in nodes_in((module_call.args, module_call.kwargs))]
+        inside = recording.nodes[module_call.start : meta_of(held[0]).position]
         if given and not any(mixes(recording, node) for node in inside):
             own = any(is_linear(recording, node, False) for node in inside)
             return spread[: spread.index(given[-1]) + 1] if own else spread
@@ -75,10 +80,10 @@ def _before_dropout(recording: Recording, pooled: list[fx.Node]) -> fx.Node | No
 
 def _before_attention(recording: Recording, spread: list[fx.Node], pool: fx.Node) -> list[fx.Node]:
     """Leave out keys and values of an attention that pools: they belong to its module, which takes the features."""
-    for index in [facts(pool).span, *ancestors(recording.spans, facts(pool).span)]:
-        span = recording.spans[index]
-        given = [node for node in spread if node in nodes_in((span.args, span.kwargs))]
-        if span.path and given:
+    for index in [meta_of(pool).module_call, *ancestors(recording.module_calls, meta_of(pool).module_call)]:
+        module_call = recording.module_calls[index]
+        given = [node for node in spread if node in nodes_in((module_call.args, module_call.kwargs))]
+        if module_call.path and given:
             return spread[: spread.index(given[-1]) + 1]
     return spread
 
@@ -89,7 +94,7 @@ def _is_put_back(recording: Recording, spread: list[fx.Node]) -> bool:
         return False
     source, there, norm, back = spread[-4:]
     turns = is_layout(recording, there) and is_layout(recording, back) and is_norm(recording, norm)
-    return turns and facts(source).value.shape == facts(back).value.shape
+    return turns and meta_of(source).value.shape == meta_of(back).value.shape
 
 
 def _belongs_to_pool(recording: Recording, spread: list[fx.Node], pool: fx.Node) -> bool:
@@ -100,14 +105,14 @@ def _belongs_to_pool(recording: Recording, spread: list[fx.Node], pool: fx.Node)
         return False
     if _is_put_back(recording, spread):
         return False
-    sources = [held for held in node.all_input_nodes if isinstance(facts(held).value, TensorFacts)]
+    sources = [held for held in node.all_input_nodes if isinstance(meta_of(held).value, TensorMeta)]
     if before not in sources:
         return False
     owner = _owner(recording, node)
-    return owner in {_owner(recording, pool), *ancestors(recording.spans, facts(pool).span)}
+    return owner in {_owner(recording, pool), *ancestors(recording.module_calls, meta_of(pool).module_call)}
 
 
 def _owner(recording: Recording, node: fx.Node) -> int:
-    """Return the span whose code made a call: the one around a leaf."""
-    span = recording.spans[facts(node).span]
-    return span.parent if span.leaf and span.parent is not None else span.index
+    """Return the module call whose code made a call: the one around a leaf."""
+    module_call = recording.module_calls[meta_of(node).module_call]
+    return module_call.parent if module_call.leaf and module_call.parent is not None else module_call.index

@@ -10,12 +10,13 @@ from fxfeat.backbone.chain import draw_data, inputs_of
 from fxfeat.backbone.classifier import Blocked, Classifier, find_between, find_classifiers
 from fxfeat.backbone.cut import find_cut
 from fxfeat.backbone.operations import is_squash
-from fxfeat.backbone.positions import find_known_sizes, find_positions, record_larger
+from fxfeat.backbone.position_embeddings import find_known_sizes, find_positions, record_larger
 from fxfeat.errors import FxfeatError, RequestError
-from fxfeat.modes import Setup, record_mode
-from fxfeat.name.table import name_nodes
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.naming import name_value
-from fxfeat.record.recording import Recording, TensorFacts, facts
+from fxfeat.trace.setup import Setup, record_mode
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def find_head(recording: Recording, larger: Recording | None) -> Head:
             continue
         found = find_classifiers(recording, drawn, scores, positions)
         if scores in positions:
-            shape = facts(scores).value.shape
+            shape = meta_of(scores).value.shape
             tried.append(f"its result of shape {tuple(shape)} still has positions, so nothing pools it")
             continue
         classifiers = () if isinstance(found, Blocked) else found
@@ -89,10 +90,12 @@ def describe_head(setup: Setup) -> str:
 
 def _results(recording: Recording) -> list[fx.Node]:
     """List what the model returns, what it calls logits first."""
-    leaves = [(steps, node) for steps, node in recording.spans[0].leaves if isinstance(facts(node).value, TensorFacts)]
+    leaves = [
+        (steps, node) for steps, node in recording.module_calls[0].leaves if isinstance(meta_of(node).value, TensorMeta)
+    ]
     if isinstance(recording.result, fx.Node):
         leaves = [((), recording.result), *leaves]
-    leaves = [pair for pair in leaves if isinstance(facts(pair[1]).value, TensorFacts)]
+    leaves = [pair for pair in leaves if isinstance(meta_of(pair[1]).value, TensorMeta)]
     named_first = sorted(leaves, key=lambda pair: not any(step == "logits" for _, step in pair[0]))
     return list(dict.fromkeys(node for _, node in named_first))
 
@@ -109,7 +112,7 @@ def _explain(
     found: tuple[Classifier, ...] | Blocked,
 ) -> str:
     shown = " and ".join(
-        f"{name!r} {tuple(facts(node).value.shape)}" for name, node in zip(names, features, strict=True)
+        f"{name!r} {tuple(meta_of(node).value.shape)}" for name, node in zip(names, features, strict=True)
     )
     spread = set(features) <= positions
     place = "the last value with positions before the pooling" if spread else "what goes into the classifier"

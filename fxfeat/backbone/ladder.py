@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from fxfeat.backbone.arrange import Map
-from fxfeat.backbone.levels import Levels, Tail, bring, read_levels, write_levels, write_tail
+from fxfeat.backbone.level_programs import Levels, Tail, bring, read_levels, write_levels, write_tail
 from fxfeat.backbone.program import Program
 from fxfeat.backbone.split import FEATURES
-from fxfeat.emit.containers import Kept
-from fxfeat.modes import Setup
+from fxfeat.ir.emission import UsedState
 from fxfeat.pyramid.layout import Order
+from fxfeat.trace.setup import Setup
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Ladder:
     levels: Levels
     features: str | None
     tail: Tail | None
-    tail_use: Kept
+    tail_use: UsedState
     last: int
     stub: bool = False
     programs: dict[tuple[int, bool], Program] = field(default_factory=dict)
@@ -44,7 +44,7 @@ def build_ladder(setup: Setup, features: str | None) -> Ladder:
     """
     levels = read_levels(setup)
     found = None if features is None else write_tail(setup, levels, features)
-    tail, use = found if found is not None else (None, Kept(frozenset(), frozenset()))
+    tail, use = found if found is not None else (None, UsedState(frozenset(), frozenset()))
     return Ladder(levels, features, tail, use, len(levels.names) - 1)
 
 
@@ -102,7 +102,7 @@ def pass_tail(ladder: Ladder, root: nn.Module, value: torch.Tensor) -> torch.Ten
     return found
 
 
-def cut_ladder(ladder: Ladder, setup: Setup, last: int, prune_norm: bool) -> Kept:
+def cut_ladder(ladder: Ladder, setup: Setup, last: int, prune_norm: bool) -> UsedState:
     """Write the code of a model that ends at a level, and return what it uses."""
     program, use = write_levels(setup, ladder.levels, last, None)
     ladder.programs = {(last, False): program}

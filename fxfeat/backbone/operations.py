@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxfeat.record.recording import Recording, TensorFacts, facts
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
 
 _LAYOUT = {
     *("permute", "transpose", "reshape", "view", "flatten", "unflatten", "contiguous", "squeeze", "unsqueeze", "t"),
@@ -134,8 +135,8 @@ def _is_bare(module: nn.Module) -> bool:
 
 def _keeps_count(node: fx.Node) -> bool:
     """Say whether a module that has a permutation's signature: as many elements out as in, other axes."""
-    sources = [facts(held).value for held in node.all_input_nodes]
-    value = facts(node).value
-    if len(sources) != 1 or not isinstance(value, TensorFacts) or not isinstance(sources[0], TensorFacts):
+    sources = [meta_of(held).value for held in node.all_input_nodes]
+    value = meta_of(node).value
+    if len(sources) != 1 or not isinstance(value, TensorMeta) or not isinstance(sources[0], TensorMeta):
         return False
     return value.shape != sources[0].shape and sorted(value.shape) == sorted(sources[0].shape)

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from fxfeat.emit.extractor import Emission, compile_source
-from fxfeat.emit.source import Source
+from fxfeat.codegen.extractor import compile_source
 from fxfeat.errors import FxfeatError
+from fxfeat.ir.emission import Emission, Source
 
 Version = Source | FxfeatError
 

@@ -9,26 +9,27 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from fxfeat.api import emit_request
 from fxfeat.backbone.head import Head, find_head
-from fxfeat.backbone.places import Place, read_places
-from fxfeat.backbone.positions import find_channels, record_larger
+from fxfeat.backbone.head_places import Place, read_places
+from fxfeat.backbone.position_embeddings import find_channels, record_larger
 from fxfeat.backbone.program import Program, Version, plant_constants
-from fxfeat.checked import emit_request
-from fxfeat.emit.containers import Kept
-from fxfeat.emit.emit import emit
+from fxfeat.codegen.emit import emit
 from fxfeat.errors import FxfeatError, TraceError
-from fxfeat.modes import Setup, record_mode
-from fxfeat.name.query import Found
-from fxfeat.record.recording import Recording, facts
-from fxfeat.rewrite.downstream import check_start, start_from
-from fxfeat.rewrite.draft import Draft
-from fxfeat.rewrite.passes import PASSES, rewrite
-from fxfeat.select.features import select_feature
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.emission import UsedState
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.names.query import Found
+from fxfeat.names.request import select_feature
+from fxfeat.passes.downstream import check_start, start_from
+from fxfeat.passes.run_passes import PASSES, rewrite
+from fxfeat.trace.setup import Setup, record_mode
 
 X = "x"
 FEATURES = "features"
 _NAMES = ("features", "head", "inputs", "after")
-_Written = dict[str, tuple[Version, Kept]]
+_Written = dict[str, tuple[Version, UsedState]]
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Programs:
     head: Program
     inputs: Program
     after: Program
-    features_use: Kept
-    head_use: Kept
+    features_use: UsedState
+    head_use: UsedState
 
 
 def split_model(setup: Setup) -> tuple[Split, Programs]:
@@ -85,7 +86,7 @@ def _collect(written: dict[bool, _Written], errors: dict[bool, FxfeatError]) -> 
     def program(name: str) -> Program:
         return Program({**{mode: held[name][0] for mode, held in written.items()}, **errors})
 
-    def used(*names: str) -> Kept:
+    def used(*names: str) -> UsedState:
         every = [held[name][1] for held in written.values() for name in names]
         return functools.reduce(operator.or_, every)
 
@@ -97,7 +98,7 @@ def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
     recording = record_mode(setup, training)
     larger = record_larger(setup, recording, training)
     head = find_head(recording, larger)
-    shapes = tuple(facts(node).value.shape for node in head.features)
+    shapes = tuple(meta_of(node).value.shape for node in head.features)
     channels = tuple(find_channels(node, larger) for node in head.features)
     split = Split(head.names, head.why, shapes, channels, read_places(recording.root, head.classifiers))
     return split, _write(setup, recording, training, head)
@@ -135,13 +136,13 @@ def write_downstream(
     wanted: Mapping[str, fx.Node],
     passed: frozenset[fx.Node] = frozenset(),
     known: Mapping[fx.Node, int] | None = None,
-) -> tuple[Version, Kept]:
+) -> tuple[Version, UsedState]:
     """Write the code from some inner values to others, or say why it cannot be written; list what it uses."""
     behind = start_from(recording, sources, passed, known or {})
-    draft = draft_of(behind.recording, {key: behind.twins[node] for key, node in wanted.items()})
+    draft = draft_of(behind.recording, {key: behind.copies[node] for key, node in wanted.items()})
     try:
         emission = emit(rewrite(draft, (*PASSES, check_start))[0])
     except TraceError as error:
-        return error, Kept(frozenset(), frozenset())
+        return error, UsedState(frozenset(), frozenset())
     plant_constants(root, emission)
     return emission.source, emission.kept

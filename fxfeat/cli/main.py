@@ -15,13 +15,13 @@ import torch
 from rich.console import Console
 
 from fxfeat.cli.arguments import read_arguments
-from fxfeat.cli.code import show_code
-from fxfeat.cli.inputs import make_inputs
+from fxfeat.cli.check_extractor import check_extractor
+from fxfeat.cli.make_inputs import make_inputs
 from fxfeat.cli.models import load_model
-from fxfeat.cli.nodes import show_nodes
-from fxfeat.cli.pyramid import show_pyramid
+from fxfeat.cli.show_code import show_code
+from fxfeat.cli.show_nodes import show_nodes
+from fxfeat.cli.show_pyramid import show_pyramid
 from fxfeat.cli.usage import BAD_USAGE, FAILED, GOOD, INTERRUPTED, Outcome
-from fxfeat.cli.verify import check_extractor
 from fxfeat.errors import FxfeatError, GuardError, NodeNotFoundError, TraceError
 
 _COMMANDS: dict[str, Callable[..., Outcome]] = {

@@ -12,17 +12,18 @@ from torch import nn
 
 from fxfeat.api import create_feature_extractor
 from fxfeat.detection.final_norm import find_final_norm
-from fxfeat.detection.places import find_order
 from fxfeat.detection.rehearsal import Rehearsal, rehearse
+from fxfeat.detection.token_places import find_order
 from fxfeat.detection.trainable import find_trainable, read_trainable_levels
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.modes import read_setup
+from fxfeat.inputs.examples import bind
+from fxfeat.ir.example import Example
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
 from fxfeat.pyramid.layout import Order
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.search import Found, search_levels
-from fxfeat.record.examples import Example, bind
+from fxfeat.trace.setup import read_setup
 
 _GREATEST_STRIDE = 32
 

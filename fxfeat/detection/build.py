@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from fxfeat.detection.backbone import FPNBackbone, Patches
 from fxfeat.detection.body import Body, Request, find_body
-from fxfeat.detection.extra import make_extra_blocks
+from fxfeat.detection.copies import freeze_parameters
+from fxfeat.detection.extra_blocks import make_extra_blocks
+from fxfeat.detection.fitting_sizes import Sizes, find_sizes
+from fxfeat.detection.fpn import FPNBackbone, Patches
 from fxfeat.detection.frozen_norms import freeze_norms
-from fxfeat.detection.measure import make_maps, measure_levels
-from fxfeat.detection.sharing import freeze_parameters
+from fxfeat.detection.measure_levels import make_maps, measure_levels
 from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
-from fxfeat.detection.sizes import Sizes, find_sizes
 from fxfeat.errors import RequestError
 
 _FLAT_STRIDES = (4, 8, 16, 32)

@@ -11,8 +11,8 @@ from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, MaskRCN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from fxfeat.detection.anchors import check_anchors, make_anchors
-from fxfeat.detection.backbone import FPNBackbone
 from fxfeat.detection.build import build_backbone, fpn_backbone
+from fxfeat.detection.fpn import FPNBackbone
 from fxfeat.errors import RequestError
 
 _TWO_STAGE_STRIDE = 4

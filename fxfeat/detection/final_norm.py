@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import networkx as nx
 from torch import fx
 
-from fxfeat.name.table import name_nodes
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.flow import draw_flow
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.naming import name_value
 from fxfeat.pyramid.search import Found
-from fxfeat.record.recording import Recording, TensorFacts, facts
 
 _FUNCTIONS = frozenset(("layer_norm", "rms_norm", "batch_norm", "group_norm"))
 
@@ -49,7 +50,7 @@ def find_final_norm(found: Found) -> Normed | None:
 
 def _list_normed(recording: Recording, width: int) -> Iterator[fx.Node]:
     """Yield what norms returned, in the order in which they ran."""
-    normed = {span.result for span in recording.spans[1:] if _is_norm(recording, span.path, width)}
+    normed = {call.result for call in recording.module_calls[1:] if _is_norm(recording, call.path, width)}
     for node in recording.nodes:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         if node in normed or (node.op == "call_function" and name in _FUNCTIONS):
@@ -66,6 +67,6 @@ def _is_like(layout: Layout, last: Layout) -> bool:
 
 
 def _comes_after(flow: nx.DiGraph, node: fx.Node, last: fx.Node) -> bool:
-    if node not in flow or not isinstance(facts(node).value, TensorFacts):
+    if node not in flow or not isinstance(meta_of(node).value, TensorMeta):
         return False
-    return facts(node).position > facts(last).position and nx.has_path(flow, last, node)
+    return meta_of(node).position > meta_of(last).position and nx.has_path(flow, last, node)

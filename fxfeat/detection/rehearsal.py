@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fxfeat.ir.recording import Kind
+from fxfeat.isolation.preserved import preserved
 from fxfeat.pyramid import FeaturePyramid
-from fxfeat.record.recording import Kind
-from fxfeat.record.untouched import untouched
 
 KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
 
@@ -58,7 +58,7 @@ def rehearse(
     failure: Exception | None = None
     for kind in kinds:
         try:
-            with untouched(body.extractor), untouched(body), _stage(body, kind):
+            with preserved(body.extractor), preserved(body), _stage(body, kind):
                 body.train(training)
                 return _run(body, _make_image(body, image, size, kind), gradients)
         except Exception as error:

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import networkx as nx
 from torch import fx
 
-from fxfeat.name.table import name_nodes
+from fxfeat.ir.module_call import ModuleCall
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.mixing import mixes
 from fxfeat.pyramid.naming import name_value
-from fxfeat.record.recording import Recording, Span, facts
 
 _LEAST_SHARE = 0.5
 
@@ -24,7 +26,7 @@ _LEAST_SHARE = 0.5
 class Block:
     """One call of a repeated block, and the map that it returned."""
 
-    span: Span
+    module_call: ModuleCall
     node: fx.Node
 
 
@@ -48,38 +50,38 @@ def find_blocks(
         One level for each block; none where the model is not flat.
     """
     first = max((_position(node) for drop in drops for node in drop.nodes), default=0)
-    runs = [run for run in _find_runs(recording, maps, flow) if len(run) >= least and run[0].span.start > first]
+    runs = [run for run in _find_runs(recording, maps, flow) if len(run) >= least and run[0].module_call.start > first]
     run = max(runs, key=lambda held: _count_parameters(recording, held), default=[])
     if not run or not _is_most(recording, run) or not _is_one_stem(recording, drops, run):
         return ()
     table = name_nodes(recording)
-    name = type(recording.root.get_submodule(run[0].span.path)).__name__
+    name = type(recording.root.get_submodule(run[0].module_call.path)).__name__
     levels = []
     reduction = math.prod(drop.factor for drop in drops) if drops else round(maps.layouts[run[0].node].size)
     for index, block in enumerate(run):
         layout = maps.layouts[block.node]
-        query = name_value(recording, block.node, table, lambda span, at=block.span: span.index >= at.index)  # type: ignore[misc]
+        query = name_value(recording, block.node, table, lambda call, at=block.module_call: call.index >= at.index)  # type: ignore[misc]
         why = f"block {index + 1} of {len(run)}: {name}, repeated at one resolution"
-        levels.append(Level(index, query or block.span.path, reduction, layout, block.node, why))
+        levels.append(Level(index, query or block.module_call.path, reduction, layout, block.node, why))
     return tuple(levels)
 
 
 def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[Block]]:
     groups: dict[object, list[Block]] = {}
-    for span in recording.spans[1:]:
-        module = recording.root.get_submodule(span.path)
-        node = _find_map(span, maps.layouts, flow) if any(True for _ in module.children()) else None
+    for module_call in recording.module_calls[1:]:
+        module = recording.root.get_submodule(module_call.path)
+        node = _find_map(module_call, maps.layouts, flow) if any(True for _ in module.children()) else None
         if node is None:
             continue
         layout = maps.layouts[node]
         kind = type(module)
-        groups.setdefault((kind, span.parent, layout.grid, layout.order), []).append(Block(span, node))
+        groups.setdefault((kind, module_call.parent, layout.grid, layout.order), []).append(Block(module_call, node))
     return [_take_line(flow, group) for group in groups.values()]
 
 
-def _find_map(span: Span, layouts: dict[fx.Node, Layout], flow: nx.DiGraph) -> fx.Node | None:
+def _find_map(module_call: ModuleCall, layouts: dict[fx.Node, Layout], flow: nx.DiGraph) -> fx.Node | None:
     """Find the first map among what a module returned."""
-    held = [span.result] if isinstance(span.result, fx.Node) else [node for _, node in span.leaves]
+    held = [module_call.result] if isinstance(module_call.result, fx.Node) else [node for _, node in module_call.leaves]
     return next((node for node in held if node in layouts and node in flow), None)
 
 
@@ -94,10 +96,10 @@ def _take_line(flow: nx.DiGraph, group: list[Block]) -> list[Block]:
 
 def _is_most(recording: Recording, run: list[Block]) -> bool:
     """Say whether a run is at least half of all up to its end, by its parameters or by its mixing operations."""
-    start, stop = run[0].span.start, run[-1].span.stop
-    used = {span.path for span in recording.spans if span.stop <= stop and (span.leaf or span.start < start)}
+    start, stop = run[0].module_call.start, run[-1].module_call.stop
+    used = {call.path for call in recording.module_calls if call.stop <= stop and (call.leaf or call.start < start)}
     seen = {parameter for path in used for parameter in recording.root.get_submodule(path).parameters()}
-    inside = {p for block in run for p in recording.root.get_submodule(block.span.path).parameters()}
+    inside = {p for block in run for p in recording.root.get_submodule(block.module_call.path).parameters()}
     total = sum(parameter.numel() for parameter in seen | inside)
     if sum(parameter.numel() for parameter in inside) >= _LEAST_SHARE * total:
         return True
@@ -106,8 +108,8 @@ def _is_most(recording: Recording, run: list[Block]) -> bool:
 
 
 def _count_parameters(recording: Recording, run: list[Block]) -> tuple[int, int]:
-    held = {p for block in run for p in recording.root.get_submodule(block.span.path).parameters()}
-    return sum(parameter.numel() for parameter in held), -run[0].span.index
+    held = {p for block in run for p in recording.root.get_submodule(block.module_call.path).parameters()}
+    return sum(parameter.numel() for parameter in held), -run[0].module_call.index
 
 
 def _is_one_stem(recording: Recording, drops: list[Drop], run: list[Block]) -> bool:
@@ -115,9 +117,9 @@ def _is_one_stem(recording: Recording, drops: list[Drop], run: list[Block]) -> b
     if len(drops) < 2:
         return True
     first, last = _position(drops[0].nodes[0]), _position(drops[-1].nodes[-1])
-    start = run[0].span.start
-    return any(span.start <= first and last < span.stop <= start for span in recording.spans)
+    start = run[0].module_call.start
+    return any(call.start <= first and last < call.stop <= start for call in recording.module_calls)
 
 
 def _position(node: fx.Node) -> int:
-    return int(facts(node).position)
+    return int(meta_of(node).position)

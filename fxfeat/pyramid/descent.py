@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import networkx as nx
 from torch import fx
 
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.flow import SINK, find_chain
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.maps import Maps
-from fxfeat.record.recording import Recording, facts
 
 DROP = 1.5
 """A map is of a lower resolution than another if its scale is at least this many times the other's."""
@@ -50,7 +51,7 @@ def find_descent(recording: Recording, flow: nx.DiGraph, maps: Maps) -> Descent:
     chain = _take_descent([node for node in spine if node in maps.layouts], maps.layouts)
     bottom = chain[-1] if chain else maps.image
     if not _is_passed_by(recording, flow, maps, bottom):
-        after = next((node for node in spine if facts(node).position > facts(bottom).position), None)
+        after = next((node for node in spine if meta_of(node).position > meta_of(bottom).position), None)
         return Descent(tuple(chain), _above(flow, bottom), True, after)
     bottom = _find_bottom(flow, maps)
     chain = [node for node in (*find_chain(flow, maps.image, bottom), bottom) if node in maps.layouts]
@@ -96,9 +97,9 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
 def _has_blocks(recording: Recording, flow: nx.DiGraph) -> bool:
     """Say whether two calls of one class follow each other, without coming up in between."""
     made: dict[type, list[fx.Node]] = {}
-    for span in recording.spans:
-        if not span.leaf and span.result in flow:
-            made.setdefault(type(recording.root.get_submodule(span.path)), []).append(span.result)
+    for module_call in recording.module_calls:
+        if not module_call.leaf and module_call.result in flow:
+            made.setdefault(type(recording.root.get_submodule(module_call.path)), []).append(module_call.result)
     pairs = (pair for nodes in made.values() for pair in itertools.pairwise(dict.fromkeys(nodes)))
     return any(nx.has_path(flow, left, right) for left, right in pairs)
 
@@ -106,7 +107,7 @@ def _has_blocks(recording: Recording, flow: nx.DiGraph) -> bool:
 def _find_bottom(flow: nx.DiGraph, maps: Maps) -> fx.Node:
     """Find the last map of the lowest resolution that ran before the first way up."""
     layouts = maps.layouts
-    held = sorted((node for node in flow if node in layouts), key=lambda node: facts(node).position)
+    held = sorted((node for node in flow if node in layouts), key=lambda node: meta_of(node).position)
     lowest = max((layouts[node] for node in held), key=lambda layout: layout.size)
     bottoms = {node for node in held if not is_drop(layouts[node], lowest)}
     ascent = (
@@ -119,10 +120,10 @@ def _find_bottom(flow: nx.DiGraph, maps: Maps) -> fx.Node:
 
 def _leave_skip(flow: nx.DiGraph, bottom: fx.Node, bottoms: set[fx.Node]) -> fx.Node:
     """Step back from where a way round the bottom of a U is joined to it again, which is where the way up begins."""
-    joined = sorted(set(flow.predecessors(bottom)) & bottoms, key=lambda node: facts(node).position)
+    joined = sorted(set(flow.predecessors(bottom)) & bottoms, key=lambda node: meta_of(node).position)
     joins = getattr(bottom.target, "__name__", "") in _JOINS and len(joined) == 2
     return joined[1] if joins and nx.has_path(flow, joined[0], joined[1]) else bottom
 
 
 def _runs_before(left: fx.Node, right: fx.Node) -> bool:
-    return bool(facts(left).position < facts(right).position)
+    return bool(meta_of(left).position < meta_of(right).position)

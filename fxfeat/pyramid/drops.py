@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
+from fxfeat.ir.module_call import ModuleCall
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.descent import DROP, Descent, is_drop
 from fxfeat.pyramid.flow import Sources, find_sources
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.mixing import has_weights, mixes
-from fxfeat.record.recording import Recording, Span, facts
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Drop:
         nodes: the operations that lower the resolution: several where a shortcut does so too.
         source: the map of the higher resolution that goes into the module that holds the drop.
         factor: how many times lower the resolution is after it.
-        span: the outermost call of a module that holds this drop and no other; None where only the whole model does.
+        module_call: the outermost call of a module that holds this drop alone; None where only the whole model does.
         stage: the outermost call that holds this drop and no other, even if what it was given is not the source.
         passed: whether some of the image passes by the source, because resolutions run side by side.
     """
@@ -31,8 +33,8 @@ class Drop:
     nodes: tuple[fx.Node, ...]
     source: fx.Node
     factor: int
-    span: Span | None = None
-    stage: Span | None = None
+    module_call: ModuleCall | None = None
+    stage: ModuleCall | None = None
     passed: bool = False
 
 
@@ -103,47 +105,53 @@ def _place(
 ) -> Drop:
     """Find the module that holds a drop, and the map that goes into it."""
     others = [node for other in drops if other is not drop for node in other.nodes]
-    holding = [span for span in recording.spans[1:] if _holds(span, drop.nodes, all) and not _holds(span, others, any)]
+    holding = [
+        call for call in recording.module_calls[1:] if _holds(call, drop.nodes, all) and not _holds(call, others, any)
+    ]
     drop = replace(drop, stage=next(iter(holding), None))
-    span = next((span for span in holding if not _works_first(recording, descent, span, drop.nodes)), None)
-    if span is None:
+    module_call = next((call for call in holding if not _works_first(recording, descent, call, drop.nodes)), None)
+    if module_call is None:
         return drop
     size = layouts[drop.source].size
     if drop.passed:
-        inside = [node for node in sources if span.start <= _position(node) < span.stop]
+        inside = [node for node in sources if module_call.start <= _position(node) < module_call.stop]
         entering = {source for node in inside for source in sources[node]}
     else:
         entering = set(descent.chain)
-    held = [s for s in entering if _position(s) < span.start and _is_near(layouts[s].size, size)]
-    return replace(drop, span=span, source=max(held, key=_position, default=drop.source))
+    held = [s for s in entering if _position(s) < module_call.start and _is_near(layouts[s].size, size)]
+    return replace(drop, module_call=module_call, source=max(held, key=_position, default=drop.source))
 
 
-def _holds(span: Span, nodes: Iterable[fx.Node], quantifier: Callable[[Iterable[bool]], bool]) -> bool:
-    return quantifier(span.start <= _position(node) < span.stop for node in nodes)
+def _holds(module_call: ModuleCall, nodes: Iterable[fx.Node], quantifier: Callable[[Iterable[bool]], bool]) -> bool:
+    return quantifier(module_call.start <= _position(node) < module_call.stop for node in nodes)
 
 
-def _works_first(recording: Recording, descent: Descent, span: Span, nodes: tuple[fx.Node, ...]) -> bool:
+def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall, nodes: tuple[fx.Node, ...]) -> bool:
     """Say whether a module's call does most of its work at the higher resolution, before it lowers it.
 
     Then what it was given is not yet the feature of that resolution: a stage of blocks with the reduction at its end,
     or a convolution, an activation and a pool in one container.
     """
     first, last = _position(nodes[0]), _position(nodes[-1])
-    before = [node for node in descent.chain if span.start <= _position(node) < first]
-    inner = [held for held in recording.spans if span.start <= held.start and held.stop <= first and not held.leaf]
+    before = [node for node in descent.chain if module_call.start <= _position(node) < first]
+    inner = [
+        held
+        for held in recording.module_calls
+        if module_call.start <= held.start and held.stop <= first and not held.leaf
+    ]
     blocks = [held for held in inner if _returns(held, before)]
     worked = {n for held in blocks for n in recording.nodes[held.start : held.stop] if mixes(recording, n)}
-    left = [node for node in recording.nodes[first : span.stop] if mixes(recording, node)]
+    left = [node for node in recording.nodes[first : module_call.stop] if mixes(recording, node)]
     if len(worked) > len(left):
         return True
-    after = recording.nodes[last + 1 : span.stop]
+    after = recording.nodes[last + 1 : module_call.stop]
     ends = not any(has_weights(recording, node) for node in after)
     return ends and any(mixes(recording, node) for node in before)
 
 
-def _returns(span: Span, nodes: list[fx.Node]) -> bool:
-    return span.result in nodes or bool(span.leaves and span.leaves[0][1] in nodes)
+def _returns(module_call: ModuleCall, nodes: list[fx.Node]) -> bool:
+    return module_call.result in nodes or bool(module_call.leaves and module_call.leaves[0][1] in nodes)
 
 
 def _position(node: fx.Node) -> int:
-    return int(facts(node).position)
+    return int(meta_of(node).position)

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxfeat.api import create_feature_extractor
 from fxfeat.errors import RequestError
-from fxfeat.modes import read_setup
+from fxfeat.ir.example import Example
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.formats import FORMATS
 from fxfeat.pyramid.layout import Order
@@ -19,8 +19,8 @@ from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.pyramid import FeaturePyramid
 from fxfeat.pyramid.search import search_levels
-from fxfeat.record.examples import Example
 from fxfeat.stride import limit_stride
+from fxfeat.trace.setup import read_setup
 
 
 def features_only(

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 import networkx as nx
 from torch import fx
 
-from fxfeat.name.table import holds_tensor
+from fxfeat.ir.node_meta import Storage, holds_tensor, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.written import nodes_in
 from fxfeat.pyramid.layout import Layout
-from fxfeat.record.recording import Recording, Storage, facts
-from fxfeat.record.written import nodes_in
 
 SINK = "output"
 Sources = dict[fx.Node, frozenset[fx.Node]]
@@ -23,7 +23,7 @@ def draw_flow(recording: Recording, image: fx.Node) -> nx.DiGraph:
     """
     drawn = nx.DiGraph()
     drawn.add_edges_from(_find_edges(recording))
-    drawn.remove_nodes_from([node for node in drawn if not holds_tensor(facts(node).value)])
+    drawn.remove_nodes_from([node for node in drawn if not holds_tensor(meta_of(node).value)])
     drawn.add_node(image)
     reached = {image, *nx.descendants(drawn, image)}
     flow = nx.DiGraph(drawn.subgraph(reached))
@@ -43,9 +43,9 @@ def _find_edges(recording: Recording) -> Iterator[tuple[fx.Node, fx.Node]]:
     for node in recording.graph.nodes:
         for source in node.all_input_nodes:
             yield source, node
-            late = (writers[memory] for memory in facts(source).storages if memory in writers)
-            yield from ((writer, node) for writer in late if facts(writer).position > facts(source).position)
-        writers.update(dict.fromkeys(facts(node).writes, node))
+            late = (writers[memory] for memory in meta_of(source).aliases if memory in writers)
+            yield from ((writer, node) for writer in late if meta_of(writer).position > meta_of(source).position)
+        writers.update(dict.fromkeys(meta_of(node).writes, node))
 
 
 def find_chain(flow: nx.DiGraph, image: fx.Node, target: fx.Node | str) -> list[fx.Node]:
@@ -67,7 +67,7 @@ def find_sources(flow: nx.DiGraph, layouts: Mapping[fx.Node, Layout]) -> Sources
     handed: Sources = {}
     found: Sources = {}
     nothing: frozenset[fx.Node] = frozenset()
-    for node in sorted((node for node in flow if node is not SINK), key=lambda node: facts(node).position):
+    for node in sorted((node for node in flow if node is not SINK), key=lambda node: meta_of(node).position):
         found[node] = nothing.union(*(handed[source] for source in flow.predecessors(node)))
         handed[node] = frozenset({node}) if node in layouts else found[node]
     return found

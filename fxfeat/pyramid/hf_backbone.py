@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from fxfeat.pyramid.pyramid import FeaturePyramid
 
 
 class BackboneOutput(dict[str, Any]):
@@ -27,7 +24,7 @@ class HFBackbone(nn.Module):
     Source: transformers' ``BackboneMixin`` and ``BackboneOutput``.
     """
 
-    def __init__(self, pyramid: FeaturePyramid) -> None:
+    def __init__(self, pyramid: Any) -> None:
         super().__init__()
         self.pyramid = pyramid
 

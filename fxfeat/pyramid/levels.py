@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import networkx as nx
 from torch import fx
 
-from fxfeat.name.table import name_nodes
+from fxfeat.ir.module_call import ModuleCall
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.descent import Descent
 from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.mixing import has_weights, mixes
 from fxfeat.pyramid.naming import name_value
-from fxfeat.record.recording import Recording, Span, facts
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,14 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
 
 
 def _explain(drop: Drop) -> str:
-    if drop.span is None:
+    if drop.module_call is None:
         names = ", ".join(dict.fromkeys(str(node) for node in drop.nodes[:2]))
         return f"the last map before {names} lowers the resolution, which no module does by itself"
     if drop.passed:
-        return f"goes into {drop.span.path}, the last module to lower this of several resolutions side by side"
-    if drop.stage is not None and drop.stage is not drop.span:
-        return f"goes into {drop.span.path}, by which {drop.stage.path} lowers the resolution after its own work"
-    return f"goes into {drop.span.path}, the outermost module that holds this one drop in resolution"
+        return f"goes into {drop.module_call.path}, the last module to lower this of several resolutions side by side"
+    if drop.stage is not None and drop.stage is not drop.module_call:
+        return f"goes into {drop.module_call.path}, by which {drop.stage.path} lowers the resolution after its own work"
+    return f"goes into {drop.module_call.path}, the outermost module that holds this one drop in resolution"
 
 
 def _last_end(
@@ -79,11 +81,11 @@ def _last_end(
     container = _container_of(recording, drop)
     head = _find_head(recording, descent, drop)
     stop = min(container.stop, _find_stage_end(recording, drop), container.stop if head is None else head.start)
-    last = facts(drop.nodes[-1]).position
-    held = [node for node in descent.chain if last <= facts(node).position < stop] or [descent.chain[-1]]
+    last = meta_of(drop.nodes[-1]).position
+    held = [node for node in descent.chain if last <= meta_of(node).position < stop] or [descent.chain[-1]]
     tail = _find_tail(recording, layouts, drop, container, held)
     if tail is not None:
-        before = [node for node in held if facts(node).position < tail.start]
+        before = [node for node in held if meta_of(node).position < tail.start]
         return before[-1], f"the last map of the lowest resolution before {tail.path}, which only adds channels"
     where = f"inside {container.path}" if container.path else "before the head"
     return held[-1], f"the last map of the lowest resolution {where}"
@@ -92,54 +94,58 @@ def _last_end(
 def _find_stage_end(recording: Recording, drop: Drop) -> int:
     """Find where a list of stages ends that is called one by one, if the last drop's module is a stage and in one."""
     owner = drop.stage.path.rpartition(".")[0] if drop.stage is not None else ""
-    spans = recording.spans
-    if drop.stage is None or not owner or any(span.path == owner for span in spans):
+    module_calls = recording.module_calls
+    if drop.stage is None or not owner or any(call.path == owner for call in module_calls):
         return len(recording.nodes)
-    last = facts(drop.nodes[-1]).position
+    last = meta_of(drop.nodes[-1]).position
     if not any(mixes(recording, node) for node in recording.nodes[last + 1 : drop.stage.stop]):
         return len(recording.nodes)
-    return max(span.stop for span in spans if span.parent == drop.stage.parent and span.path.startswith(f"{owner}."))
+    return max(
+        call.stop for call in module_calls if call.parent == drop.stage.parent and call.path.startswith(f"{owner}.")
+    )
 
 
 def _find_tail(
-    recording: Recording, layouts: dict[fx.Node, Layout], drop: Drop, container: Span, held: list[fx.Node]
-) -> Span | None:
+    recording: Recording, layouts: dict[fx.Node, Layout], drop: Drop, container: ModuleCall, held: list[fx.Node]
+) -> ModuleCall | None:
     """Find where, at the end of the container, channels are added for the head: 1x1 convolutions, norms, activations.
 
     They are told from a stage by their classes, which are others than that of the module that holds the last drop.
     """
-    last, tail = facts(held[-1]).position, None
-    children = [span for span in recording.spans if span.parent == container.index and span.start <= last]
+    last, tail = meta_of(held[-1]).position, None
+    children = [call for call in recording.module_calls if call.parent == container.index and call.start <= last]
     for child in reversed(children):
-        if drop.span is None or child.start <= facts(held[0]).position:
+        if drop.module_call is None or child.start <= meta_of(held[0]).position:
             break
         nodes = recording.nodes[child.start : child.stop]
-        if _class_of(recording, child) is _class_of(recording, drop.span) or any(mixes(recording, n) for n in nodes):
+        if _class_of(recording, child) is _class_of(recording, drop.module_call) or any(
+            mixes(recording, n) for n in nodes
+        ):
             break
         tail = child
     if tail is None:
         return None
-    before = [node for node in held if facts(node).position < tail.start]
+    before = [node for node in held if meta_of(node).position < tail.start]
     return tail if layouts[held[-1]].channels > layouts[before[-1]].channels else None
 
 
-def _class_of(recording: Recording, span: Span) -> type:
-    return type(recording.root.get_submodule(span.path))
+def _class_of(recording: Recording, module_call: ModuleCall) -> type:
+    return type(recording.root.get_submodule(module_call.path))
 
 
-def _container_of(recording: Recording, drop: Drop) -> Span:
+def _container_of(recording: Recording, drop: Drop) -> ModuleCall:
     if drop.stage is not None and drop.stage.parent is not None:
-        return recording.spans[drop.stage.parent]
-    return recording.spans[facts(drop.nodes[-1]).span]
+        return recording.module_calls[drop.stage.parent]
+    return recording.module_calls[meta_of(drop.nodes[-1]).module_call]
 
 
-def _find_head(recording: Recording, descent: Descent, drop: Drop) -> Span | None:
+def _find_head(recording: Recording, descent: Descent, drop: Drop) -> ModuleCall | None:
     """Find the outermost module call after the last drop that does away with the map."""
     if descent.after is None:
         return None
-    first, last = facts(descent.chain[-1]).position + 1, facts(descent.after).position
-    after_drop = facts(drop.nodes[-1]).position
-    holding = (span for span in recording.spans if after_drop < span.start <= first and last < span.stop)
+    first, last = meta_of(descent.chain[-1]).position + 1, meta_of(descent.after).position
+    after_drop = meta_of(drop.nodes[-1]).position
+    holding = (call for call in recording.module_calls if after_drop < call.start <= first and last < call.stop)
     return next(holding, None)
 
 
@@ -151,8 +157,8 @@ def _is_learnt(recording: Recording, flow: nx.DiGraph, node: fx.Node) -> bool:
 def _number(
     recording: Recording, maps: Maps, flow: nx.DiGraph, ends: list[tuple[fx.Node, str]], drops: list[Drop]
 ) -> tuple[Level, ...]:
-    def is_one_stage(span: Span) -> bool:
-        return sum(span.start <= facts(drop.nodes[-1]).position < span.stop for drop in drops) < 2
+    def is_one_stage(module_call: ModuleCall) -> bool:
+        return sum(module_call.start <= meta_of(drop.nodes[-1]).position < module_call.stop for drop in drops) < 2
 
     table = name_nodes(recording)
     levels: list[Level] = []

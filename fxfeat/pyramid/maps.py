@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from fxfeat.errors import FxfeatError, TraceError
-from fxfeat.modes import Setup, record_variant
-from fxfeat.name.table import name_nodes
+from fxfeat.inputs.resized import Axis, Group, find_groups, resize
+from fxfeat.ir.example import Example
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.layout import Extent, Layout, Shape, read_layout
 from fxfeat.pyramid.mixing import attends, slides
 from fxfeat.pyramid.token_order import is_shuffled
-from fxfeat.record.examples import Example
-from fxfeat.record.recording import Recording, TensorFacts, facts
-from fxfeat.record.variants import Axis, Group, find_groups, resize
+from fxfeat.trace.setup import Setup, record_variant
 
 _MOST_NEAR = 6
 
@@ -96,13 +97,13 @@ def _is_element_of_input(node: fx.Node) -> bool:
 
 
 def _may_be_image(node: fx.Node) -> bool:
-    value = facts(node).value
-    return isinstance(value, TensorFacts) and len(value.shape) >= 3 and value.dtype.is_floating_point
+    value = meta_of(node).value
+    return isinstance(value, TensorMeta) and len(value.shape) >= 3 and value.dtype.is_floating_point
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    value = facts(node).value
-    return value.shape if isinstance(value, TensorFacts) else ()
+    value = meta_of(node).value
+    return value.shape if isinstance(value, TensorMeta) else ()
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from fxfeat.record.recording import Recording, TensorFacts, facts
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
 
 _LAYERS = (nn.MultiheadAttention, nn.RNNBase, nn.TransformerEncoderLayer)
 _FUNCTIONS = frozenset(("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention", "__matmul__"))
@@ -30,8 +31,8 @@ def _is_wide(kernel_size: object, module: nn.Module) -> bool:
 
 
 def _has_wide_weight(node: fx.Node) -> bool:
-    weights = [source for source in node.all_input_nodes[1:2] if isinstance(facts(source).value, TensorFacts)]
-    return any(size > 1 for weight in weights for size in facts(weight).value.shape[2:])
+    weights = [source for source in node.all_input_nodes[1:2] if isinstance(meta_of(source).value, TensorMeta)]
+    return any(size > 1 for weight in weights for size in meta_of(weight).value.shape[2:])
 
 
 def has_weights(recording: Recording, node: fx.Node) -> bool:

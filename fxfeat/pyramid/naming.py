@@ -6,13 +6,17 @@ from collections.abc import Callable
 
 from torch import fx
 
-from fxfeat.name.table import NameTable
-from fxfeat.record.recording import Recording, Span
-from fxfeat.record.structure import spell
+from fxfeat.ir.module_call import ModuleCall
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import spell
+from fxfeat.names.table import NameTable
 
 
 def name_value(
-    recording: Recording, node: fx.Node, table: NameTable, suits: Callable[[Span], bool] = lambda span: True
+    recording: Recording,
+    node: fx.Node,
+    table: NameTable,
+    suits: Callable[[ModuleCall], bool] = lambda call: True,
 ) -> str | None:
     """Name a value as ``create_feature_extractor`` understands it; None where it has no name.
 
@@ -22,12 +26,12 @@ def name_value(
         table: the recording's names.
         suits: says whether a module's call may lend its name.
     """
-    spans = [span for span in recording.spans[1:] if suits(span)]
-    found = next((span for span in spans if span.result is node), None)
+    module_calls = [call for call in recording.module_calls[1:] if suits(call)]
+    found = next((call for call in module_calls if call.result is node), None)
     if found is not None:
         return _name_span(table, found)
     # The first of what a module returns in a tuple, a dict or a dataclass is what the module is for.
-    found = next((span for span in spans if span.leaves and span.leaves[0][1] is node), None)
+    found = next((call for call in module_calls if call.leaves and call.leaves[0][1] is node), None)
     if found is not None:
         return _name_span(table, found) + spell(found.leaves[0][0])
     own = next((name for name, held in table.nodes.items() if held is node), None)
@@ -35,15 +39,15 @@ def name_value(
 
 
 def _name_element(recording: Recording, node: fx.Node, table: NameTable) -> str | None:
-    for span in recording.spans:
-        steps = next((steps for steps, held in span.leaves if held is node), None)
+    for module_call in recording.module_calls:
+        steps = next((steps for steps, held in module_call.leaves if held is node), None)
         if steps is not None:
-            return (_name_span(table, span) if span.path else "output") + spell(steps)
+            return (_name_span(table, module_call) if module_call.path else "output") + spell(steps)
     return None
 
 
-def _name_span(table: NameTable, span: Span) -> str:
-    calls = table.spans[span.path]
+def _name_span(table: NameTable, module_call: ModuleCall) -> str:
+    calls = table.module_calls[module_call.path]
     if len(calls) == 1:
-        return span.path
-    return f"{span.path}@{next(index for index, held in enumerate(calls) if held is span)}"
+        return module_call.path
+    return f"{module_call.path}@{next(index for index, held in enumerate(calls) if held is module_call)}"

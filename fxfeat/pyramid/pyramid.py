@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.emit.extractor import FeatureExtractor
+from fxfeat.codegen.extractor import FeatureExtractor
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.formats import to_format
 from fxfeat.pyramid.hf_backbone import HFBackbone

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from fxfeat.errors import TraceError
-from fxfeat.modes import Setup, record_mode
+from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.blocks import find_blocks
 from fxfeat.pyramid.descent import find_descent
 from fxfeat.pyramid.drops import find_drops
 from fxfeat.pyramid.flow import draw_flow
 from fxfeat.pyramid.levels import Level, find_levels
 from fxfeat.pyramid.maps import Maps, find_maps
-from fxfeat.record.recording import Recording
+from fxfeat.trace.setup import Setup, record_mode
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def search_levels(setup: Setup) -> Found:
     """Find the levels of a model, be it hierarchical or flat.
 
     Args:
-        setup: the model and its example, from ``fxfeat.modes.read_setup``.
+        setup: the model and its example, from ``fxfeat.trace.setup.read_setup``.
 
     Raises:
         TraceError: where it has none, or takes no image.
@@ -62,7 +62,7 @@ def search_levels(setup: Setup) -> Found:
 def _record_open(setup: Setup) -> Recording:
     """Record the model, entering PyTorch's own stacks of blocks."""
     recording = record_mode(setup, False)
-    called = {span.path for span in recording.spans if span.leaf}
+    called = {call.path for call in recording.module_calls if call.leaf}
     stacks = {path for path in called if isinstance(recording.root.get_submodule(path), nn.TransformerEncoder)}
     return record_mode(setup, False, frozenset(stacks)) if stacks else recording
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.written import map_nodes
 from fxfeat.pyramid.layout import Layout, Shape
-from fxfeat.record.recording import TensorFacts, facts
-from fxfeat.record.written import map_nodes
 
 _VIEWS = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone")
 _TURNS = ("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims")
@@ -64,8 +64,8 @@ def _reshapes(node: fx.Node) -> bool:
 
 
 def _shape(node: fx.Node) -> Shape:
-    value = facts(node).value
-    return value.shape if isinstance(value, TensorFacts) else ()
+    value = meta_of(node).value
+    return value.shape if isinstance(value, TensorMeta) else ()
 
 
 def _number(layout: Layout, shape: Shape) -> torch.Tensor:
@@ -83,7 +83,7 @@ def _replay(steps: list[fx.Node], numbers: torch.Tensor, source: fx.Node) -> tor
     made = {source: numbers}
 
     def value_of(node: fx.Node) -> Any:
-        return made[node] if node in made else facts(node).value
+        return made[node] if node in made else meta_of(node).value
 
     for step in steps:
         call: Any = getattr(torch.Tensor, step.target) if isinstance(step.target, str) else step.target

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from torch import nn
 
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.modes import Setup
-from fxfeat.record.recording import facts
-from fxfeat.sharing import share
-from fxfeat.stride.alone import Changes, Run, call_sites, is_as_planned, windows_of
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.isolation.shared_copy import share
 from fxfeat.stride.attributes import set_attributes
 from fxfeat.stride.change import Change
-from fxfeat.stride.flow import Flow
-from fxfeat.stride.layers import change_layer
-from fxfeat.stride.places import Places, own, replace
+from fxfeat.stride.image_flow import Flow
+from fxfeat.stride.layer_changes import change_layer
+from fxfeat.stride.module_places import Places, own, replace
+from fxfeat.stride.module_runs import Changes, Run, call_sites, is_as_planned, windows_of
 from fxfeat.stride.recordings import record_dense
 from fxfeat.stride.refusals import refuse
 from fxfeat.stride.write_out import write_out
+from fxfeat.trace.setup import Setup
 
 
 def apply_changes(setup: Setup, flows: dict[bool, Flow]) -> nn.Module:
@@ -104,8 +104,10 @@ def _code_changes(flows: dict[bool, Flow]) -> dict[str, dict[bool, Run]]:
     """
     found: dict[str, dict[bool, Run]] = {}
     for training, flow in flows.items():
-        spans = flow.recording.spans
-        paths = {spans[facts(held.node).span].path for held in flow.changes if held.node.op != "call_module"}
+        module_calls = flow.recording.module_calls
+        paths = {
+            module_calls[meta_of(held.node).module_call].path for held in flow.changes if held.node.op != "call_module"
+        }
         for path in paths:
             runs = list(_runs(flow, path))
             if any(not _agree(run.changes, runs[0].changes) for run in runs):
@@ -122,11 +124,11 @@ def _code_changes(flows: dict[bool, Flow]) -> dict[str, dict[bool, Run]]:
 
 def _runs(flow: Flow, path: str) -> Iterator[Run]:
     known = {change.node: change for change in flow.changes}
-    for span in flow.recording.spans:
-        if span.path == path:
-            sites = call_sites(flow.recording, span.index)
+    for module_call in flow.recording.module_calls:
+        if module_call.path == path:
+            sites = call_sites(flow.recording, module_call.index)
             changes = {index: known[node] for index, node in enumerate(sites) if node in known}
-            yield Run(flow, span, changes, len(sites))
+            yield Run(flow, module_call, changes, len(sites))
 
 
 def _agree_runs(left: dict[bool, Run], right: dict[bool, Run]) -> bool:

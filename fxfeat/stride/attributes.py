@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from fxfeat.stride.alone import Changes
-from fxfeat.stride.places import clone_module
+from fxfeat.stride.module_places import clone_module
+from fxfeat.stride.module_runs import Changes
 from fxfeat.stride.windows import Window, ends_of, even_pads
 
 _UNKNOWN = object()

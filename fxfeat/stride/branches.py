@@ -8,8 +8,9 @@ from collections.abc import Iterable
 import networkx as nx
 from torch import fx
 
-from fxfeat.record.recording import Recording, TensorFacts, facts
-from fxfeat.record.written import flat, nodes_in
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.written import flat, nodes_in
 from fxfeat.stride.windows import read_window
 
 _ENTRY, _EXIT = "entry", "exit"
@@ -88,10 +89,10 @@ def _draw(recording: Recording) -> nx.DiGraph:
             drawn.add_edge(_ENTRY, node)
         drawn.add_edges_from((source, node) for source in node.all_input_nodes if _carries(source))
     drawn.add_edges_from((node, _EXIT) for node in nodes_in(recording.result) if node in drawn)
-    drawn.add_edges_from((node, _EXIT) for _, node in recording.spans[0].leaves if node in drawn)
+    drawn.add_edges_from((node, _EXIT) for _, node in recording.module_calls[0].leaves if node in drawn)
     useful = nx.descendants(drawn, _ENTRY) & nx.ancestors(drawn, _EXIT)
     return drawn.subgraph({*useful, _ENTRY, _EXIT}).copy()
 
 
 def _carries(node: fx.Node) -> bool:
-    return any(isinstance(held, TensorFacts) for held in flat(facts(node).value))
+    return any(isinstance(held, TensorMeta) for held in flat(meta_of(node).value))

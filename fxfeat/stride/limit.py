@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.modes import Setup, read_setup
 from fxfeat.stride.apply import apply_changes, check_result
-from fxfeat.stride.flow import Flow, follow_image
+from fxfeat.stride.image_flow import Flow, follow_image
 from fxfeat.stride.recordings import record_windows
+from fxfeat.trace.setup import Setup, read_setup
 
 
 def limit_stride(model: nn.Module, output_stride: int, *, example_inputs: Any = None) -> nn.Module:

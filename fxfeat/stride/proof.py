@@ -9,21 +9,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import fx, nn
 
-from fxfeat.modes import read_setup
-from fxfeat.record.examples import Example
-from fxfeat.record.recording import Recording
-from fxfeat.record.structure import tensors
-from fxfeat.stride.flow import follow_image
+from fxfeat.ir.example import Example
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import tensors
 from fxfeat.stride.grid import Grid
+from fxfeat.stride.image_flow import follow_image
 from fxfeat.stride.lattice import Lattice, find_lattice
 from fxfeat.stride.limit import limit_stride
 from fxfeat.stride.reasons import explain
 from fxfeat.stride.recordings import record_dense, record_windows
 from fxfeat.stride.refusals import name_of
 from fxfeat.stride.replay import Key, key_nodes, replay
+from fxfeat.trace.setup import read_setup
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """The largest difference that counts as none, as a part of the largest value.
@@ -66,17 +65,6 @@ class Proof:
     def ok(self) -> bool:
         """Whether every denser map, subsampled, is the original's."""
         return not any(held.inside for held in self.breaks)
-
-    def __str__(self) -> str:
-        console = Console(width=120)
-        with console.capture() as captured:
-            console.print(self.__rich__())
-        return captured.get().rstrip()
-
-    def __rich__(self) -> Any:
-        from fxfeat.report.proof import render_proof
-
-        return render_proof(self)
 
 
 def prove(model: nn.Module, output_stride: int, *, example_inputs: Any = None) -> Proof:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxfeat.record.recording import Recording, TensorFacts, facts
-from fxfeat.stride.shapes import called
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.stride.shape_rules import called
 from fxfeat.stride.windows import read_window
 
 
@@ -41,13 +42,13 @@ _BY_NAME = {
 
 
 def _positions_before(node: fx.Node) -> int | None:
-    shapes = [facts(held).value.shape for held in node.all_input_nodes if isinstance(facts(held).value, TensorFacts)]
+    shapes = [meta_of(held).value.shape for held in node.all_input_nodes if isinstance(meta_of(held).value, TensorMeta)]
     return max((_count(shape) for shape in shapes), default=None)
 
 
 def _positions_after(node: fx.Node) -> int | None:
-    value = facts(node).value
-    return _count(value.shape) if isinstance(value, TensorFacts) else None
+    value = meta_of(node).value
+    return _count(value.shape) if isinstance(value, TensorMeta) else None
 
 
 def _count(shape: tuple[int, ...]) -> int:

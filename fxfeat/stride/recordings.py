@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fxfeat.modes import Setup, read_setup, record_mode
-from fxfeat.record.recording import Recording
+from fxfeat.ir.recording import Recording
 from fxfeat.stride.dense import DENSE_FUNCTIONS, DENSE_LAYERS
 from fxfeat.stride.windows import AVERAGE_POOLS, CONVOLUTIONS, MAX_POOLS
+from fxfeat.trace.setup import Setup, read_setup, record_mode
 
 
 def record_windows(setup: Setup, training: bool) -> Recording:

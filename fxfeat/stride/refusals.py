@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 from torch import fx
 
 from fxfeat.errors import RequestError
-from fxfeat.name.table import name_nodes
-from fxfeat.record.recording import Recording, TensorFacts, facts
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.names.table import name_nodes
 from fxfeat.stride.grid import Axes, Grid
 from fxfeat.stride.windows import Window
 
@@ -84,8 +85,8 @@ def _meets_constant(node: fx.Node, grid: Grid, shape: Axes, fixed: Container[fx.
     name = getattr(node.target, "__name__", str(node.target))
     if name not in _ELEMENTWISE or max(grid.sizes) == 1:
         return False
-    values = (facts(held).value for held in node.all_input_nodes if held in fixed)
-    shapes = [held.shape for held in values if isinstance(held, TensorFacts)]
+    values = (meta_of(held).value for held in node.all_input_nodes if held in fixed)
+    shapes = [held.shape for held in values if isinstance(held, TensorMeta)]
     axes = grid.axes_in(shape)
     return any(any(_size_along(held, axis, len(shape)) > 1 for axis in axes) for held in shapes)
 
@@ -100,8 +101,8 @@ def _mixes_positions(recording: Recording, node: fx.Node, grid: Grid, batch: int
     if node.op != "call_module" or not node.all_input_nodes:
         return False
     layer: Any = recording.root.get_submodule(str(node.target))
-    value = facts(node.all_input_nodes[0]).value
-    if not isinstance(value, TensorFacts) or not hasattr(layer, "in_features"):
+    value = meta_of(node.all_input_nodes[0]).value
+    if not isinstance(value, TensorMeta) or not hasattr(layer, "in_features"):
         return False
     alone = not grid.is_shown_by(value.shape[:-1]) and value.shape[0] == batch
     return bool(alone and value.shape[-1] == grid.tokens == layer.in_features and len(value.shape) > 2)

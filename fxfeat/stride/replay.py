@@ -7,9 +7,12 @@ from typing import Any
 
 from torch import fx
 
-from fxfeat.record.examples import Example, bind
-from fxfeat.record.recording import Build, Recording, facts
-from fxfeat.record.written import map_nodes
+from fxfeat.inputs.examples import bind
+from fxfeat.ir.example import Example
+from fxfeat.ir.module_call import Build
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.written import map_nodes
 
 Visit = Callable[[fx.Node, Any], Any]
 Key = tuple[str, int, str, int]
@@ -71,9 +74,9 @@ def key_nodes(recording: Recording) -> dict[fx.Node, Key]:
     counts: dict[tuple[str, int, str], int] = {}
     keys: dict[fx.Node, Key] = {}
     for node in recording.graph.nodes:
-        span = recording.spans[facts(node).span]
+        module_call = recording.module_calls[meta_of(node).module_call]
         target = str(node.target) if node.op != "call_function" else _called(node)
-        place = (span.path, span.call, target)
+        place = (module_call.path, module_call.call, target)
         counts[place] = counts.get(place, -1) + 1
         keys[node] = (*place, counts[place])
     return keys

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from fxfeat.record.recording import facts
+from fxfeat.ir.node_meta import meta_of
 from fxfeat.stride.grid import Axes, Grid
 
 
@@ -31,7 +31,7 @@ def starts_of(node: fx.Node) -> list[int]:
 
 def steps_of(node: fx.Node, grid: Grid) -> Axes | None:
     """Read the step along each spatial axis of a slice, None where it picks in another way."""
-    shape = facts(node.all_input_nodes[0]).value.shape
+    shape = meta_of(node.all_input_nodes[0]).value.shape
     given = node.args[1]
     index: list[Any] = list(given) if isinstance(given, tuple) else [given]
     if Ellipsis in index:

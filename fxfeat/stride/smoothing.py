@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from fxfeat.record.recording import Recording
+from fxfeat.ir.recording import Recording
 from fxfeat.stride.branches import Branches, Treatment
 from fxfeat.stride.change import Change
 from fxfeat.stride.windows import densify, even_pads

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from torch import fx, nn
 
-from fxfeat.record.recording import Recording, TensorFacts, facts
-from fxfeat.record.written import map_nodes, nodes_in
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.written import map_nodes, nodes_in
 from fxfeat.stride.dense import END_PADDED, DenseAvgPool, DenseMaxPool, convolve, pool_average, pool_max
 
 Kind = Literal["conv", "max", "average", "pad", "slice"]
@@ -123,10 +124,10 @@ def _of_function(recording: Recording, node: fx.Node, kind: Kind) -> Window | No
     if kind == "pad":
         amounts = given["pad"]
         return None if nodes_in(amounts) else _pad(tuple(amounts))
-    known = {name: map_nodes(value, lambda held: facts(held).value) for name, value in given.items()}
+    known = {name: map_nodes(value, lambda held: meta_of(held).value) for name, value in given.items()}
     rank = int(str(node.target.__name__)[-2])  # type: ignore[union-attr]
     if kind == "conv":
-        kernel = known["weight"].shape[2:] if isinstance(known["weight"], TensorFacts) else ()
+        kernel = known["weight"].shape[2:] if isinstance(known["weight"], TensorMeta) else ()
         learned = not _is_fixed(recording, given["weight"])
         settings = (known.get("stride", 1), known.get("padding", 0), known.get("dilation", 1))
         stride, padding, dilation = (_spread(value, rank) for value in settings)
@@ -146,7 +147,7 @@ def _of_dense_call(recording: Recording, node: fx.Node) -> Window:
     given: dict[str, Any] = {**dict(zip(_DENSE[target], node.args, strict=False)), **node.kwargs}
     pads, stride, dilation = _pairs(given["ends"]), tuple(given["stride"]), tuple(given["dilation"])
     if target is convolve:
-        kernel = tuple(facts(given["weight"]).value.shape[2:])
+        kernel = tuple(meta_of(given["weight"]).value.shape[2:])
         return Window("conv", kernel, stride, pads, dilation, learned=not _is_fixed(recording, given["weight"]))
     if target is pool_max:
         return Window("max", tuple(given["kernel"]), stride, pads, dilation)

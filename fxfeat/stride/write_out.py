@@ -8,23 +8,23 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxfeat.emit.emit import emit
-from fxfeat.emit.extractor import Emission, Forms, build_extractor
-from fxfeat.emit.source import Source
+from fxfeat.codegen.emit import emit
+from fxfeat.codegen.extractor import build_extractor
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.freedom import find_freedom, find_pins
-from fxfeat.modes import Setup, record_mode, record_variant
-from fxfeat.name.query import Found, find
-from fxfeat.name.table import name_nodes
-from fxfeat.record.examples import Example
-from fxfeat.record.recording import Recording
-from fxfeat.rewrite.draft import Draft
-from fxfeat.rewrite.passes import rewrite
-from fxfeat.select.features import select_feature
-from fxfeat.stride.alone import Changes, Run, call_sites, setup_alone
+from fxfeat.guards.free_sizes import find_free_sizes, find_input_guards
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.emission import Emission, ModeVariants, Source
+from fxfeat.ir.example import Example
+from fxfeat.ir.recording import Recording
+from fxfeat.names.query import Found, find
+from fxfeat.names.request import select_feature
+from fxfeat.names.table import name_nodes
+from fxfeat.passes.run_passes import rewrite
 from fxfeat.stride.change import Change
 from fxfeat.stride.dense import convolve, leave_out, pool_average, pool_max
+from fxfeat.stride.module_runs import Changes, Run, call_sites, setup_alone
 from fxfeat.stride.windows import Window, arguments_of, ends_of, even_pads, fits_pool
+from fxfeat.trace.setup import Setup, record_mode, record_variant
 
 _OUTPUT = "output"
 
@@ -47,7 +47,7 @@ def write_out(original: nn.Module, module: nn.Module, runs: dict[bool, Run]) -> 
         forms[training] = TraceError(
             f"{type(module).__name__} was not recorded in {'train' if training else 'eval'} mode."
         )
-    written = build_extractor(Forms(forms[True], forms[False]), module)
+    written = build_extractor(ModeVariants(forms[True], forms[False]), module)
     for table in ("_modules", "_parameters", "_buffers"):
         # Everything, not only what is called: the names in state_dict() are the module's own.
         written.__dict__[table] = dict(module.__dict__[table])
@@ -71,10 +71,10 @@ def _emit(setup: Setup, training: bool, run: Run) -> Emission:
     def emit_at(example: Example) -> Emission:
         return emit(rewrite(_draft(record_variant(setup, recording, training, example), run))[0])
 
-    freedoms = find_freedom(setup.model, setup.examples[0], emission, emit_at)
-    pins = find_pins(freedoms)
+    freedoms = find_free_sizes(setup.model, setup.examples[0], emission, emit_at)
+    pins = find_input_guards(freedoms)
     if pins:
-        emission = emit(rewrite(dataclasses.replace(draft, pins=pins))[0])
+        emission = emit(rewrite(dataclasses.replace(draft, input_guards=pins))[0])
     return dataclasses.replace(emission, freedoms=freedoms, source=_return_plainly(emission.source))
 
 
@@ -87,7 +87,7 @@ def _draft(recording: Recording, run: Run) -> Draft:
     try:
         feature = select_feature(recording, found, _OUTPUT)
     except RequestError as error:
-        raise TraceError(f"The code of {run.span.path!r} cannot be written out: {error}") from error
+        raise TraceError(f"The code of {run.module_call.path!r} cannot be written out: {error}") from error
     return Draft(recording, recording.graph, (feature,))
 
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from fxfeat.cli.verify import check_extractor
+from fxfeat.cli.check_extractor import check_extractor
+from fxfeat.eager.verify import Verification, verify
 from fxfeat.errors import GuardError
-from fxfeat.verify import Verification, verify
 
 SHAPE = ("--input-shape", "2,3,8,8")
 

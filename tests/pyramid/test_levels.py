@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxfeat
-from fxfeat.modes import read_setup
 from fxfeat.pyramid.search import search_levels
+from fxfeat.trace.setup import read_setup
 
 IMAGE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

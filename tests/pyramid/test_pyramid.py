@@ -61,9 +61,9 @@ def test_feature_info_answers_as_timms(pyramid):
     ("asked", "found"), [(2, (3, 4)), ((3, 1), (3, 1)), ((-1, 0), (4, 0)), ([2], (2,)), ((1, 1), (1, 1))]
 )
 def test_out_indices(asked, found):
-    from fxfeat.modes import read_setup
     from fxfeat.pyramid.out_indices import read_out_indices
     from fxfeat.pyramid.search import search_levels
+    from fxfeat.trace.setup import read_setup
 
     class Five(torch.nn.Module):
         def __init__(self):

@@ -8,8 +8,8 @@ from rich.console import Console
 from torch import nn
 
 import fxfeat
-from fxfeat.emit.extractor import FeatureExtractor
-from fxfeat.report.extractor import render_extractor
+from fxfeat.codegen.extractor import FeatureExtractor
+from fxfeat.report.extractor_table import render_extractor
 
 
 class Stacked(nn.Module):

@@ -8,8 +8,16 @@ import torch
 from rich.console import Console, RenderableType
 from torch import nn
 
-from fxfeat.modes import read_setup, record_mode
-from fxfeat.report.nodes import NodeRow, cut_rows, list_rows, render_flat, render_tree, search_rows, to_json
+from fxfeat.report.node_tree import (
+    NodeRow,
+    cut_rows,
+    list_rows,
+    render_flat,
+    render_tree,
+    search_rows,
+    to_json,
+)
+from fxfeat.trace.setup import read_setup, record_mode
 
 
 class Shared(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from rich.console import Console
 
-from fxfeat.report.verification import render_verification
-from fxfeat.verify import Verification, VerifiedRow
+from fxfeat.eager.verify import Verification, VerifiedRow
+from fxfeat.report.verification_table import render_verification
 
 EQUAL = VerifiedRow("low", "layer1", (2, 3), torch.float32, True, 0.0)
 DIFFERENT = VerifiedRow("all", "output", ((2,), (3,)), None, False, None, "shapes differ from the model's")

@@ -118,7 +118,8 @@ def test_unequal_padding_moves_the_original_within_the_dense_map():
 
 
 def test_a_wrong_dense_model_is_found(monkeypatch):
-    from fxfeat.stride import flow, windows
+    from fxfeat.stride import image_flow as flow
+    from fxfeat.stride import windows
 
     def without_dilation(window, kept, rate, **options):
         return windows.densify(window, kept, (1,) * len(rate), **options)

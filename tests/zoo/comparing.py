@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxfeat.record.leaves import choose_leaves
+from fxfeat.trace.leaves import choose_leaves
 from tests.oracle import call, hooked, kept_buffers, same
 
 Calls = dict[str, list[torch.Tensor]]

@@ -1,0 +1,142 @@
+"""What a node depends on: the nodes it reads, and the nodes that last wrote the memory it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import networkx as nx
+import torch
+from torch import fx, nn
+
+from fxfeat.analysis.effects import keeps_statistics
+from fxfeat.ir.draft import last_produced_at
+from fxfeat.ir.feature import Feature
+from fxfeat.ir.module_call import ModuleCall
+from fxfeat.ir.node_meta import (
+    Storage,
+    meta_of,
+)
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.written import nodes_in
+
+
+def draw_dependencies(nodes: Iterable[fx.Node]) -> nx.DiGraph:
+    """Draw an edge from each node to the nodes that depend on it."""
+    drawn = nx.DiGraph()
+    writers: dict[Storage, fx.Node] = {}
+    for node in nodes:
+        drawn.add_node(node)
+        drawn.add_edges_from((source, node) for source in node.all_input_nodes)
+        drawn.add_edges_from((writers[memory], node) for memory in memory_of(node) if memory in writers)
+        writers.update(dict.fromkeys(meta_of(node).writes, node))
+    return drawn
+
+
+def memory_of(node: fx.Node) -> set[Storage]:
+    """Return the memory that a node may read or write."""
+    known = meta_of(node)
+    return {
+        *known.reads,
+        *known.writes,
+        *(memory for source in node.all_input_nodes for memory in meta_of(source).aliases),
+    }
+
+
+def writers_before(writers: Iterable[fx.Node], memory: frozenset[Storage], produced_at: int) -> list[fx.Node]:
+    """List those of some nodes that wrote some memory before a moment."""
+    return [node for node in writers if meta_of(node).position < produced_at and meta_of(node).writes & memory]
+
+
+def writers_into(module_calls: Iterable[ModuleCall], nodes: list[fx.Node]) -> set[fx.Node]:
+    """Find what last wrote, before each of some calls, the memory that it may read."""
+    writers = [node for node in nodes if meta_of(node).writes]
+    found: set[fx.Node] = set()
+    for module_call in module_calls if writers else ():
+        memory = {held for node in nodes[module_call.start : module_call.stop] for held in memory_of(node)}
+        for node in reversed(writers_before(writers, frozenset(memory), module_call.start)):
+            if memory & meta_of(node).writes:
+                found.add(node)
+                memory -= meta_of(node).writes
+    return found
+
+
+def find_needed(
+    recording: Recording, nodes: list[fx.Node], features: tuple[Feature, ...], also: Iterable[fx.Node] = ()
+) -> set[fx.Node]:
+    """Find the nodes that features need, in this call of the model and in the next.
+
+    An update of state that eager code makes before the last feature stays unless it alone needs parameters: a branch
+    with parameters of its own that feeds no feature is a head, and goes with its state. An update after the last
+    feature goes, unless the next call's features read what it wrote.
+    """
+    drawn = draw_dependencies(nodes)
+    roots = set(also)
+    writers = [node for node in nodes if meta_of(node).writes]
+    for feature in features:
+        for node in nodes_in(feature.value):
+            roots.add(node)
+            roots.update(writers_before(writers, meta_of(node).aliases, feature.produced_at))
+    needed = _with_ancestors(drawn, roots)
+    updates = [node for node in writers if meta_of(node).writes & recording.persistent]
+    for node in updates:
+        extra = _with_ancestors(drawn, {node}) - needed
+        if meta_of(node).position < last_produced_at(features) and not any(
+            _has_parameters(recording, held) for held in extra
+        ):
+            needed |= extra
+    # The next call brings inputs of its own.
+    state = recording.persistent.difference(*(meta_of(node).aliases for node in nodes if node.op == "placeholder"))
+    while late := _read_next(recording, [node for node in updates if node not in needed], state, needed):
+        needed |= _with_ancestors(drawn, late)
+    return needed
+
+
+def _read_next(
+    recording: Recording, updates: list[fx.Node], state: frozenset[Storage], needed: set[fx.Node]
+) -> set[fx.Node]:
+    """Find the updates of state that needed nodes compute from in the next call."""
+    # Few nodes touch state at all: the others are not looked at again for each update.
+    touching = {node: memory for node in needed if (memory := memory_of(node) & state)} if updates else {}
+
+    def is_read(update: fx.Node) -> bool:
+        known = meta_of(update)
+        memory = state & (known.writes if update.target is setattr else known.writes - known.may_write)
+        return any(memory & held and not _only_updates(recording, node, memory) for node, held in touching.items())
+
+    return {node for node in updates if is_read(node)}
+
+
+def _only_updates(recording: Recording, node: fx.Node, memory: frozenset[Storage]) -> bool:
+    """Say whether a node writes the state that it reads and returns nothing that was computed from it."""
+    known = meta_of(node)
+    if not memory & memory_of(node) <= known.writes:
+        return False
+    if node.op == "call_module":
+        return isinstance(recording.root.get_submodule(str(node.target)), nn.modules.batchnorm._NormBase)
+    return node.target is setattr or keeps_statistics(node.target) or bool(known.aliases & memory)
+
+
+def _with_ancestors(drawn: nx.DiGraph, roots: set[fx.Node]) -> set[fx.Node]:
+    # One search from all roots at once: nx.ancestors from each would walk the shared part again every time.
+    reached = set(roots)
+    waiting = list(roots)
+    while waiting:
+        for source in drawn.predecessors(waiting.pop()):
+            if source not in reached:
+                reached.add(source)
+                waiting.append(source)
+    return reached
+
+
+def _has_parameters(recording: Recording, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return next(recording.root.get_submodule(str(node.target)).parameters(), None) is not None
+    if node.op != "get_attr" or str(node.target) in recording.tensors:
+        return False
+    held = _attribute(recording.root, str(node.target))
+    return isinstance(held, nn.Parameter)
+
+
+def _attribute(root: nn.Module, path: str) -> torch.Tensor | nn.Module | None:
+    owner, _, name = path.rpartition(".")
+    return getattr(root.get_submodule(owner), name, None)

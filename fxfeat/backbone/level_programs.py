@@ -1,0 +1,151 @@
+"""A model's levels, and the code that computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import fx
+
+from fxfeat.api import emit_request
+from fxfeat.backbone.chain import draw_data, find_chain, inputs_of
+from fxfeat.backbone.operations import is_drop, is_layout, is_norm, is_pick
+from fxfeat.backbone.program import Program, Version, plant_constants
+from fxfeat.backbone.split import FEATURES, X, write_downstream
+from fxfeat.errors import FxfeatError, RequestError
+from fxfeat.ir.emission import UsedState
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.names.query import Found, find
+from fxfeat.names.request import select_feature
+from fxfeat.names.table import name_nodes
+from fxfeat.pyramid.feature_info import FeatureInfo
+from fxfeat.pyramid.features_only import describe_level
+from fxfeat.pyramid.formats import FORMATS, to_format
+from fxfeat.pyramid.layout import Layout, Order
+from fxfeat.pyramid.search import search_levels
+from fxfeat.trace.setup import Setup, record_mode
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The levels of a model and how each holds its map.
+
+    ``names`` are what each is asked for by, ``flat`` says whether the levels are blocks of one resolution.
+    """
+
+    names: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+    info: FeatureInfo
+    flat: bool
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The code from the last level to the features, and whether it is but a norm."""
+
+    program: Program
+    is_norm: bool
+
+
+def read_levels(setup: Setup) -> Levels:
+    """Find the levels of a model.
+
+    Raises:
+        FxfeatError: where it has none.
+    """
+    found = search_levels(setup)
+    info = [describe_level(level, found.maps.extent.batch, "NCHW") for level in found.levels]
+    return Levels(
+        tuple(level.module for level in found.levels),
+        tuple(level.layout for level in found.levels),
+        FeatureInfo(info, tuple(range(len(info)))),
+        found.flat,
+    )
+
+
+def write_levels(setup: Setup, levels: Levels, last: int, features: str | None) -> tuple[Program, UsedState]:
+    """Write the code for the levels up to one, and for the features if their name is given."""
+    request = {str(index): levels.names[index] for index in range(last + 1)}
+    if features is not None:
+        request[FEATURES] = features
+    kept = UsedState(frozenset(), frozenset())
+    versions: dict[bool, Version] = {}
+    for training in (False, True):
+        try:
+            emission = emit_request(setup, training, request, on_model=True)
+        except FxfeatError as error:
+            versions[training] = error
+            continue
+        plant_constants(setup.model, emission)
+        versions[training], kept = emission.source, kept | emission.kept
+    return Program(versions), kept
+
+
+def write_tail(setup: Setup, levels: Levels, features: str) -> tuple[Tail, UsedState] | None:
+    """Write the code from the last level to the features; None where the one does not lead to the other alone."""
+    kept = UsedState(frozenset(), frozenset())
+    versions: dict[bool, Version] = {}
+    norms = set()
+    for training in (False, True):
+        try:
+            recording = record_mode(setup, training)
+            level, cut = (_find(recording, name) for name in (levels.names[-1], features))
+        except FxfeatError as error:
+            versions[training] = error
+            continue
+        between = _between(recording, level, cut)
+        if between is None:
+            return None
+        norms.add(_is_norm(recording, between))
+        versions[training], used = write_downstream(setup.model, recording, {X: level}, {FEATURES: cut})
+        kept = kept | used
+    return Tail(Program(versions), norms == {True}), kept
+
+
+def _find(recording: Recording, name: str) -> fx.Node:
+    held = find(recording, name_nodes(recording), name)
+    value = select_feature(recording, held, name).value if isinstance(held, Found) else None
+    if not isinstance(value, fx.Node) or not isinstance(meta_of(value).value, TensorMeta):
+        raise RequestError(f"{name!r} is no tensor of its own in this mode.")
+    return value
+
+
+def _between(recording: Recording, level: fx.Node, cut: fx.Node) -> list[fx.Node] | None:
+    """List what lies between a level and the features; None where the features also come from elsewhere."""
+    if level is cut:
+        return []
+    drawn = draw_data(recording)
+    if level not in find_chain(drawn, inputs_of(recording), cut):
+        return None
+    return [*((nx.descendants(drawn, level)) & nx.ancestors(drawn, cut)), cut]
+
+
+def _is_norm(recording: Recording, nodes: list[fx.Node]) -> bool:
+    norms = [node for node in nodes if is_norm(recording, node)]
+    kinds = (is_layout, is_drop)
+    return bool(norms) and all(
+        node in norms or is_pick(node) or any(kind(recording, node) for kind in kinds) for node in nodes
+    )
+
+
+def check_format(output_fmt: Any) -> Order:
+    """Check the format asked for.
+
+    Raises:
+        RequestError: where there is no such format.
+    """
+    if output_fmt not in FORMATS:
+        raise RequestError(f"output_fmt is {output_fmt!r}; it must be one of {', '.join(map(repr, FORMATS))}.")
+    found: Order = output_fmt
+    return found
+
+
+def bring(
+    value: torch.Tensor, layout: Layout, image: tuple[int, ...], output_fmt: Order
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Bring a level to a format; return its prefix tokens beside it, if it has any."""
+    prefix = value[:, : layout.prefix] if layout.prefix else None
+    return to_format(value, layout, image, output_fmt), prefix

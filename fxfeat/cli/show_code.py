@@ -1,0 +1,71 @@
+"""``fxfeat code``: the source of an extractor."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.syntax import Syntax
+from torch import nn
+
+from fxfeat.api import create_feature_extractor
+from fxfeat.cli.usage import Outcome
+from fxfeat.codegen.extractor import FeatureExtractor
+from fxfeat.errors import NodeNotFoundError, TraceError
+from fxfeat.names.table import name_nodes
+from fxfeat.trace.setup import read_setup, record_mode
+
+
+def show_code(model: nn.Module, inputs: Any, options: argparse.Namespace, width: int | None = None) -> Outcome:
+    """Print what an extractor runs; highlighted where ``width`` tells of a terminal."""
+    code = make_extractor(model, inputs, options).code.strip("\n")
+    if width is None:
+        return Outcome(code)
+    highlighted = Syntax("", "python", theme="ansi_dark", background_color="default").highlight(code)
+    highlighted.rstrip()
+    # The terminal wraps long lines itself; a line break of ours would be copied along.
+    highlighted.no_wrap, highlighted.overflow = True, "ignore"
+    return Outcome(highlighted)
+
+
+def make_extractor(model: nn.Module, inputs: Any, options: argparse.Namespace) -> FeatureExtractor:
+    """Make the extractor that the user asked for, in the mode asked for.
+
+    Raises:
+        NodeNotFoundError: where the mode asked for has no such name.
+    """
+    model.train(options.mode == "train")
+    try:
+        return create_feature_extractor(model, options.nodes, example_inputs=inputs, flatten=options.flatten)
+    except NodeNotFoundError:
+        return _make_for_one_mode(model, inputs, options)
+
+
+def _make_for_one_mode(model: nn.Module, inputs: Any, options: argparse.Namespace) -> FeatureExtractor:
+    """Ask the other mode for something that it has, as the names asked for may be in one mode alone."""
+    training = options.mode == "train"
+    there = _list_names(model, inputs, not training)
+    requests = {training: options.nodes, not training: there[:1] or options.nodes}
+    try:
+        return create_feature_extractor(
+            model,
+            train_return_nodes=requests[True],
+            eval_return_nodes=requests[False],
+            example_inputs=inputs,
+            flatten=options.flatten,
+        )
+    except NodeNotFoundError as error:
+        raise NodeNotFoundError(f"{error}{_point_to_mode(error, options, there)}") from error
+
+
+def _list_names(model: nn.Module, inputs: Any, training: bool) -> list[str]:
+    try:
+        return name_nodes(record_mode(read_setup(model, None, None, inputs), training)).listed
+    except TraceError:
+        return []
+
+
+def _point_to_mode(error: NodeNotFoundError, options: argparse.Namespace, there: list[str]) -> str:
+    other = "eval" if options.mode == "train" else "train"
+    found = [name for name in options.nodes if name in there and repr(name) in str(error)]
+    return f" In {other} mode there is one: --mode {other}." if found else ""

@@ -1,0 +1,130 @@
+"""The modules that an extractor keeps: whole ones as they are, opened ones as containers of what is left."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Container
+
+import torch
+from torch import nn
+
+from fxfeat.codegen.globals import is_identifier
+from fxfeat.ir.emission import UsedState
+
+
+class Opened(nn.Module):
+    """What is left of a module whose code was written out: the children and tensors that the code still uses."""
+
+    def __init__(self, original: str) -> None:
+        super().__init__()
+        self._opened_class = original
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return getattr(self, str(index))
+
+    def _get_name(self) -> str:
+        return f"Opened{self._opened_class}"
+
+
+def plant(extractor: nn.Module, model: nn.Module, kept: UsedState, constants: dict[str, torch.Tensor]) -> None:
+    """Hang what is kept of ``model`` on ``extractor``, under the same paths."""
+    order = [path for path, _ in model.named_modules(remove_duplicate=False) if path in kept.modules]
+    for path in order:
+        if not _within(path, kept.modules):
+            owner, _, name = path.rpartition(".")
+            # Into the table itself: add_module refuses a name that the extractor has a property of.
+            _container(extractor, model, owner)._modules[name] = model.get_submodule(path)
+    for path in sorted(kept.containers - kept.modules):
+        if not _within(path, kept.modules):
+            _container(extractor, model, path)
+    for path in sorted(kept.tensors):
+        if path in constants:
+            object.__setattr__(extractor, path, constants[path])
+        elif not _within(path, kept.modules):
+            owner, _, name = path.rpartition(".")
+            _share(model.get_submodule(owner), _container(extractor, model, owner), name)
+
+
+def _within(path: str, modules: Container[str]) -> bool:
+    """Say whether a path lies strictly inside one of some modules."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        if path in modules:
+            return True
+    return False
+
+
+def _container(extractor: nn.Module, model: nn.Module, path: str) -> nn.Module:
+    owner, original = extractor, model
+    for part in path.split(".") if path else ():
+        original = original.get_submodule(part)
+        if part not in owner._modules:
+            made = Opened(type(original).__name__)
+            made.training = original.training
+            owner._modules[part] = made
+        held = owner._modules[part]
+        assert held is not None
+        owner = held
+    return owner
+
+
+def _share(source: nn.Module, target: nn.Module, name: str) -> None:
+    table = _table_of(source, name)
+    getattr(target, table)[name] = getattr(source, table)[name]
+    if name in source._non_persistent_buffers_set:
+        target._non_persistent_buffers_set.add(name)
+
+
+def _table_of(module: nn.Module, name: str) -> str:
+    """Say in which of a module's tables a name is held."""
+    for table in ("_modules", "_parameters", "_buffers"):
+        if name in getattr(module, table):
+            return table
+    return "__dict__"
+
+
+def reacher(model: nn.Module, kept: UsedState, reserved: Container[str], receiver: str) -> Callable[[str], str]:
+    """Return how emitted code spells the path to a submodule or tensor.
+
+    Args:
+        model: the model.
+        kept: what the extractor keeps of it.
+        reserved: attributes that an extractor has of its own.
+        receiver: what the first parameter of the method is called.
+    """
+
+    @functools.cache
+    def reach(path: str) -> str:
+        if not path:
+            return receiver
+        spelled, walked = receiver, ""
+        for part in path.split("."):
+            if not walked and part in reserved:
+                spelled, walked = f"{receiver}.{_table_of(model, part)}[{part!r}]", part
+                continue
+            spelled = _step(spelled, part, _is_indexed(model, walked, part, kept))
+            walked = f"{walked}.{part}" if walked else part
+        return spelled
+
+    return reach
+
+
+def _step(spelled: str, part: str, indexed: bool) -> str:
+    if is_identifier(part):
+        return f"{spelled}.{part}"
+    return f"{spelled}[{part}]" if indexed else f"getattr({spelled}, {part!r})"
+
+
+def _is_indexed(model: nn.Module, path: str, child: str, kept: UsedState) -> bool:
+    """Say whether the module at ``path`` answers ``[0]`` with its child ``"0"``.
+
+    A sequence counts its children, whatever they are called.
+    """
+    if not path or not child.isdecimal() or str(int(child)) != child:
+        return False
+    if path not in kept.modules and not _within(path, kept.modules):
+        return True
+    held = model.get_submodule(path)
+    if getattr(type(held), "__getitem__", None) not in (nn.Sequential.__getitem__, nn.ModuleList.__getitem__):
+        return False
+    return list(held._modules).index(child) == int(child)

@@ -1,0 +1,70 @@
+"""Turn a rewritten draft into an emission."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fxfeat.codegen.containers import reacher
+from fxfeat.codegen.extractor import RESERVED
+from fxfeat.codegen.source import write_source
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.emission import Check, Emission, Row, UsedState
+from fxfeat.ir.module_call import Build
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.written import map_nodes
+from fxfeat.runtime.check import check
+
+
+def emit(draft: Draft) -> Emission:
+    """Write the source of an extractor and list what it keeps of the model."""
+    recording = draft.recording
+    kept = _kept(draft)
+    receiver = "self" if "self" not in recording.signature.parameters else "extractor"
+    reached = UsedState(frozenset(_paths(recording.root)), frozenset()) if draft.on_model else kept
+    source = write_source(draft, reacher(recording.root, reached, RESERVED, receiver), receiver)
+    graph = draft.graph
+    with graph.inserting_after(list(graph.nodes)[-1]):
+        graph.output({key: feature.value for feature in draft.features for key in feature.keys})
+    guards = tuple(Check(str(node.args[2]), node.args[1]) for node in graph.nodes if node.target is check)
+    rows = tuple(_row(key, feature) for feature in draft.features for key in feature.keys)
+    constants = {name: recording.tensors[name] for name in kept.tensors if name in recording.tensors}
+    return Emission(source, rows, guards, draft.opened, kept, constants, graph, recording.kind, recording.opened)
+
+
+def _kept(draft: Draft) -> UsedState:
+    calls = {str(node.target) for node in draft.graph.nodes if node.op == "call_module"}
+    reached = [node for node in draft.graph.nodes if node.op == "get_attr"]
+    containers = {str(node.target) for node in reached if meta_of(node).container} - {""}
+    held = {str(node.target) for node in reached if not meta_of(node).container}
+    modules = _paths(draft.recording.root)
+    held |= {f"{node.args[0].target}.{node.args[1]}".lstrip(".") for node in draft.graph.nodes if _sets(node)}
+    return UsedState(frozenset(calls | (held & modules)) - {""}, frozenset(held - modules), frozenset(containers))
+
+
+def _paths(model: nn.Module) -> set[str]:
+    return {path for path, _ in model.named_modules(remove_duplicate=False)}
+
+
+def _sets(node: Any) -> bool:
+    return node.target is setattr and node.args[0].op == "get_attr"
+
+
+def _row(key: str, feature: Any) -> Row:
+    measured = map_nodes(feature.value, lambda node: meta_of(node).value)
+    if isinstance(measured, TensorMeta):
+        return Row(key, feature.name, measured.shape, measured.dtype, feature.origin)
+    return Row(key, feature.name, _shapes(measured), None, feature.origin)
+
+
+def _shapes(measured: Any) -> Any:
+    if isinstance(measured, TensorMeta):
+        return measured.shape
+    if isinstance(measured, Build):
+        return {name: _shapes(held) for name, held in measured.fields}
+    if isinstance(measured, (tuple, list)):
+        return type(measured)(_shapes(held) for held in measured)
+    if isinstance(measured, dict):
+        return {key: _shapes(held) for key, held in measured.items()}
+    return measured

@@ -1,0 +1,187 @@
+"""The emitted module: a forward of its own, the original's submodules, a dict of features."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import fx, nn
+
+from fxfeat.codegen.containers import plant
+from fxfeat.errors import TraceError
+from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState
+from fxfeat.runtime.check import check
+
+_serial = itertools.count()
+
+
+class FeatureExtractor(nn.Module):
+    """A module that computes the features asked for, and nothing else.
+
+    Example:
+        >>> import fxfeat, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> extractor = fxfeat.create_feature_extractor(model, ["1"])
+        >>> print(extractor.code)
+        def forward(self, input):
+            input = getattr(self, '0')(input)
+            _1 = getattr(self, '1')(input)
+            return {'1': _1}
+        <BLANKLINE>
+        >>> extractor(torch.zeros(2, 4))["1"].shape
+        torch.Size([2, 3])
+
+    Source: the interface of torchvision's ``create_feature_extractor``.
+    """
+
+    forms: ModeVariants
+    is_mixed: bool
+    parameters_before: int
+
+    def __init__(self, forms: ModeVariants, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.tracer_kwargs = dict(tracer_kwargs or {})
+        self.forms = forms
+        self.is_mixed = forms.mixed is not None
+        self.parameters_before = sum(parameter.numel() for parameter in model.parameters())
+        self.original = type(model).__name__
+        emissions = [held for held in (forms.train, forms.eval, forms.mixed) if isinstance(held, Emission)]
+        kept, constants = UsedState(frozenset(), frozenset()), {}
+        for emission in emissions:
+            kept = kept | emission.kept
+            constants.update(emission.constants)
+        plant(self, model, kept, constants)
+        self.training = model.training
+
+    @property
+    def emission(self) -> Emission:
+        """What is emitted for the current mode."""
+        form = self.forms.mixed if self.is_mixed else self.forms.train if self.training else self.forms.eval
+        if isinstance(form, TraceError):
+            raise form
+        assert form is not None
+        return form
+
+    @property
+    def code(self) -> str:
+        """The source of ``forward`` in the current mode."""
+        return self.emission.source.text
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The ``torch.fx`` graph of the current mode."""
+        graph = self.emission.graph
+        return graph if graph is not None else _trace_again(self)
+
+    @property
+    def guards(self) -> tuple[Check, ...]:
+        """The decisions that are checked at run time."""
+        return self.emission.guards
+
+    @property
+    def freedoms(self) -> tuple[DimStatus, ...]:
+        """Which sizes of the inputs may differ from the example's, as found by recording at others."""
+        return self.emission.freedoms
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """What is returned: key, name, shape and dtype at the example's size."""
+        return self.emission.rows
+
+    def train(self, mode: bool = True) -> FeatureExtractor:
+        """Set the mode of every module."""
+        self.is_mixed = False
+        return super().train(mode)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {key: value for key, value in self.__dict__.items() if key != "forms"}
+        return _restore, (_without_graphs(self.forms),), state
+
+
+RESERVED = frozenset(dir(FeatureExtractor)) | {"forms", "is_mixed", "parameters_before", "original", "tracer_kwargs"}
+"""Attributes that an extractor has of its own, whatever children the model has."""
+
+
+def build_extractor(
+    forms: ModeVariants, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None
+) -> FeatureExtractor:
+    """Make the module: a class of its own, so that ``forward`` has the signature of the original."""
+    cls = _class_of(forms)
+    extractor: FeatureExtractor = cls(forms, model, tracer_kwargs)
+    return extractor
+
+
+def _class_of(forms: ModeVariants) -> type[FeatureExtractor]:
+    methods: dict[str, Callable[..., Any]] = {}
+    sources: dict[str, str] = {}
+    for name, form in (("train", forms.train), ("eval", forms.eval), ("mixed", forms.mixed)):
+        if isinstance(form, Emission):
+            methods[name] = compile_source(form.source)
+            sources[name] = form.source.text
+    if len(methods) == 2 and len(set(sources.values())) == 1:
+        body = {"forward": methods["train"]}
+    else:
+        body = {f"_forward_{name}": method for name, method in methods.items()}
+        body["forward"] = compile_source(_dispatch(forms))
+    return type("FeatureExtractor", (FeatureExtractor,), {**body, "__module__": __name__})
+
+
+def _dispatch(forms: ModeVariants) -> Source:
+    """Write the ``forward`` that picks the mode's own."""
+    known = next(form for form in (forms.mixed, forms.train, forms.eval) if isinstance(form, Emission))
+    above, define, below = known.source.text.partition("def ")
+    head = define + below.splitlines()[0]
+    me, call = _call_of(head)
+    lines = [above + head]
+    if forms.mixed is not None:
+        lines += [f"    if {me}.is_mixed:", f"        return {me}._forward_mixed({call})"]
+    for test, name, form in ((f"{me}.training", "train", forms.train), (f"not {me}.training", "eval", forms.eval)):
+        run = f"return {me}._forward_{name}({call})" if isinstance(form, Emission) else f"raise {me}.forms.{name}"
+        lines += [f"    if {test}:", f"        {run}"]
+    return Source("\n".join(lines) + "\n", known.source.namespace)
+
+
+def _call_of(head: str) -> tuple[str, str]:
+    """Return the name of the receiver, and the arguments that pass everything else on."""
+    import ast
+
+    arguments = ast.parse(head + " pass").body[0].args  # type: ignore[attr-defined]
+    receiver, *positional = [held.arg for held in (*arguments.posonlyargs, *arguments.args)]
+    parts = [*positional, *([f"*{arguments.vararg.arg}"] if arguments.vararg else [])]
+    parts += [f"{held.arg}={held.arg}" for held in arguments.kwonlyargs]
+    return receiver, ", ".join([*parts, *([f"**{arguments.kwarg.arg}"] if arguments.kwarg else [])])
+
+
+def compile_source(source: Source) -> Callable[..., Any]:
+    """Compile emitted source so that tracebacks and debuggers can show it."""
+    filename = f"<fxfeat extractor {next(_serial)}>"
+    linecache.cache[filename] = (len(source.text), None, source.text.splitlines(keepends=True), filename)
+    namespace = dict(source.namespace)
+    exec(compile(source.text, filename, "exec"), namespace)
+    method: Callable[..., Any] = namespace["forward"]
+    return method
+
+
+def _without_graphs(forms: ModeVariants) -> ModeVariants:
+    def bare(form: Any) -> Any:
+        return replace(form, graph=None) if isinstance(form, Emission) else form
+
+    return ModeVariants(bare(forms.train), bare(forms.eval), bare(forms.mixed))
+
+
+def _restore(forms: ModeVariants) -> FeatureExtractor:
+    cls = _class_of(forms)
+    extractor = cls.__new__(cls)
+    nn.Module.__init__(extractor)
+    object.__setattr__(extractor, "forms", forms)
+    return extractor
+
+
+def _trace_again(extractor: FeatureExtractor) -> fx.Graph:
+    """Get the graph of an unpickled extractor back from its source, which has no control flow."""
+    tracer = fx.Tracer(autowrap_functions=(check,))
+    tracer.is_leaf_module = lambda m, module_qualified_name: True  # type: ignore[method-assign]
+    return tracer.trace(extractor)

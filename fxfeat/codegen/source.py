@@ -1,0 +1,303 @@
+"""Write a rewritten graph as the Python that an expert would have written."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+from fxfeat.codegen.expressions import IN_PLACE, Speller
+from fxfeat.codegen.globals import Globals, is_identifier, to_identifier
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.emission import Source
+from fxfeat.ir.node_meta import MODEL_DEVICE, Context, TensorMeta, holds_tensor, meta_of
+from fxfeat.ir.written import nodes_in
+from fxfeat.runtime.check import check
+
+_TAB = "    "
+_FOREVER = 1 << 60
+_LETTERS = ("x", "y", "z", "w", "v", "u")
+
+
+def write_source(draft: Draft, reach: Callable[[str], str], receiver: str = "self") -> Source:
+    """Write the ``forward`` method of an extractor.
+
+    Args:
+        draft: the rewritten graph and its features.
+        reach: how to reach a submodule or tensor of the model from the receiver.
+        receiver: what the method's first parameter is called.
+    """
+    # A first time to learn which variables are bound again and which globals are needed.
+    trial = _Writer(draft, reach, receiver, frozenset(), frozenset())
+    trial.write()
+    return _Writer(draft, reach, receiver, frozenset(trial.rebound), frozenset(trial.names.objects)).write()
+
+
+class _Writer:
+    def __init__(
+        self,
+        draft: Draft,
+        reach: Callable[[str], str],
+        receiver: str,
+        chains: frozenset[fx.Node],
+        reserved: frozenset[str],
+    ) -> None:
+        self.draft = draft
+        self.receiver = receiver
+        self.reserved = reserved
+        self.chains = chains
+        self.rebound: set[fx.Node] = set()
+        self.origins: dict[str, fx.Node] = {}
+        self.nodes = list(draft.graph.nodes)
+        self.order = {node: index for index, node in enumerate(self.nodes)}
+        self.names = Globals(frozenset(draft.recording.signature.parameters))
+        self.speller = Speller(self.names, self.variable, reach, _overriding(draft.recording.root))
+        self.variables: dict[fx.Node, str] = {}
+        self.needed: dict[str, int] = {}
+        self.given: set[str] = {receiver}
+        self.rebinds = any(node.target is setattr for node in self.nodes)
+        self.inlined = {node for node in reversed(self.nodes) if self._is_inlined(node)}
+        self.last_use = self._last_uses()
+        self.keys = self._keys()
+        self.lines: list[str] = []
+        self.contexts: tuple[Context, ...] = ()
+        self.device = ""
+
+    # -- what is written where --------------------------------------------------------------------------------------
+
+    def _is_inlined(self, node: fx.Node) -> bool:
+        """Write an attribute, a size or a pick where it is used, if it is used once and at once."""
+        if node.op == "get_attr":
+            return not self.rebinds
+        if node.op != "call_function" and node.target not in ("size", "dim"):
+            return False
+        if isinstance(meta_of(node).value, TensorMeta) or meta_of(node).writes or node.target is check:
+            return False
+        if holds_tensor(meta_of(node).value) or not self._is_plain(node):
+            return False
+        users = list(node.users)
+        if len(users) != 1 or any(node in nodes_in(feature.value) for feature in self.draft.features):
+            return False
+        between = self.nodes[self.order[node] + 1 : self.order[users[0]]]
+        return all(user_of(held) is users[0] or held.op == "get_attr" for held in between)
+
+    def _is_plain(self, node: fx.Node) -> bool:
+        home = getattr(node.target, "__module__", None)
+        return home in ("_operator", "math") or node.target in (getattr, isinstance, len, "size", "dim", round)
+
+    def _last_uses(self) -> dict[fx.Node, int]:
+        last: dict[fx.Node, int] = {}
+        for node in self.nodes:
+            if node not in self.inlined or node.op == "get_attr":
+                for source in self._held_by(node):
+                    last[source] = self.order[node]
+        for feature in self.draft.features:
+            for node in nodes_in(feature.value):
+                for source in {node, *self._held_by(node)} if node in self.inlined else {node}:
+                    last[source] = _FOREVER
+        return last
+
+    def _held_by(self, node: fx.Node) -> list[fx.Node]:
+        """List the variables that the statement of a node reads, through what is inlined in it."""
+        found: list[fx.Node] = []
+        for source in node.all_input_nodes:
+            found += self._held_by(source) if source in self.inlined else [source]
+        return found
+
+    def _keys(self) -> dict[fx.Node, str]:
+        keys: dict[fx.Node, str] = {}
+        for feature in self.draft.features:
+            if isinstance(feature.value, fx.Node):
+                keys.setdefault(feature.value, feature.keys[0])
+        return keys
+
+    # -- variables --------------------------------------------------------------------------------------------------
+
+    def variable(self, node: fx.Node) -> str:
+        """Spell a node that another one uses."""
+        return self.speller.node(node) if node in self.inlined else self.variables[node]
+
+    def _bind(self, node: fx.Node, name: str) -> None:
+        self.variables[node] = name
+        self.needed[name] = max(self.needed.get(name, -1), self.last_use.get(node, -1))
+
+    def _fresh(self, wanted: str) -> str:
+        name, count = wanted, 0
+        while name in self.given or self._is_global(name) or hasattr(builtins, name):
+            count += 1
+            name = f"{wanted}_{count}"
+        self.given.add(name)
+        return name
+
+    def _is_global(self, name: str) -> bool:
+        return name in self.names.objects or name in self.reserved
+
+    def _name(self, node: fx.Node) -> str:
+        if node in self.keys and not self._is_input(self.keys[node]):
+            return self._fresh(to_identifier(self.keys[node]))
+        if not holds_tensor(meta_of(node).value):
+            return self._fresh(_short_name(node))
+        dying = self._dying(node)
+        if dying is not None:
+            self.rebound.add(self.origins.get(self.variables[dying], dying))
+            return self.variables[dying]
+        name = self._chain_name(node) if node in self.chains else self._fresh(_short_name(node))
+        self.origins[name] = node
+        return name
+
+    def _chain_name(self, node: fx.Node) -> str:
+        """Name a variable that is bound again and again: a free one of those there are, else a new letter."""
+        taken = {name for held, name in self.variables.items() if self.last_use.get(held, -1) >= self.order[node]}
+        inputs = [self.variables[held] for held in self.nodes if held.op == "placeholder"]
+        for name in (*inputs[:1], *_LETTERS):
+            if name not in taken and not self._is_global(name):
+                self.given.add(name)
+                return name
+        return self._fresh("value")
+
+    def _is_input(self, key: str) -> bool:
+        return any(node.op == "placeholder" and node.name == key for node in self.nodes)
+
+    def _dying(self, node: fx.Node) -> fx.Node | None:
+        """Return the first tensor whose last use this is; its variable is free to be bound again."""
+        here = self.order[node]
+        for source in self._held_by(node):
+            if (
+                self.needed.get(self.variables.get(source, ""), -1) <= here
+                and isinstance(meta_of(source).value, TensorMeta)
+                and source not in self.keys
+            ):
+                return source
+        return None
+
+    # -- statements -------------------------------------------------------------------------------------------------
+
+    def write(self) -> Source:
+        head = self._signature()
+        if any(
+            ("device_type", MODEL_DEVICE) in context.arguments
+            for node in self.nodes
+            for context in meta_of(node).contexts
+        ):
+            self._write_device()
+        for node in self.nodes:
+            if node.op != "placeholder" and node not in self.inlined:
+                self._statement(node)
+        self.contexts = ()
+        pairs = [f"{key!r}: {self.speller.value(f.value)}" for f in self.draft.features for key in f.keys]
+        result = "return {" + ", ".join(pairs) + "}"
+        if len(result) > 100:
+            result = "return {\n" + "".join(f"{_TAB * 2}{pair},\n" for pair in pairs) + _TAB + "}"
+        body = "\n".join([*self.lines, _TAB + result])
+        imports = "".join(f"{line}\n" for line in sorted(self.names.imports.values()))
+        text = f"{imports}\n\n{head}\n{body}\n" if imports else f"{head}\n{body}\n"
+        return Source(text, dict(self.names.held))
+
+    def _signature(self) -> str:
+        parameters = [inspect.Parameter(self.receiver, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        for parameter in self.draft.recording.signature.parameters.values():
+            self.given.add(parameter.name)
+            default = parameter.default
+            if default is not parameter.empty:
+                default = _Spelled(self.speller.value(default))
+            parameters.append(parameter.replace(annotation=parameter.empty, default=default))
+        if parameters[1:] and parameters[1].kind is inspect.Parameter.POSITIONAL_ONLY:
+            parameters[0] = parameters[0].replace(kind=inspect.Parameter.POSITIONAL_ONLY)
+        for node in self.nodes:
+            if node.op == "placeholder":
+                self._bind(node, str(node.target).lstrip("*"))
+        return f"def forward{inspect.Signature(parameters)}:"
+
+    def _write_device(self) -> None:
+        first = next(node for node in self.nodes if isinstance(meta_of(node).value, TensorMeta))
+        self.device = self._fresh("device_type")
+        self.lines.append(f"{_TAB}{self.device} = {self.variable(first)}.device.type")
+
+    def _statement(self, node: fx.Node) -> None:
+        self._enter(meta_of(node).contexts)
+        target: Any = node.target
+        if target is check:
+            self._check(node)
+        elif target in IN_PLACE and isinstance(node.args[0], fx.Node) and node.args[0] not in self.inlined:
+            owner = self.variables[node.args[0]]
+            self._line(f"{owner} {IN_PLACE[target]} {self.speller.value(node.args[1])}")
+            self._bind(node, owner)
+        elif target.__class__ is not str and target.__name__ == "setitem" and target.__module__ == "_operator":
+            holder, key, value = node.args
+            self._line(f"{self.speller.value(holder)}[{self.speller.index(key)}] = {self.speller.value(value)}")
+        elif target is setattr:
+            holder, key, value = node.args
+            self._line(f"{self.speller.value(holder)}.{key} = {self.speller.value(value)}")
+        else:
+            self._assign(node)
+
+    def _assign(self, node: fx.Node) -> None:
+        expression = self.speller.node(node)
+        if not node.users and self.last_use.get(node) != _FOREVER:
+            self._line(expression)
+            return
+        self._bind(node, self._name(node))
+        self._line(f"{self.variables[node]} = {expression}")
+
+    def _check(self, node: fx.Node) -> None:
+        actual, expected, place = node.args
+        spelled = self.names.spell(check)
+        self._line(f"{spelled}({self.speller.value(actual)}, {self.speller.value(expected)}, {place!r})")
+
+    def _line(self, text: str) -> None:
+        self.lines.append(_TAB * (1 + len(self.contexts)) + text)
+
+    def _enter(self, contexts: tuple[Context, ...]) -> None:
+        shared = 0
+        while shared < min(len(contexts), len(self.contexts)) and contexts[shared] == self.contexts[shared]:
+            shared += 1
+        self.contexts = contexts[:shared]
+        for context in contexts[shared:]:
+            self._line(f"with {self._context(context)}:")
+            self.contexts = (*self.contexts, context)
+
+    def _context(self, context: Context) -> str:
+        shown = [
+            f"{key}={self.device if value == MODEL_DEVICE else self.speller.value(value)}"
+            for key, value in context.arguments
+        ]
+        return f"{self.names.spell(context.factory)}({', '.join(shown)})"
+
+
+def _overriding(model: nn.Module) -> frozenset[str]:
+    """List the modules whose class does more in ``__call__`` than call ``forward`` with its hooks."""
+    every = model.named_modules(remove_duplicate=False)
+    return frozenset(path for path, module in every if type(module).__call__ is not nn.Module.__call__)
+
+
+class _Spelled:
+    """A default value that prints as its source."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def user_of(node: fx.Node) -> fx.Node | None:
+    """Return the only user of a node."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _short_name(node: fx.Node) -> str:
+    if node.target is getattr and is_identifier(str(node.args[1])):
+        return str(node.args[1])
+    if node.target is operator.getitem and not holds_tensor(meta_of(node).value):
+        return "size"
+    if node.op != "call_module":
+        return to_identifier(node.name)
+    *rest, last = str(node.target).split(".")
+    short = [last]
+    while rest and not short[0][:1].isalpha():
+        short.insert(0, rest.pop())
+    return to_identifier("_".join(short))

@@ -1,0 +1,138 @@
+"""Which image sizes a model takes, found by trying some without computing anything."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fxfeat.detection.rehearsal import KINDS, rehearse
+from fxfeat.ir.recording import Kind
+from fxfeat.pyramid import FeaturePyramid
+
+Size = tuple[int, int]
+
+_STEPS = (2, 4, 8, 16, 32, 64, 128)
+_PARTS = (3, 5, 6, 7, 8, 9, 12, 14)
+_LARGEST_DIVISOR = 512
+_COARSE = 64
+_SLACK = 2
+"""How many places a map may have more or less than its stride lets expect: models round up or down at each step."""
+_HEIGHTS = (1.0, 1.61, 1.93, 1.13, 1.45, 1.22)
+_WIDTHS = (1.27, 1.01, 1.38, 1.74, 1.12, 1.53)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Which image sizes a model takes.
+
+    Attributes:
+        divisor: height and width must be multiples of it; 1 where any will do.
+        fixed: the one height and width that it takes, in pixels; None where it takes others.
+        least: the smallest height and width that it takes, as far as is known; 1 where it takes small images.
+    """
+
+    divisor: int = 1
+    fixed: tuple[int, int] | None = None
+    least: int = 1
+
+
+def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[int], flat: bool = False) -> Sizes:
+    """Find out which image sizes a pyramid takes, by running it on tensors without data.
+
+    Example:
+        >>> from fxfeat import features_only
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.PixelUnshuffle(2))
+        >>> image = torch.rand(1, 3, 32, 32)
+        >>> find_sizes(features_only(model, example_inputs=image), image, (2, 4))
+        Sizes(divisor=4, fixed=None, least=1)
+
+    Args:
+        body: returns a list of maps.
+        image: one that it takes, of shape ``(N, C, H, W)``.
+        strides: of its maps, in pixels.
+        flat: whether its maps come from patches, and a patch that is cut off by the border is lost.
+
+    Returns:
+        The smallest divisor for which all sizes tried ran and gave maps of the sizes to be expected.
+    """
+    own = (image.shape[-2], image.shape[-1])
+    trial = _start_trial(body, image, tuple(strides))
+    if trial is None:
+        return Sizes(fixed=own)
+    for divisor in _list_divisors(strides, flat):
+        if all(_fits(trial, size) for size in _list_multiples(own, divisor)):
+            return Sizes(divisor, least=_find_least(trial, divisor))
+    return Sizes(fixed=own)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pyramid, an image that it takes, the grids of the maps at the image's size, and the tensors to run it on."""
+
+    body: FeaturePyramid
+    image: torch.Tensor
+    strides: tuple[int, ...]
+    grids: tuple[tuple[int, ...], ...]
+    kinds: tuple[Kind, ...]
+
+
+def _start_trial(body: FeaturePyramid, image: torch.Tensor, strides: tuple[int, ...]) -> Trial | None:
+    for kind in KINDS:
+        with contextlib.suppress(Exception):
+            shapes = rehearse(body, image, kinds=(kind,)).shapes
+            return Trial(body, image, strides, tuple(shape[-2:] for shape in shapes), (kind,))
+    return None
+
+
+def _find_least(trial: Trial, divisor: int) -> int:
+    """Find the smallest image that a model takes, in steps of the last stride: windows may not fit on smaller ones."""
+    step, own = math.lcm(divisor, trial.strides[-1]), min(trial.image.shape[-2:])
+    for least in range(step, own, step):
+        if _fits(trial, (least, least)):
+            return least if least > step else 1
+    return own
+
+
+def _list_divisors(strides: Sequence[int], flat: bool) -> list[int]:
+    """List what a size may have to be a multiple of: powers of two, strides, and windows on the grids."""
+    windows = {stride * part for stride in strides for part in _PARTS}
+    found = {1, *_STEPS, *windows, *strides}
+    least = strides[-1] if flat else 1
+    return sorted(divisor for divisor in found if divisor <= _LARGEST_DIVISOR and divisor % least == 0)
+
+
+def _list_multiples(size: Size, divisor: int) -> list[Size]:
+    """List sizes from an image's to twice that which are multiples of a number, but of few others, none twice."""
+    tall, wide = (math.ceil(pixels / divisor) for pixels in size)
+    rows = _spoil([tall * grow for grow in _HEIGHTS], divisor)
+    columns = _spoil([wide * grow for grow in _WIDTHS], divisor)
+    return [(row * divisor, column * divisor) for row, column in zip(rows, columns, strict=True)]
+
+
+def _spoil(factors: list[float], divisor: int) -> list[int]:
+    """Raise factors until they differ and are no multiples of 2, 3, 5 or 7, while that makes no huge image."""
+    found: list[int] = []
+    for factor in factors:
+        whole = math.ceil(factor)
+        while divisor < _COARSE and (whole in found or math.gcd(whole, 210) > 1):
+            whole += 1
+        found.append(whole)
+    return found
+
+
+def _fits(trial: Trial, size: Size) -> bool:
+    """Say whether a model runs on images of a size, and its maps grow and shrink as their strides say."""
+    try:
+        shapes = rehearse(trial.body, trial.image, size, trial.kinds).shapes
+    except Exception:
+        return False
+    own = trial.image.shape[-2:]
+    for shape, grid, stride in zip(shapes, trial.grids, trial.strides, strict=True):
+        expected = [held + (now - then) / stride for held, now, then in zip(grid, size, own, strict=True)]
+        if any(abs(places - wanted) > _SLACK for places, wanted in zip(shape[-2:], expected, strict=True)):
+            return False
+    return True

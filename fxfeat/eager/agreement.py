@@ -1,0 +1,126 @@
+"""Find out whether emitted code gives what the model does, where modules may hand things on to each other in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.codegen.extractor import build_extractor
+from fxfeat.eager.observe import Observation, is_meta, is_operation, lend, observe
+from fxfeat.eager.repeated_calls import copy_observed, equal_values
+from fxfeat.errors import FxfeatError
+from fxfeat.inputs.examples import copy_example
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.emission import Emission, ModeVariants, Row
+from fxfeat.ir.example import Example
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import copy_tensors, tensors
+from fxfeat.isolation.preserved import preserved
+from fxfeat.isolation.python_state import PythonState
+from fxfeat.isolation.random_state import RandomState, read_random, restore_random
+
+_SPREAD = 2.0
+
+
+def may_have_implicit_inputs(recording: Recording, draft: Draft) -> bool:
+    """Say whether code changes what Python holds, or uses what it was not given."""
+    return bool(recording.attribute_writes or recording.changed or recording.mutated or draft.implicit_inputs)
+
+
+def agrees_with_eager(model: nn.Module, sight: Observation, emission: Emission, tracer_kwargs: dict[str, Any]) -> bool:
+    """Say whether code gives on an example, twice in turn, what the model gives, and then on other values.
+
+    Where either refuses the example, that is taken for granted.
+
+    Args:
+        model: the model; it comes back as it was.
+        sight: the features, the example, and the mode.
+        emission: the code.
+        tracer_kwargs: as the code was recorded with.
+    """
+    if is_meta(model):
+        return True
+    # With gradients as they are: code may ask whether they are on.
+    with preserved(model) as before, torch.compiler.set_stance("force_eager"):
+        random = read_random()
+        # What a threshold hides of the example, another one shows.
+        sights = [sight, sight, replace(sight, example=_spread(sight.example))]
+        expected = _run_each(sights, random, lambda held: copy_observed(model, before, held))
+        if not expected:
+            return True
+        before.restore()
+        call = _caller(emission, model, before, sight, tracer_kwargs)
+        try:
+            found = _run_each(sights[: len(expected)], random, call, FxfeatError)
+        except Exception:
+            return False
+        if not found:
+            return True
+        wrong = _differing(sight, expected[0], found[0])
+        if wrong and all(map(is_operation, wrong)):
+            # Counting calls may have told another operation; a recording is sure.
+            before.restore()
+            restore_random(random)
+            observe(
+                model, before, sight.only(wrong), lambda row, value: expected[0].update({row.key: copy_tensors(value)})
+            )
+            wrong = _differing(sight, expected[0], found[0])
+        modules = sight.only(row for row in sight.rows if not is_operation(row))
+        later = zip(expected[1:], found[1:], strict=False)
+        return not wrong and not any(_differing(modules, *pair) for pair in later)
+
+
+def _run_each(
+    sights: list[Observation],
+    random: RandomState,
+    run: Callable[[Observation], dict[str, Any]],
+    refusal: type[Exception] = Exception,
+) -> list[dict[str, Any]]:
+    """Run on each example in turn, up to one that is refused.
+
+    The random numbers are the same each time: code draws none of those that come after the last feature.
+    """
+    found: list[dict[str, Any]] = []
+    for sight in sights:
+        restore_random(random)
+        try:
+            found.append(run(sight))
+        except refusal:
+            break
+    return found
+
+
+def _spread(example: Example) -> Example:
+    """Copy an example with other numbers in it, small ones and large ones of either sign."""
+    made = copy_example(example)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _, held in tensors((made.args, made.kwargs)):
+            if held.is_floating_point():
+                held.normal_(std=_SPREAD)
+    return made
+
+
+def _caller(
+    emission: Emission, model: nn.Module, before: PythonState, sight: Observation, tracer_kwargs: dict[str, Any]
+) -> Callable[[Observation], dict[str, Any]]:
+    """Return what calls the code, in the mode that it was recorded in."""
+    extractor = build_extractor(ModeVariants(emission, emission, None), model, tracer_kwargs)
+    if sight.training is not None:
+        model.train(sight.training)
+
+    def call(held: Observation) -> dict[str, Any]:
+        with lend(extractor, before, held):
+            example = copy_example(held.example)
+            found: dict[str, Any] = extractor(*example.args, **example.kwargs)
+        return found
+
+    return call
+
+
+def _differing(sight: Observation, expected: dict[str, Any], found: dict[str, Any]) -> list[Row]:
+    return [row for row in sight.rows if row.key in expected and not equal_values(found[row.key], expected[row.key])]

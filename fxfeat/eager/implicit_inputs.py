@@ -1,0 +1,92 @@
+"""Emit code in which what modules hand on to each other in plain Python arrives, or refuse to."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+from torch import nn
+
+from fxfeat.codegen.emit import emit
+from fxfeat.eager.agreement import agrees_with_eager, may_have_implicit_inputs
+from fxfeat.eager.observe import Observation
+from fxfeat.eager.repeated_calls import check_repeats
+from fxfeat.errors import TraceError
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.emission import Emission
+from fxfeat.ir.recording import Recording
+from fxfeat.isolation.python_state import PythonState
+from fxfeat.passes.run_passes import rewrite
+from fxfeat.trace.leaves import choose_leaves
+from fxfeat.trace.setup import Setup
+
+MakeDraft = Callable[[Recording], Draft]
+
+
+def emit_what_arrives(
+    setup: Setup, recording: Recording, training: bool | None, make: MakeDraft
+) -> tuple[MakeDraft, Emission]:
+    """Emit code in which what modules hand on to each other in Python arrives, and say how it was made.
+
+    Raises:
+        TraceError: where it does not arrive however much is.
+    """
+
+    def make_open(held: Recording) -> Draft:
+        return dataclasses.replace(make(held), opens_implicit_inputs=True)
+
+    for chosen in (make, make_open):
+        draft = rewrite(chosen(recording))[0]
+        emission = emit(draft)
+        if draft.on_model or not may_have_implicit_inputs(recording, draft):
+            return chosen, emission
+        sight = Observation(
+            emission.rows, choose_leaves(setup.tracer_kwargs, recording.opened), setup.examples[0], training
+        )
+        if agrees_with_eager(_to_run(setup, recording), sight, emission, setup.tracer_kwargs):
+            return chosen, emission
+        check_calls(setup, recording, training, emission)
+    raise TraceError(
+        f"{type(setup.model).__name__} hands something on from one module to another, or to the next call, in Python "
+        f"({_name_implicit_inputs(recording)}), which written-out code does not. Ask for features outside the modules "
+        "that do so: then they are called whole."
+    )
+
+
+def check_calls(setup: Setup, recording: Recording, training: bool | None, emission: Emission) -> None:
+    """Raise where features change from call to call with what opened modules keep in Python."""
+    opened = {"", *emission.opened}
+    changed = [held for held in recording.changed if held[0] in opened]
+    changed += [
+        (held.path, held.name)
+        for held in recording.attribute_writes
+        if recording.module_calls[held.module_call].path in opened
+    ]
+    if not changed and _reaches(setup.model, opened, recording.mutated):
+        changed = [("", "what its attributes hold")]
+    if changed:
+        leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
+        check_repeats(
+            _to_run(setup, recording), Observation(emission.rows, leaves, setup.examples[0], training), changed
+        )
+
+
+def _to_run(setup: Setup, recording: Recording) -> nn.Module:
+    """Return the model, or a copy where it writes to its parameters, which nothing puts back."""
+    return copy.deepcopy(setup.model) if recording.writes_parameters else setup.model
+
+
+def _name_implicit_inputs(recording: Recording) -> str:
+    names = [(held.path, held.name) for held in recording.attribute_writes] or list(recording.changed)
+    shown = dict.fromkeys(f"{path}.{name}".lstrip(".") for path, name in names)
+    return ", ".join(list(shown)[:3]) or "in a list, a dict or a global that they share"
+
+
+def _reaches(model: nn.Module, opened: set[str], mutated: frozenset[int]) -> bool:
+    """Say whether opened modules hold any of what a call altered, in closures, tuples or objects."""
+    if not mutated:
+        return False
+    held = PythonState()
+    held.take_modules([model.get_submodule(path) for path in opened], known=list(model.modules()))
+    return held.reaches(mutated)

@@ -1,0 +1,100 @@
+"""Hear the torch functions that a module's own code calls, at the cost of a hook for each module."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
+
+from fxfeat.ir.emission import Row
+from fxfeat.ir.feature import OpOccurrence
+from fxfeat.ir.tree import follow, has
+from fxfeat.isolation.python_state import paths_of
+
+Look = Callable[[Row, Any], None]
+OpOccurrences = list[tuple[Row, OpOccurrence]]
+
+
+@contextmanager
+def hearing(model: nn.Module, wanted: Mapping[tuple[nn.Module, int], OpOccurrences], look: Look) -> Iterator[None]:
+    """Listen while a model runs.
+
+    Args:
+        model: the model; what other modules do counts as done by the code that calls them.
+        wanted: what to listen for in each call of a module, by its number.
+        look: called with each row and its value.
+    """
+    if not wanted:
+        yield
+        return
+    ears = _Ears(model, wanted, look)
+    before = register_module_forward_pre_hook(ears.enter)
+    after = register_module_forward_hook(ears.leave, always_call=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+class _Ears:
+    """Listens in the code of the innermost module call only: in a mode, torch's own modules go another way."""
+
+    def __init__(self, model: nn.Module, wanted: Mapping[tuple[nn.Module, int], OpOccurrences], look: Look) -> None:
+        self._modules, self._wanted, self._look = paths_of(model), wanted, look
+        self._calls: Counter[nn.Module] = Counter()
+        self._around: list[_Listener | None] = []
+
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        if module not in self._modules:
+            return
+        _stop(self._around[-1] if self._around else None)
+        wanted = self._wanted.get((module, self._calls[module]))
+        self._calls[module] += 1
+        self._around.append(_Listener(wanted, self._look) if wanted else None)
+        _start(self._around[-1])
+
+    def leave(self, module: nn.Module, inputs: Any, result: Any) -> None:
+        if module not in self._modules:
+            return
+        _stop(self._around.pop())
+        _start(self._around[-1] if self._around else None)
+
+
+class _Listener(TorchFunctionMode):
+    def __init__(self, wanted: OpOccurrences, look: Look) -> None:
+        super().__init__()
+        self.listens = False
+        self._look = look
+        self._heard: Counter[str] = Counter()
+        self._wanted: dict[tuple[str, int], OpOccurrences] = {}
+        for row, sound in wanted:
+            self._wanted.setdefault((sound.function, sound.number), []).append((row, sound))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        number = self._heard[name]
+        self._heard[name] += 1
+        result = func(*args, **(kwargs or {}))
+        for row, sound in self._wanted.get((name, number), ()):
+            if has(result, sound.steps):
+                self._look(row, follow(result, sound.steps))
+        return result
+
+
+def _start(listener: _Listener | None) -> None:
+    if listener is not None and not listener.listens:
+        listener.listens = True
+        listener.__enter__()
+
+
+def _stop(listener: _Listener | None) -> None:
+    """Leave the mode, but not out of turn, where the model's code has entered one of its own since."""
+    if listener is not None and _get_current_function_mode() is listener:
+        listener.listens = False
+        listener.__exit__(None, None, None)

@@ -1,0 +1,169 @@
+"""See what eager PyTorch computes for each feature: hooks on modules, a listener for operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from fxfeat.eager.listen import Look, hearing
+from fxfeat.inputs.examples import bind, copy_example
+from fxfeat.ir.emission import Row
+from fxfeat.ir.example import Example
+from fxfeat.ir.feature import Given, OpOccurrence, Origin
+from fxfeat.ir.tree import follow, has
+from fxfeat.isolation.preserved import lent_buffers
+from fxfeat.isolation.python_state import PythonState, paths_of
+from fxfeat.isolation.random_state import read_random, restore_random
+from fxfeat.isolation.unwrap import unwrap
+from fxfeat.trace.leaves import Leaves
+from fxfeat.trace.run import watch
+
+_FEW = 8
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What to see of a model, and on what it is to run.
+
+    ``leaves`` is what was called rather than entered when the rows were recorded. ``training`` is the mode; None leaves
+    every flag as it is. ``steady`` says that the model is in that mode, and a run writes to no tensor that it keeps.
+    """
+
+    rows: tuple[Row, ...]
+    leaves: Leaves
+    example: Example
+    training: bool | None
+    purity: bool = False
+
+    def only(self, rows: Iterable[Row]) -> Observation:
+        """Return the same for some of the rows."""
+        return replace(self, rows=tuple(rows))
+
+
+def observe(model: nn.Module, before: PythonState, sight: Observation, look: Look) -> None:
+    """Run a model and look at each feature at the moment it is produced.
+
+    Args:
+        model: the model; its buffers stay as they are, its attributes are left as the run leaves them.
+        before: the attributes that every run is to start from.
+        sight: what to look at.
+        look: called with each row and its value, which later code may write to; not for what the run does not reach.
+    """
+    modules = sight.only(row for row in sight.rows if not is_operation(row))
+    operations = [row for row in sight.rows if is_operation(row)]
+    random = read_random()
+    if modules.rows:
+        observe_by_counting(model, before, modules, look)
+    if not operations:
+        return
+    if modules.rows:
+        before.restore()
+    restore_random(random)
+    with _ready(model, before, sight):
+        _watched(model, sight.leaves, operations, copy_example(sight.example), look)
+
+
+def observe_by_counting(model: nn.Module, before: PythonState, sight: Observation, look: Look) -> None:
+    """Run a model as ``see`` does, in a tenth of the time, but count calls to tell operations from one another.
+
+    Operations that cannot be told so are not looked at; where code counts otherwise than when it was recorded, another
+    operation may be looked at.
+    """
+    with _ready(model, before, sight):
+        _hooked(model, sight.rows, copy_example(sight.example), look)
+
+
+def is_meta(model: nn.Module) -> bool:
+    """Say whether a model has no values to run on."""
+    return any(held.is_meta for held in (*model.parameters(), *model.buffers()))
+
+
+def is_operation(row: Row) -> bool:
+    """Say whether a feature is what an operation returned, which no hook can see."""
+    return row.origin is not None and row.origin.path is None
+
+
+@contextmanager
+def _ready(model: nn.Module, before: PythonState, sight: Observation) -> Iterator[None]:
+    training = sight.training
+    if not (sight.purity or training is None or all(held.training == training for held in model.modules())):
+        model.train(training)
+    with torch.compiler.set_stance("force_eager"), lend(model, before, sight):
+        yield
+
+
+def lend(model: nn.Module, before: PythonState, sight: Observation) -> AbstractContextManager[None]:
+    """Let a model run on copies of what it may write to, if there is anything."""
+    return nullcontext() if sight.purity else lent_buffers(model, also=before)
+
+
+def _hooked(model: nn.Module, rows: Sequence[Row], example: Example, look: Look) -> None:
+    modules = {path: module for module, path in paths_of(model).items()} if len(rows) > _FEW else {}
+    returned: dict[nn.Module, list[tuple[Row, Origin]]] = {}
+    sounds: dict[tuple[nn.Module, int], list[tuple[Row, OpOccurrence]]] = {}
+    for row in rows:
+        place = row.origin.sign or row.origin if row.origin is not None else None
+        if isinstance(place, Given):
+            _look_at_argument(model, row, place, example, look)
+        elif isinstance(place, OpOccurrence):
+            module = modules.get(place.path) or model.get_submodule(place.path)
+            sounds.setdefault((module, place.call), []).append((row, place))
+        elif place is not None and place.path is not None:
+            module = modules.get(place.path) or model.get_submodule(place.path)
+            returned.setdefault(module, []).append((row, place))
+    with _hooks(returned, look), hearing(model, sounds, look):
+        result = model(*example.args, **example.kwargs)
+    for row, origin in returned.get(model, ()):
+        if origin.call == 0:
+            # A hook does not see what a class adds in a __call__ of its own.
+            look(row, follow(result, origin.steps))
+
+
+def _look_at_argument(model: nn.Module, row: Row, given: Given, example: Example, look: Look) -> None:
+    arguments = bind(model, example).arguments
+    if given.parameter in arguments and has(arguments[given.parameter], given.steps):
+        look(row, follow(arguments[given.parameter], given.steps))
+
+
+@contextmanager
+def _hooks(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look) -> Iterator[None]:
+    """Look at what modules return: by a hook on each, or by one on all of them, for many hooks take long to put on."""
+    # A hook on all modules runs before a module's own, which may return something else.
+    own = {module: held for module, held in wanted.items() if len(wanted) <= _FEW or module._forward_hooks}
+    others = {module: held for module, held in wanted.items() if module not in own}
+    with ExitStack() as undo:
+        for module, held in own.items():
+            undo.callback(module.register_forward_hook(_looker({module: held}, look)).remove)
+        if others:
+            undo.callback(register_module_forward_hook(_looker(others, look)).remove)
+        yield
+
+
+def _looker(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look) -> Any:
+    calls = dict.fromkeys(wanted, 0)
+
+    def note(module: nn.Module, inputs: Any, result: Any) -> None:
+        call = calls.get(module)
+        if call is None:
+            return
+        calls[module] = call + 1
+        for row, origin in wanted[module]:
+            if origin.call == call:
+                look(row, follow(result, origin.steps))
+
+    return note
+
+
+def _watched(model: nn.Module, leaves: Leaves, rows: list[Row], example: Example, look: Look) -> None:
+    """See operations that no hook can see, by listening to an eager run."""
+    origins = [(row, row.origin) for row in rows if row.origin is not None]
+    seen = watch(unwrap(model), example, leaves, frozenset(origin.call_path for _, origin in origins))
+    for row, origin in origins:
+        if origin.call_path in seen:
+            look(row, follow(seen[origin.call_path], origin.steps))

@@ -1,0 +1,97 @@
+"""Find out whether features change from call to call with what the model keeps in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.eager.observe import Observation, is_meta, observe, observe_by_counting
+from fxfeat.errors import FxfeatError, TraceError
+from fxfeat.ir.emission import Row
+from fxfeat.ir.equality import is_equal
+from fxfeat.ir.tree import copy_tensors, tensors
+from fxfeat.isolation.preserved import lent_buffers, preserved
+from fxfeat.isolation.python_state import PythonState
+from fxfeat.isolation.random_state import read_random, restore_random
+
+
+def check_repeats(model: nn.Module, sight: Observation, changed: Sequence[tuple[str, str]]) -> None:
+    """Raise where a second call of the model gives other features, because the first one changed its attributes.
+
+    A cache changes attributes too, but not what is computed; so the model is run rather than read.
+
+    Args:
+        model: the model; it comes back as it was.
+        sight: the features, and what to run the model on.
+        changed: path of the module and name of each attribute that a call changes, in opened modules.
+
+    Raises:
+        TraceError: naming the attributes.
+    """
+    differing = _differing(model, sight, changed)
+    if not differing:
+        return
+    shown = " and ".join(sorted({f"{path}.{name}".lstrip(".") for path, name in changed}))
+    raise TraceError(
+        f"{differing[0]!r} changes from call to call with {shown} of {type(model).__name__}, which its code keeps in "
+        "plain Python; written-out code could not. Ask for features outside that module, or make it a buffer."
+    )
+
+
+def _differing(model: nn.Module, sight: Observation, changed: Sequence[tuple[str, str]]) -> list[str]:
+    """List the features that a second call gives otherwise than the first."""
+    if is_meta(model):
+        return []
+    random = read_random()
+    try:
+        with preserved(model) as before, torch.no_grad():
+            first = copy_observed(model, before, sight)
+        with preserved(model) as held, torch.no_grad():
+            with lent_buffers(model, keep=changed, also=held):
+                restore_random(random)
+                model(*_other(sight.example.args), **_other(sight.example.kwargs))
+            restore_random(random)
+            with preserved(model) as before:
+                again = copy_observed(model, before, sight)
+    except FxfeatError:
+        raise
+    except Exception:
+        return []  # the example is one that the model was recorded on, but does not run on
+    return [key for key in first if key not in again or not equal_values(first[key], again[key])]
+
+
+def copy_observed(model: nn.Module, before: PythonState, sight: Observation) -> dict[str, Any]:
+    """Copy each feature at the moment it is produced."""
+    seen: dict[str, Any] = {}
+
+    def copy(row: Row, value: Any) -> None:
+        seen[row.key] = copy_tensors(value)
+
+    random = read_random()
+    observe_by_counting(model, before, sight, copy)
+    unseen = [row for row in sight.rows if row.key not in seen]
+    if unseen:
+        before.restore()
+        restore_random(random)
+        observe(model, before, sight.only(unseen), copy)
+    return seen
+
+
+def _other(value: Any) -> Any:
+    """Copy arguments with other values, so that a result kept from one call shows in the next."""
+    made = copy_tensors(value)
+    for _, held in tensors(made):
+        if held.is_floating_point():
+            held.mul_(-0.75).add_(0.125)  # no mirror image, of which norms and energies are the same
+        elif held.dim():
+            held.copy_(held.roll(1, -1).clone())
+    return made
+
+
+def equal_values(left: Any, right: Any) -> bool:
+    """Say whether two values hold the same tensors."""
+    ours, theirs = [held for _, held in tensors(left)], [held for _, held in tensors(right)]
+    return len(ours) == len(theirs) and all(map(is_equal, ours, theirs))

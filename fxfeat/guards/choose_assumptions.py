@@ -1,0 +1,51 @@
+"""Find out which of the things that a model's code was told its emitted code goes by: those are checked."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+from fxfeat.errors import FxfeatError
+from fxfeat.guards.free_sizes import is_same_code
+from fxfeat.guards.same_tensor import has_same_tensor
+from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.ir.emission import Emission
+from fxfeat.ir.recording import Recording
+
+
+def choose_assumptions(
+    recording: Recording,
+    emission: Emission,
+    emit_assuming: Callable[[Assumptions], Emission],
+    emit_joined: Callable[[], Emission],
+) -> Assumptions:
+    """Say what is to be checked of what the model's code was told; the rest does not matter to the features.
+
+    Args:
+        recording: the recording, told what holds for its own run.
+        emission: what is emitted for it.
+        emit_assuming: emits for a recording that was told otherwise.
+        emit_joined: emits for this recording with inputs of one shape taken for one tensor.
+    """
+
+    def emit_told(assumptions: Assumptions) -> list[Emission]:
+        # That the model refuses some numbers, as an index past the end, does not tell.
+        with contextlib.suppress(FxfeatError):
+            return [emit_assuming(assumptions)]
+        return []
+
+    chosen = AS_IT_IS
+    if recording.reads_values:
+        others = [*emit_told(Assumptions(values="larger")), *emit_told(Assumptions(values="smaller"))]
+        if not others or not all(is_same_code(emission, other) for other in others):
+            chosen = dataclasses.replace(chosen, values="pinned")
+    if recording.asks_gradients:
+        others = [*emit_told(Assumptions(gradients="on")), *emit_told(Assumptions(gradients="off"))]
+        if len(others) == 2 and is_same_code(*others):
+            chosen = dataclasses.replace(chosen, gradients="on")
+    if has_same_tensor(recording):
+        others = emit_told(Assumptions(same_tensor="together"))
+        if not others or not is_same_code(emit_joined(), others[0]):
+            chosen = dataclasses.replace(chosen, same_tensor="checked")
+    return chosen

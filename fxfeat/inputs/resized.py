@@ -1,0 +1,125 @@
+"""The same example at other sizes or another dtype, to see what a recording depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fxfeat.ir.example import Example
+from fxfeat.ir.tree import Steps, spell, tensors
+
+_MOST_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of one input tensor."""
+
+    steps: Steps
+    dimension: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Axes that change together: the batch, or the extent of images, clips or sequences."""
+
+    name: str
+    axes: tuple[Axis, ...]
+
+
+def find_groups(example: Example, rows: bool = True) -> tuple[Group, ...]:
+    """Sort the axes of an example's tensors into the batch, the extent, and others one by one, such as channels.
+
+    >>> [(g.name, [a.dimension for a in g.axes]) for g in find_groups(Example((torch.zeros(2, 3, 8, 8),)))]
+    [('batch', [0]), ('extent', [2, 3]), ('size 1 of [0][0]', [1])]
+
+    Args:
+        example: the example.
+        rows: whether a tensor of one dimension, as long as the batch, holds a number for each of its rows.
+    """
+    held = list(tensors((example.args, example.kwargs)))
+    listed = _is_listed(example)
+    batch = () if listed else tuple(Axis(steps, 0, t.shape[0]) for steps, t in held if t.dim() > 1)
+    if rows and len(sizes := {axis.size for axis in batch}) == 1:
+        batch += tuple(Axis(steps, 0, t.shape[0]) for steps, t in held if t.dim() == 1 and t.shape[0] in sizes)
+    extent = tuple(Axis(steps, d, t.shape[d]) for steps, t in held for d in _extent_of(t, listed))
+    lengths = (Group(f"length {d}", tuple(Axis(s, d, t.shape[d]) for s, t in held if d < t.dim() < 4)) for d in (1, 2))
+    known = {(axis.steps, axis.dimension) for axis in (*batch, *extent)}
+    others = (
+        Group(f"size {d} of {spell(steps)}", (Axis(steps, d, t.shape[d]),))
+        for steps, t in held
+        if t.dim() >= 4 or t.dim() == 1 or listed
+        for d in range(t.dim())
+        if (steps, d) not in known
+    )
+    groups = (Group("batch", batch), Group("extent", extent), *(() if listed else lengths), *others)
+    return tuple(group for group in groups if group.axes)
+
+
+def _is_listed(example: Example) -> bool:
+    """Say whether inputs are lists of single images, which have no batch axis."""
+    return any(isinstance(value, list) for value in (*example.args, *example.kwargs.values()))
+
+
+def _extent_of(tensor: torch.Tensor, listed: bool) -> list[int]:
+    if listed:
+        return [1, 2] if tensor.dim() == 3 else []
+    if tensor.dim() >= 4:
+        return [d for d in range(2, tensor.dim()) if tensor.shape[d] > _MOST_CHANNELS]
+    return []
+
+
+def resize(example: Example, groups: tuple[Group, ...], grow: Callable[[Axis], int]) -> Example:
+    """Return an example whose axes of some groups have other sizes."""
+    sizes = {(axis.steps, axis.dimension): grow(axis) for group in groups for axis in group.axes}
+    made: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+
+    def change(steps: Steps, tensor: torch.Tensor) -> torch.Tensor:
+        wanted = tuple(sizes.get((steps, dimension), size) for dimension, size in enumerate(tensor.shape))
+        # A tensor that comes twice is one tensor at other sizes too.
+        if (id(tensor), wanted) not in made:
+            made[id(tensor), wanted] = _resized(tensor, wanted)
+        return made[id(tensor), wanted]
+
+    args, kwargs = _map_tensors((example.args, example.kwargs), change, ())
+    return Example(args, kwargs)
+
+
+def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    for dimension, wanted in enumerate(sizes):
+        if wanted != tensor.shape[dimension]:
+            index = torch.arange(wanted, device=tensor.device) % tensor.shape[dimension]
+            tensor = tensor.index_select(dimension, index)
+    return tensor
+
+
+def _map_tensors(value: Any, change: Callable[[Steps, torch.Tensor], torch.Tensor], steps: Steps) -> Any:
+    if isinstance(value, torch.Tensor):
+        return change(steps, value)
+    if type(value) in (tuple, list):
+        return type(value)(_map_tensors(held, change, (*steps, ("item", i))) for i, held in enumerate(value))
+    if type(value) is dict:
+        return {key: _map_tensors(held, change, (*steps, ("item", key))) for key, held in value.items()}
+    return value
+
+
+def growths(group: Group) -> Iterator[Callable[[Axis], int]]:
+    """Yield ways to enlarge the axes of a group, likeliest to suit a model first."""
+    if group.name == "batch":
+        yield lambda axis: axis.size + 1
+        return
+    if group.name.startswith("size"):
+        yield lambda axis: axis.size + 1
+        yield lambda axis: axis.size * 2
+        return
+    # Height and width grow unequally, so that code which takes one for the other is found out.
+    # Odd sizes first, because code that asks whether a size is even is found out by no others.
+    yield lambda axis: axis.size + (63 if axis.dimension % 2 == 0 else 31)
+    yield lambda axis: axis.size + (64 if axis.dimension % 2 == 0 else 32)
+    yield lambda axis: axis.size * (2 if axis.dimension % 2 == 0 else 3)
+    yield lambda axis: axis.size * 2
+    yield lambda axis: axis.size + 1

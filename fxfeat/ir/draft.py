@@ -1,0 +1,42 @@
+"""What a pass takes and returns: a graph, the features wanted of it, and the recording it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from fxfeat.ir.feature import Feature
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.recording import Recording
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A graph on its way from recording to emitted code.
+
+    ``on_model`` says that the code runs on the model's own tree of modules, not on a tree of what is left of it.
+    ``handed_on`` are the whole modules that were found to use what they are not given; ``wary`` says to open those, and
+    to leave out no module where code changes what Python holds.
+    """
+
+    recording: Recording
+    graph: fx.Graph
+    features: tuple[Feature, ...]
+    opened: tuple[str, ...] = ()
+    flatten: bool = False
+    input_guards: tuple[Any, ...] = ()
+    on_model: bool = False
+    opens_implicit_inputs: bool = False
+    implicit_inputs: tuple[str, ...] = ()
+
+
+def last_produced_at(features: tuple[Feature, ...]) -> int:
+    """Return the position by which the last feature was produced."""
+    return max((feature.produced_at for feature in features), default=0)
+
+
+def position(node: fx.Node) -> int:
+    """Return when a node ran."""
+    return meta_of(node).position

@@ -1,0 +1,122 @@
+"""What is emitted for a request: source, outputs, checks, and what is used of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import fx
+
+from fxfeat.errors import TraceError
+from fxfeat.ir.example import Sizes
+from fxfeat.ir.feature import Origin
+from fxfeat.ir.tree import Steps, spell
+
+
+@dataclass(frozen=True)
+class Source:
+    """Emitted source and the objects its global names stand for."""
+
+    text: str
+    namespace: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UsedState:
+    """Paths of the submodules and tensors that emitted code uses."""
+
+    modules: frozenset[str]
+    tensors: frozenset[str]
+    containers: frozenset[str] = frozenset()
+
+    def __or__(self, other: UsedState) -> UsedState:
+        return UsedState(self.modules | other.modules, self.tensors | other.tensors, self.containers | other.containers)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output of an extractor: its key, the name asked for, and what the example gave."""
+
+    key: str
+    name: str
+    shape: Any
+    dtype: Any
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A decision that is checked at run time: where the model took it, and what it was."""
+
+    place: str
+    expected: Any
+
+    def __str__(self) -> str:
+        return f"{self.place} is {self.expected!r}"
+
+
+State = Literal["free", "checked", "fixed"]
+
+
+@dataclass(frozen=True)
+class DimStatus:
+    """How one size of an input may vary: freely, where the checks pass, or not at all.
+
+    The size is ``shape[dimension]`` of the tensor at ``steps`` from the argument ``parameter``; ``axis`` is what it is
+    called: batch, height, width, depth, time, length or size.
+    """
+
+    parameter: str
+    steps: Steps
+    dimension: int
+    size: int
+    axis: str
+    state: State
+
+    def __str__(self) -> str:
+        return f"{self.parameter}{spell(self.steps)}.shape[{self.dimension}] ({self.axis} {self.size}) is {self.state}"
+
+
+@dataclass(frozen=True)
+class Purity:
+    """When a run of a model changes nothing that the model keeps, but attributes that its first run sets up.
+
+    ``sizes`` are those of the inputs, ``changing`` the paths of the modules with such attributes, ``hooks`` where
+    hooks are, and their names.
+    """
+
+    sizes: Sizes
+    changing: tuple[str, ...]
+    hooks: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Emission:
+    """Everything emitted for one mode."""
+
+    source: Source
+    rows: tuple[Row, ...]
+    guards: tuple[Check, ...]
+    opened: tuple[str, ...]
+    kept: UsedState
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    graph: fx.Graph | None = None
+    kind: str = "meta"
+    leaves_opened: frozenset[str] = frozenset()
+    freedoms: tuple[DimStatus, ...] = ()
+    purity: Purity | None = None
+    writes_parameters: bool = False
+
+
+@dataclass(frozen=True)
+class ModeVariants:
+    """The emissions of one extractor.
+
+    ``mixed`` is for a model whose children were in different modes; it holds until ``train()`` or ``eval()`` is called.
+    A mode that could not be recorded holds the error instead.
+    """
+
+    train: Emission | TraceError
+    eval: Emission | TraceError
+    mixed: Emission | None = None

@@ -1,0 +1,66 @@
+"""One value that was asked for, and where eager code shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fxfeat.ir.node_meta import (
+    CallPath,
+)
+from fxfeat.ir.tree import Steps
+
+
+@dataclass(frozen=True)
+class OpOccurrence:
+    """How a call of a torch function is told from others: by the number of calls of that name before it.
+
+    They are counted in the code of one module call, outside the modules that it calls; ``steps`` lead on from what
+    the function returns.
+    """
+
+    path: str
+    call: int
+    function: str
+    number: int
+    steps: Steps = ()
+
+
+@dataclass(frozen=True)
+class Given:
+    """An argument of ``forward``, or what ``steps`` lead to in it."""
+
+    parameter: str
+    steps: Steps = ()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where eager code shows a feature: a call of the module at ``path``, or a node of a recording.
+
+    ``sign`` tells that node's value from others without a recording.
+    """
+
+    path: str | None
+    call: int
+    call_path: CallPath = ()
+    steps: Steps = ()
+    sign: OpOccurrence | Given | None = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One wanted value.
+
+    ``value`` holds nodes where the value holds tensors, and ``steps`` lead on from there. ``moment`` is the position
+    of the first node that ran after the value was produced: what overwrites it from there on must not be seen.
+    ``module_call`` is the module call that returned it, if the name means one.
+    """
+
+    keys: tuple[str, ...]
+    name: str
+    value: Any
+    steps: Steps
+    produced_at: int
+    module_call: int | None = None
+    origin: Origin | None = None

@@ -1,0 +1,61 @@
+"""What is checked when an extractor runs, and what cannot be written out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from fxfeat.ir.node_meta import Storage
+from fxfeat.ir.tree import Steps
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A decision that the model's Python took on a size or a value."""
+
+    node: fx.Node
+    expected: Any
+    where: str
+    source: str
+    module_call: int = 0
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """Why the code of a module call cannot be written out from some position on.
+
+    ``memory`` is the model's own memory that is concerned, which the next call reads too.
+    """
+
+    reason: str
+    module_call: int
+    position: int
+    memory: frozenset[Storage] = frozenset()
+
+
+@dataclass(frozen=True)
+class AttributeWrite:
+    """Something that code in a module call changed about a module of the model, other than its tensors' values."""
+
+    path: str
+    name: str
+    module_call: int
+    position: int
+    where: str
+
+
+@dataclass(frozen=True)
+class InputGuard:
+    """A size that an input must have: of the tensor at ``steps`` from the argument ``parameter``.
+
+    Without a dimension it is what the tensor must have as ``attribute``.
+    """
+
+    parameter: str
+    steps: Steps
+    dimension: int | None
+    size: Any
+    attribute: str = "dtype"

@@ -1,0 +1,77 @@
+"""One call of one module, and what stands in it for what cannot be a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from fxfeat.ir.node_meta import Context
+from fxfeat.ir.tree import Steps
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """An argument that cannot be written down, and where it came from if a module call returned it."""
+
+    type_name: str
+    module_call: int | None = None
+    steps: Steps = ()
+
+
+@dataclass(frozen=True)
+class Build:
+    """A dataclass instance to be built again from its written-down fields."""
+
+    factory: type
+    fields: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class ModuleAt:
+    """A module of the model, passed as an argument."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class ContainerAt:
+    """What an extractor has in place of an opened module, passed to a hook."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of one module: what went in, what ran inside, what came out.
+
+    ``module`` is the module's identity. ``entered`` marks a leaf that was entered all the same, ``altered`` one whose
+    result is an object that later code changes.
+    """
+
+    index: int
+    path: str
+    call: int
+    parent: int | None
+    start: int
+    module: int
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    leaf: bool = False
+    stop: int = -1
+    result: Any = None
+    leaves: tuple[tuple[Steps, fx.Node], ...] = ()
+    entered: bool = False
+    mutated: bool = False
+    contexts: tuple[Context, ...] = ()
+
+
+def ancestors(module_calls: tuple[ModuleCall, ...], index: int) -> list[int]:
+    """List the module calls around module call ``index``, innermost first, itself left out."""
+    found: list[int] = []
+    parent = module_calls[index].parent
+    while parent is not None:
+        found.append(parent)
+        parent = module_calls[parent].parent
+    return found

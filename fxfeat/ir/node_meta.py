@@ -1,0 +1,114 @@
+"""What is known of one node besides its fx fields."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+Storage = object
+"""Identity of a piece of memory. Two tensors that share memory share it; ``RNG`` stands for the random state."""
+
+
+RNG: Storage = "rng"
+
+
+DRAWN = "random numbers are drawn from Python or NumPy"
+
+
+CallPath = tuple[int, ...]
+"""The number of a call among all that the module around it does, after that module's own address.
+
+Unlike a position, it stays the same where a module before it runs more calls or fewer on another input.
+"""
+
+
+@dataclass(frozen=True)
+class TensorMeta:
+    """Shape, dtype and strides that a tensor had when it was produced."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """A region of code that changes how calls inside it run, such as ``torch.autocast("cpu")``."""
+
+    factory: Any
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """A hook that only looks on: what it is called in messages, and whether it did nothing while recording."""
+
+    hook: str
+    idle: bool
+
+
+@dataclass(frozen=True)
+class NodeMeta:
+    """What is known of one node besides its fx fields.
+
+    ``heard`` is the name of the torch function that was called, and the number of calls of that name before it in the
+    same code of the same module call. ``restless`` marks a call that changes what Python holds.
+    """
+
+    position: int
+    module_call: int
+    value: Any = None
+    reads: frozenset[Storage] = frozenset()
+    writes: frozenset[Storage] = frozenset()
+    aliases: frozenset[Storage] = frozenset()
+    draws: bool = False
+    contexts: tuple[Context, ...] = ()
+    same_as: fx.Node | None = None
+    constant: bool = False
+    passed: bool = False
+    counted: bool = True
+    unwritable: str | None = None
+    look: Look | None = None
+    container: bool = False
+    call_path: CallPath = ()
+    may_write: frozenset[Storage] = frozenset()
+    occurrence: tuple[str, int] | None = None
+    mutates_python: bool = False
+
+
+def same(value: Any) -> Any:
+    """Stand for a value that a module returned as it was given; never left in an emitted graph."""
+    return value
+
+
+def meta_of(node: fx.Node) -> NodeMeta:
+    """Return what the recorder knows of ``node``."""
+    return node.meta["fxfeat"]
+
+
+def amend(node: fx.Node, **changes: Any) -> None:
+    """Replace some of a node's facts."""
+    node.meta["fxfeat"] = dataclasses.replace(meta_of(node), **changes)
+
+
+def measure(tensor: torch.Tensor) -> TensorMeta:
+    """Note the shape, dtype and strides of ``tensor``; an unstrided one has no strides."""
+    strided = tensor.layout == torch.strided and not tensor.is_nested
+    return TensorMeta(tuple(tensor.shape), tensor.dtype, tuple(tensor.stride()) if strided else ())
+
+
+MODEL_DEVICE = "the model's device"
+"""Stands for the device type that the first input is on when the extractor runs."""
+
+
+def holds_tensor(value: Any) -> bool:
+    """Say whether measured facts describe at least one tensor."""
+    if isinstance(value, TensorMeta):
+        return True
+    if isinstance(value, dict):
+        return any(holds_tensor(held) for held in value.values())
+    return isinstance(value, (tuple, list)) and any(holds_tensor(held) for held in value)

@@ -1,0 +1,197 @@
+"""Find what a typed name means."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from fxfeat.errors import NodeNotFoundError
+from fxfeat.ir.module_call import (
+    Build,
+    ModuleCall,
+)
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import Steps
+from fxfeat.names.table import NameTable
+
+OUTPUT = "output"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a name stands for: a node, or what a module returned, then steps into it."""
+
+    query: str
+    node: fx.Node | None
+    module_call: ModuleCall | None
+    steps: Steps = ()
+
+
+@dataclass(frozen=True)
+class InsideLeaf:
+    """A name that lies inside a leaf, which has to be opened first."""
+
+    leaf: str
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A query taken apart: ``name@call[key]...``."""
+
+    name: str
+    call: int | None
+    steps: Steps
+
+
+def parse_query(query: str) -> Parsed:
+    """Take ``name@k[i]['key']`` apart.
+
+    >>> parse_query("lstm@1[1][0]")
+    Parsed(name='lstm', call=1, steps=(('item', 1), ('item', 0)))
+
+    Raises:
+        NodeNotFoundError: where the brackets or the number after ``@`` cannot be read.
+    """
+    head, bracket, tail = query.partition("[")
+    name, at, call = head.rpartition("@") if "@" in head else (head, "", "")
+    if at and not call.isdigit():
+        raise NodeNotFoundError(f"{query!r}: after '@' comes the number of the call, from 0, as in '{name}@0'.")
+    return Parsed(name, int(call) if at else None, _read_steps(query, bracket + tail))
+
+
+def _read_steps(query: str, text: str) -> Steps:
+    if not text:
+        return ()
+    try:
+        subscript: Any = ast.parse(f"_{text}", mode="eval").body
+        steps: list[tuple[str, Any]] = []
+        while isinstance(subscript, (ast.Subscript, ast.Attribute)):
+            steps.append(_read_step(subscript))
+            subscript = subscript.value
+    except (SyntaxError, ValueError) as error:
+        raise NodeNotFoundError(f"{query!r}: write elements as name[0] or name['key'].") from error
+    return tuple(reversed(steps))
+
+
+def _read_step(subscript: ast.Subscript | ast.Attribute) -> tuple[str, Any]:
+    if isinstance(subscript, ast.Attribute):
+        return "attr", subscript.attr
+    return "item", ast.literal_eval(subscript.slice)
+
+
+def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLeaf:
+    """Find what ``query`` stands for.
+
+    A listed name means that node. Any other module path means what that module returned, on its last call. ``output``
+    is what the model returned.
+
+    Raises:
+        NodeNotFoundError: where nothing has that name.
+    """
+    if query in table.nodes:
+        return Found(query, table.nodes[query], None)
+    if query in table.calls:
+        return Found(query, None, table.calls[query])
+    exact = _find_span(recording, table, query, None, ())
+    if exact is not None:
+        return exact
+    parsed = parse_query(query)
+    if parsed.call is None and parsed.steps and parsed.name in table.nodes:
+        return Found(query, table.nodes[parsed.name], None, parsed.steps)
+    if parsed.call is None and parsed.steps and parsed.name in table.calls:
+        return Found(query, None, table.calls[parsed.name], parsed.steps)
+    found = _find_span(recording, table, parsed.name, parsed.call, parsed.steps)
+    if found is not None:
+        return Found(query, found.node, found.module_call, found.steps)
+    calls = _calls_by_other_paths(recording, table, parsed.name)
+    if calls:
+        return Found(query, None, _pick(calls, parsed.call, parsed.name), parsed.steps)
+    inside = _find_attribute(table, recording, parsed)
+    if inside is not None:
+        return Found(query, None, *inside)
+    leaf = _leaf_around(recording, parsed.name)
+    if leaf is not None and parsed.name in table.paths:
+        return InsideLeaf(leaf)
+    raise NodeNotFoundError(explain_missing(recording, table, query, parsed.name))
+
+
+def _find_span(recording: Recording, table: NameTable, name: str, call: int | None, steps: Steps) -> Found | None:
+    if name == OUTPUT and call is None:
+        return Found(name, None, recording.module_calls[0], steps)
+    calls = table.module_calls.get(name, ()) if name else ()
+    if calls:
+        return Found(name, None, _pick(calls, call, name), steps)
+    if name in table.nodes or call is not None:
+        return None
+    return _last_under(recording, table, name, steps)
+
+
+def _pick(calls: tuple[ModuleCall, ...], call: int | None, name: str) -> ModuleCall:
+    if call is None:
+        return calls[-1]
+    if call < len(calls):
+        return calls[call]
+    times = "once" if len(calls) == 1 else f"{len(calls)} times"
+    last = f"'{name}@{len(calls) - 1}'"
+    raise NodeNotFoundError(f"'{name}@{call}' was asked for, but {name!r} is called {times}; the last call is {last}.")
+
+
+def _last_under(recording: Recording, table: NameTable, name: str, steps: Steps) -> Found | None:
+    """Find what ran last under a container that is never called itself, such as an ``nn.ModuleList``."""
+    prefix = f"{name}."
+    module_calls = [call for call in recording.module_calls if call.path.startswith(prefix)]
+    nodes = [node for key, node in table.nodes.items() if key.startswith(prefix)]
+    last_span = max(module_calls, key=lambda call: (call.stop, -call.index), default=None)
+    last_node = max(nodes, key=lambda node: meta_of(node).position, default=None)
+    if last_span is not None and (last_node is None or meta_of(last_node).position < last_span.stop):
+        return Found(name, None, last_span, steps)
+    return None if last_node is None else Found(name, last_node, None, steps)
+
+
+def _calls_by_other_paths(recording: Recording, table: NameTable, name: str) -> tuple[ModuleCall, ...]:
+    """List the calls of a module that its callers reached by another path than the one asked for."""
+    modules = dict(recording.root.named_modules(remove_duplicate=False))
+    paths = [path for path, module in modules.items() if path and module is modules.get(name)]
+    calls = [call for path in paths for call in table.module_calls.get(path, ())]
+    return tuple(sorted(calls, key=lambda call: call.index))
+
+
+def _find_attribute(table: NameTable, recording: Recording, parsed: Parsed) -> tuple[ModuleCall, Steps] | None:
+    """Find ``block.y`` or ``output.y``: an attribute of what a module returned."""
+    parts = parsed.name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        name, steps = ".".join(parts[:cut]), tuple(("attr", part) for part in parts[cut:])
+        calls = table.module_calls.get(name, ()) or ((recording.module_calls[0],) if name == OUTPUT else ())
+        if calls and _has_attribute(_pick(calls, parsed.call, name), steps):
+            return _pick(calls, parsed.call, name), (*steps, *parsed.steps)
+    return None
+
+
+def _has_attribute(module_call: ModuleCall, steps: Steps) -> bool:
+    named = isinstance(module_call.result, Build) and steps[0][1] in dict(module_call.result.fields)
+    return named or any(known[: len(steps)] == steps for known, _ in module_call.leaves)
+
+
+def _leaf_around(recording: Recording, name: str) -> str | None:
+    return next(
+        (call.path for call in recording.module_calls if call.leaf and name.startswith(f"{call.path}.")),
+        None,
+    )
+
+
+def explain_missing(recording: Recording, table: NameTable, query: str, name: str) -> str:
+    """Say why a name was not found, and what comes nearest."""
+    model = type(recording.root).__name__
+    mode = "train" if recording.training else "eval"
+    known = list(dict.fromkeys([*table.listed, *(path for path in table.module_calls if path), OUTPUT]))
+    near = difflib.get_close_matches(name, known, 3, 0.5) or [key for key in known if name and name in key][:3]
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    if name in table.paths:
+        return f"{query!r} is a module of {model}, but its forward does not run in {mode} mode.{hint}"
+    observe = f" fxfeat.get_graph_node_names(model) lists all {len(table.listed)} names."
+    return f"{model} has no node or module {query!r} in {mode} mode.{hint}{observe}"

@@ -1,0 +1,154 @@
+"""Turn a request into features of a recording, or say what is wrong with it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+from fxfeat.errors import NodeNotFoundError, RequestError
+from fxfeat.ir.feature import Feature, Given, OpOccurrence, Origin
+from fxfeat.ir.module_call import (
+    Build,
+    ModuleCall,
+)
+from fxfeat.ir.node_meta import (
+    meta_of,
+)
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import Steps, spell
+from fxfeat.ir.written import opaque_in
+from fxfeat.names.query import Found
+
+
+def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str, str]:
+    """Read ``return_nodes`` as a mapping from key to name, in the order asked.
+
+    >>> read_request(["layer1", "layer2"])
+    {'layer1': 'layer1', 'layer2': 'layer2'}
+    >>> read_request({"layer1": "low"})
+    {'low': 'layer1'}
+
+    Raises:
+        RequestError: where it is no sequence or mapping of names, is empty, or gives one key to two names.
+    """
+    if isinstance(return_nodes, Mapping):
+        pairs = list(return_nodes.items())
+    elif isinstance(return_nodes, Sequence) and not isinstance(return_nodes, (str, bytes)):
+        pairs = [(name, name) for name in return_nodes]
+    else:
+        raise RequestError(
+            f"{argument} is {return_nodes!r}; it must be a list of names, as in {argument}=['layer1', 'layer2'], or a "
+            "mapping from name to key, as in {'layer1': 'low'}."
+        )
+    if not pairs:
+        raise RequestError(f"{argument} is empty; name at least one node, as in {argument}=['layer1'].")
+    request: dict[str, str] = {}
+    for name, key in pairs:
+        if not isinstance(name, str):
+            raise RequestError(f"{argument} holds {name!r}, a {type(name).__name__}; names are strings.")
+        if request.setdefault(str(key), name) != name:
+            raise RequestError(
+                f"{argument} gives the key {str(key)!r} to two nodes, {request[str(key)]!r} and {name!r}. "
+                "Give each a key of its own."
+            )
+    return request
+
+
+def select_feature(recording: Recording, found: Found, key: str) -> Feature:
+    """Say which values of the recording a found name stands for.
+
+    Raises:
+        NodeNotFoundError: where the steps lead nowhere.
+    """
+    if found.node is not None:
+        return _of_node(recording, found, found.node, key)
+    assert found.module_call is not None
+    module_call = found.module_call
+    value, steps = _pick(module_call.result, found.steps)
+    if steps and (not isinstance(value, fx.Node) or found.steps in dict(module_call.leaves)):
+        value, steps = _leaf_at(module_call, found), ()
+    if steps:
+        _check_steps(found, meta_of(value).value)
+    if opaque_in(value) and module_call.index == 0:
+        raise RequestError(_explain_opaque(found.query, module_call))
+    origin = _origin_of_span(recording, module_call, found.steps)
+    return Feature((key,), found.query, value, steps, module_call.stop, module_call.index, origin)
+
+
+def _origin_of_span(recording: Recording, module_call: ModuleCall, steps: Steps) -> Origin:
+    """Count calls of the module itself, by whatever path: that is what a hook sees."""
+    call = sum(held.module == module_call.module for held in recording.module_calls[: module_call.index])
+    return Origin(module_call.path, call, (), steps)
+
+
+def _sign_of(recording: Recording, node: fx.Node, steps: Steps) -> OpOccurrence | Given | None:
+    """Say how to tell a node, or the node that it is a part of, when the model runs."""
+    if node.op == "placeholder":
+        return Given(node.name, steps)
+    occurrence = meta_of(node).occurrence
+    if occurrence is not None:
+        owner = _origin_of_span(recording, recording.module_calls[meta_of(node).module_call], ())
+        return OpOccurrence(str(owner.path), owner.call, *occurrence, steps)
+    if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+        return None
+    return _sign_of(recording, node.args[0], (("item", node.args[1]), *steps))
+
+
+def _of_node(recording: Recording, found: Found, node: fx.Node, key: str) -> Feature:
+    owner = recording.module_calls[meta_of(node).module_call]
+    produced_at = owner.stop if owner.leaf and node.op == "call_module" else meta_of(node).position + 1
+    leaves = dict(owner.leaves) if owner.leaf and node.op == "call_module" else {}
+    origin = Origin(None, 0, meta_of(node).call_path, found.steps, _sign_of(recording, node, found.steps))
+    if owner.leaf and node.op == "call_module":
+        origin = _origin_of_span(recording, owner, found.steps)
+    if found.steps in leaves:
+        return Feature((key,), found.query, leaves[found.steps], (), produced_at, origin=origin)
+    _check_steps(found, meta_of(node).value)
+    return Feature((key,), found.query, node, found.steps, produced_at, origin=origin)
+
+
+def _check_steps(found: Found, measured: Any) -> None:
+    value = measured
+    for index, (_, step) in enumerate(found.steps):
+        try:
+            value = value[step]
+        except (IndexError, KeyError, TypeError):
+            base = found.query[: len(found.query) - len(spell(found.steps[index:]))]
+            if not isinstance(value, (tuple, list, dict)):
+                why = f"{base!r} is a tensor, and brackets pick from tuples and dicts. Ask for {base!r}"
+                raise NodeNotFoundError(f"{found.query!r}: {why} and index what the extractor returns.") from None
+            raise NodeNotFoundError(f"{found.query!r}: {base!r} has {len(value)} elements, so no {step!r}.") from None
+
+
+def _pick(value: Any, steps: Steps) -> tuple[Any, Steps]:
+    """Follow steps through a written-down structure as far as it goes."""
+    for index, (kind, step) in enumerate(steps):
+        if isinstance(value, Build):
+            fields = dict(value.fields)
+            value = list(fields.values())[step] if isinstance(step, int) else fields.get(step, value)
+        elif kind == "item" and isinstance(value, (tuple, list, dict)):
+            try:
+                value = value[step]
+            except (IndexError, KeyError):
+                return value, steps[index:]
+        else:
+            return value, steps[index:]
+    return value, ()
+
+
+def _leaf_at(module_call: ModuleCall, found: Found) -> fx.Node:
+    known = {spell(steps): node for steps, node in module_call.leaves}
+    if spell(found.steps) in known:
+        return known[spell(found.steps)]
+    base = found.query[: len(found.query) - len(spell(found.steps))]
+    near = " or ".join(repr(base + steps) for steps in list(known)[:4])
+    raise NodeNotFoundError(f"{found.query!r}: {base!r} holds no tensor there. Ask for {near or 'something else'}.")
+
+
+def _explain_opaque(query: str, module_call: ModuleCall) -> str:
+    name = opaque_in(module_call.result)[0].type_name
+    near = " or ".join(repr(f"output{spell(steps)}") for steps, _ in module_call.leaves[:4])
+    return f"{query!r} holds a {name}, which cannot be written down as code. Ask for its tensors: {near}."

@@ -1,0 +1,291 @@
+"""Keep whole every module that need not be opened: one call of the original submodule."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+from torch import fx
+
+from fxfeat.errors import TraceError
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.feature import Feature
+from fxfeat.ir.guard import Guard
+from fxfeat.ir.module_call import (
+    Build,
+    ModuleAt,
+    ModuleCall,
+    Opaque,
+)
+from fxfeat.ir.node_meta import (
+    NodeMeta,
+    meta_of,
+)
+from fxfeat.ir.tree import Steps
+from fxfeat.ir.written import map_nodes, nodes_in, opaque_in
+from fxfeat.opening.plan import (
+    Plan,
+    find_implicit_inputs,
+    is_movable,
+    plan_openings,
+    uses_of,
+    whole_calls_mutating_python,
+    whole_calls_of,
+)
+from fxfeat.runtime.check import check
+from fxfeat.runtime.clone import clone_all
+
+
+def outline(draft: Draft) -> Draft:
+    """Rewrite the recorded graph so that modules which need not be opened are one call each.
+
+    Source: the code an expert writes by hand, ``x = self.layer1(x)``.
+    """
+    return _Copy(draft, plan_openings(draft)).run()
+
+
+class _Copy:
+    """Copies the needed nodes, each whole module call as one call."""
+
+    def __init__(self, draft: Draft, plan: Plan) -> None:
+        self.draft, self.plan, self.recording = draft, plan, draft.recording
+        self.graph = fx.Graph()
+        self.made: dict[fx.Node, fx.Node] = {}
+        self.calls: dict[int, fx.Node] = {}
+        self.whole_calls = whole_calls_of(self.recording, plan)
+        self.mutates_python = whole_calls_mutating_python(self.recording, plan)
+        empty = {
+            index
+            for index in self.whole_calls & self.mutates_python
+            if not self._nodes_of(self.recording.module_calls[index])
+        }
+        self.empty = sorted(empty)
+        self.wanted = {node for node, _ in uses_of(self.recording, plan)}
+        self.guards = sorted(plan.guards, key=lambda guard: guard.position)
+        self.features: dict[int, Feature] = {}
+
+    def run(self) -> Draft:
+        for node in self.recording.graph.nodes:
+            self._write_guards(meta_of(node).position)
+            self._write_empty(meta_of(node).position)
+            whole_call = self.plan.whole_call(self.recording, meta_of(node).module_call)
+            if whole_call is None and (node in self.plan.needed or node.op == "placeholder"):
+                self._copy(node)
+            elif whole_call in self.whole_calls and whole_call not in self.calls:
+                self._call(self.recording.module_calls[whole_call])
+            self._write_features(meta_of(node).position + 1)
+        last = meta_of(node).position + 1
+        self._write_guards(last)
+        for whole_call in sorted(self.whole_calls - set(self.calls)):
+            self._call(self.recording.module_calls[whole_call])
+        self._write_features(last + 1)
+        paths = {self.recording.module_calls[index].path for index in self.plan.opened} - {""}
+        opened = tuple(sorted(paths))
+        features = tuple(self.features[index] for index in range(len(self.plan.features)))
+        implicit_inputs = tuple(
+            self.recording.module_calls[index].path for index in find_implicit_inputs(self.recording, self.plan)
+        )
+        return dataclasses.replace(
+            self.draft, graph=self.graph, features=features, opened=opened, implicit_inputs=implicit_inputs
+        )
+
+    def _add(self, op: str, target: Any, args: Any, kwargs: Any, known: NodeMeta, name: str | None = None) -> fx.Node:
+        args, kwargs = self._built(args, known), self._built(kwargs, known)
+        node = self.graph.create_node(op, target, args, kwargs, name=name)
+        node.meta["fxfeat"] = known
+        return node
+
+    def _built(self, value: Any, known: NodeMeta) -> Any:
+        """Turn what is to be built again into calls that build it."""
+        if isinstance(value, Build):
+            fields = {name: self._built(held, known) for name, held in value.fields}
+            nodes = nodes_in(tuple(fields.values()))
+            memory = frozenset[Any]().union(*(meta_of(node).aliases for node in nodes))
+            return self._add("call_function", value.factory, (), fields, _only_value(known, None, memory))
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._built(held, known) for held in value)
+        if isinstance(value, dict):
+            return {key: self._built(held, known) for key, held in value.items()}
+        return value
+
+    def _copy(self, node: fx.Node) -> None:
+        if meta_of(node).unwritable:
+            raise TraceError(self._explain_unwritable(node))
+        if meta_of(node).passed:
+            self.made[node] = self._use(node.all_input_nodes[0])
+            return
+        args, kwargs = map_nodes(node.args, self._use), map_nodes(node.kwargs, self._use)
+        self.made[node] = self._add(node.op, node.target, args, kwargs, self._moved(meta_of(node)), node.name)
+
+    def _moved(self, known: NodeMeta) -> NodeMeta:
+        return dataclasses.replace(known, same_as=None)
+
+    def _call(self, module_call: ModuleCall) -> None:
+        """Write one call of a whole module, and pick what is needed from what it returns."""
+        inside = self._nodes_of(module_call)
+        known = _summed(module_call, [meta_of(node) for node in inside])
+        known = dataclasses.replace(known, mutates_python=module_call.index in self.mutates_python)
+        args, kwargs = self._argument(module_call.args), self._argument(module_call.kwargs)
+        call = self._add("call_module", module_call.path, args, kwargs, known)
+        self.calls[module_call.index] = call
+        if isinstance(module_call.result, fx.Node):
+            self.made.setdefault(module_call.result, call)
+        for steps, node in module_call.leaves:
+            if (
+                node in self.wanted
+                and self.plan.whole_call(self.recording, meta_of(node).module_call) == module_call.index
+            ):
+                self.made.setdefault(node, self._follow(call, steps, meta_of(node)))
+
+    def _nodes_of(self, module_call: ModuleCall) -> list[fx.Node]:
+        return self.recording.nodes[module_call.start : module_call.stop]
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, Opaque):
+            assert value.module_call is not None
+            source = self.calls[value.module_call]
+            return self._follow(source, value.steps, _only_value(meta_of(source), None))
+        if isinstance(value, ModuleAt):
+            return self._add("get_attr", value.path, (), {}, NodeMeta(0, 0))
+        if isinstance(value, Build):
+            return Build(value.factory, tuple((name, self._argument(held)) for name, held in value.fields))
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._argument(held) for held in value)
+        if isinstance(value, dict):
+            return {key: self._argument(held) for key, held in value.items()}
+        return map_nodes(value, self._use)
+
+    def _follow(self, node: fx.Node, steps: Steps, known: NodeMeta) -> fx.Node:
+        for kind, step in steps:
+            function = operator.getitem if kind == "item" else getattr
+            after = _only_value(known, known.value, known.aliases)
+            after = dataclasses.replace(after, position=meta_of(node).position)
+            node = self._add("call_function", function, (node, step), {}, after)
+        return node
+
+    def _use(self, node: fx.Node) -> fx.Node:
+        """Return the new node for an old one."""
+        if node in self.made:
+            return self.made[node]
+        before = meta_of(node).same_as
+        if before is not None:
+            return self._use(before)
+        if node.op == "get_attr" or is_movable(node):
+            self._copy(node)
+            return self.made[node]
+        raise TraceError(f"{node.format_node()} is needed but was not written; please report this model.")
+
+    def _write_empty(self, position: int) -> None:
+        """Call the modules that run no operation, and change what Python holds, before what comes after them."""
+        while self.empty and self.recording.module_calls[self.empty[0]].start <= position:
+            self._call(self.recording.module_calls[self.empty.pop(0)])
+
+    # -- guards and features ----------------------------------------------------------------------------------------
+
+    def _write_guards(self, position: int) -> None:
+        while self.guards and self.guards[0].position <= position:
+            self._write_guard(self.guards.pop(0))
+
+    def _write_guard(self, guard: Guard) -> None:
+        place = f"{guard.where}: `{guard.source}`"
+        if guard.node.op == "get_attr":
+            return
+        known = _only_value(meta_of(guard.node), None)
+        args = (self._use(guard.node), guard.expected, place)
+        self._add("call_function", check, args, {}, dataclasses.replace(known, position=guard.position))
+
+    def _write_features(self, position: int) -> None:
+        for index, feature in enumerate(self.plan.features):
+            if index not in self.features and feature.produced_at <= position:
+                self.features[index] = self._feature(feature)
+
+    def _feature(self, feature: Feature) -> Feature:
+        if opaque_in(feature.value):
+            value: Any = self._result_of(feature)
+        elif self._is_whole(feature):
+            value = (
+                self._copied_result(feature)
+                if self._is_overwritten(feature)
+                else self._called(feature.module_call or 0)
+            )
+        else:
+            value = self._built(map_nodes(feature.value, self._use), NodeMeta(feature.produced_at - 1, 0))
+        if feature.steps:
+            value = self._follow(value, feature.steps, _picked(meta_of(value), feature.steps))
+        return dataclasses.replace(feature, value=value, steps=())
+
+    def _result_of(self, feature: Feature) -> fx.Node:
+        """Return the call of the module whose whole result, which nobody could write down, is a feature."""
+        assert feature.module_call is not None
+        kind = opaque_in(feature.value)[0].type_name
+        if kind == "generator" or self.plan.whole_call(self.recording, feature.module_call) != feature.module_call:
+            raise TraceError(
+                f"{feature.name!r} holds a {kind}, which cannot be written down as code. Ask for its tensors one by "
+                "one, or for nothing inside the module."
+            )
+        mutated = self.recording.module_calls[feature.module_call].mutated
+        return self._copied_result(feature) if mutated else self._called(feature.module_call)
+
+    def _copied_result(self, feature: Feature) -> fx.Node:
+        """Copy all that a whole module returns, which on another input may have another structure."""
+        call = self._called(feature.module_call or 0)
+        return self._add("call_function", clone_all, (call,), {}, _only_value(meta_of(call), meta_of(call).value))
+
+    def _is_whole(self, feature: Feature) -> bool:
+        """Say whether a feature is all that a whole module returns, be it a tensor, a tuple or a dict."""
+        if (
+            feature.module_call is None
+            or feature.steps
+            or self.plan.whole_call(self.recording, feature.module_call) != feature.module_call
+        ):
+            return False
+        module_call = self.recording.module_calls[feature.module_call]
+        return feature.value is module_call.result and not isinstance(module_call.result, fx.Node)
+
+    def _is_overwritten(self, feature: Feature) -> bool:
+        memory = frozenset[Any]().union(*(meta_of(node).aliases for node in nodes_in(feature.value)))
+        later = self.recording.nodes[feature.produced_at :]
+        return self.recording.module_calls[feature.module_call or 0].mutated or any(
+            meta_of(node).writes & memory for node in later
+        )
+
+    def _called(self, index: int) -> fx.Node:
+        if index not in self.calls:
+            self._call(self.recording.module_calls[index])
+        return self.calls[index]
+
+    def _explain_unwritable(self, node: fx.Node) -> str:
+        path = self.recording.module_calls[meta_of(node).module_call].path or type(self.recording.root).__name__
+        return (
+            f"In {path!r}, {node.target!s} uses {meta_of(node).unwritable}, which cannot be written down as code. "
+            "Ask for features outside this module: then it is called whole."
+        )
+
+
+def _only_value(known: NodeMeta, value: Any, aliases: frozenset[Any] = frozenset()) -> NodeMeta:
+    return NodeMeta(known.position, known.module_call, value, aliases=aliases, contexts=known.contexts)
+
+
+def _picked(known: NodeMeta, steps: Steps) -> NodeMeta:
+    value = known.value
+    for _, step in steps:
+        value = value[step]
+    return dataclasses.replace(known, value=value, reads=frozenset(), writes=frozenset(), draws=False)
+
+
+def _summed(module_call: ModuleCall, inside: list[NodeMeta]) -> NodeMeta:
+    """Add up what the nodes of a module call read, wrote and drew."""
+    nothing: frozenset[Any] = frozenset()
+    leaves = [meta_of(node) for _, node in module_call.leaves]
+    result = meta_of(module_call.result) if isinstance(module_call.result, fx.Node) else None
+    return NodeMeta(
+        position=module_call.start,
+        module_call=module_call.index,
+        value=result.value if result else tuple(known.value for known in leaves),
+        reads=nothing.union(*(known.reads | known.aliases for known in inside)),
+        writes=nothing.union(*(known.writes for known in inside)),
+        aliases=nothing.union(*(known.aliases for known in leaves)),
+        draws=any(known.draws for known in inside),
+        contexts=module_call.contexts,
+    )

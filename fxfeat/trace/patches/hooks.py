@@ -1,0 +1,119 @@
+"""Run the hooks that users put on modules: entered where they change values, called where they only look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+from fxfeat.ir.module_call import ContainerAt
+from fxfeat.ir.node_meta import Look, amend, meta_of
+from fxfeat.isolation.python_state import PythonState
+from fxfeat.trace.builder.spelling import named
+from fxfeat.trace.recorder import Recorder
+from fxfeat.trace.unobserved import unobserved
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One hook of a module: the callable, and whether it takes keyword arguments as well."""
+
+    function: Callable[..., Any]
+    with_kwargs: bool
+
+
+def hooks_before(module: nn.Module) -> list[Hook]:
+    """List the hooks that run before ``forward``."""
+    every = {**torch_module._global_forward_pre_hooks, **module._forward_pre_hooks}
+    return [Hook(function, key in module._forward_pre_hooks_with_kwargs) for key, function in every.items()]
+
+
+def hooks_after(module: nn.Module) -> list[Hook]:
+    """List the hooks that run after ``forward``."""
+    every = {**torch_module._global_forward_hooks, **module._forward_hooks}
+    with_kwargs = {*torch_module._global_forward_hooks_with_kwargs, *module._forward_hooks_with_kwargs}
+    return [Hook(function, key in with_kwargs) for key, function in every.items()]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Say whether anything runs around the module's ``forward``."""
+    backward = module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks_before(module) or hooks_after(module) or backward)
+
+
+def run_with_hooks(
+    recorder: Recorder, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run ``forward`` between the module's hooks, as ``nn.Module.__call__`` does.
+
+    Args:
+        recorder: what writes the calls down.
+        path: where the module is.
+        module: a module with hooks.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+    """
+    if module._backward_hooks or module._backward_pre_hooks:
+        recorder.refuse(f"a backward hook sits on {_spell(path)}, which would not run where the code is written out")
+    for hook in hooks_before(module):
+        changed = _run(recorder, path, hook, module, args, kwargs, ())
+        if changed is not None and hook.with_kwargs:
+            args, kwargs = changed
+        elif changed is not None:
+            args = changed if isinstance(changed, tuple) else (changed,)
+    result = module.forward(*args, **kwargs)
+    for hook in hooks_after(module):
+        changed = _run(recorder, path, hook, module, args, kwargs, (result,))
+        result = result if changed is None else changed
+    return result
+
+
+def _run(
+    recorder: Recorder, path: str, hook: Hook, module: nn.Module, args: Any, kwargs: Any, result: tuple[Any, ...]
+) -> Any:
+    """Run one hook and decide from what it did how it is to be written down."""
+    given = (args, kwargs, *result) if hook.with_kwargs else (args, *result)
+    with unobserved():
+        written = recorder.to_write(given)
+    start, guards, unsupported = recorder.next_position(), len(recorder.guards), len(recorder.unsupported)
+    escapes = len(recorder.escapes)
+    state = PythonState()
+    state.take_function(hook.function)
+    with recorder.uncounted():
+        changed = hook.function(module, *given)
+    keeps = state.changed()
+    if changed is not None or _writes(recorder, start):
+        if keeps:
+            recorder.refuse(f"{_describe(hook, path)} changes values and Python state at once")
+        return changed
+    # What it computed in order to look is computed by itself, when the extractor calls it.
+    del recorder.guards[guards:], recorder.unsupported[unsupported:], recorder.escapes[escapes:]
+    idle = not keeps and recorder.next_position() == start
+    with unobserved():
+        node = recorder.add_call("call_function", _target_of(hook), (ContainerAt(path), *written), {})
+    amend(node, look=Look(_describe(hook, path), idle), counted=False)
+    return None
+
+
+def _target_of(hook: Hook) -> Callable[..., Any]:
+    if hasattr(hook.function, "__name__"):
+        return hook.function
+    kind = type(hook.function)
+    return named(hook.function, kind.__name__, kind.__module__)
+
+
+def _writes(recorder: Recorder, start: int) -> bool:
+    known = [meta_of(node) for node in recorder.nodes_from(start)]
+    return any(held.writes - held.may_write or held.draws for held in known)
+
+
+def _describe(hook: Hook, path: str) -> str:
+    name = getattr(hook.function, "__qualname__", type(hook.function).__name__)
+    return f"the hook {name} on {_spell(path)}"
+
+
+def _spell(path: str) -> str:
+    return repr(path) if path else "the model itself"

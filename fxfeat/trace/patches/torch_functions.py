@@ -1,0 +1,182 @@
+"""What ``range``, ``len`` and functions that torch does not show mean while a model is recorded."""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from fxfeat.ir.source_lines import is_torch
+from fxfeat.trace.builder.spelling import named
+from fxfeat.trace.proxies import numbers
+from fxfeat.trace.recorder import Recorder
+from fxfeat.trace.unobserved import unobserved
+
+_MODES = (
+    *("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "get_autocast_dtype"),
+    *("get_default_dtype", "are_deterministic_algorithms_enabled", "get_float32_matmul_precision"),
+)
+_DRAWING = (
+    *("random", "uniform", "triangular", "betavariate", "expovariate", "gammavariate", "gauss", "lognormvariate"),
+    *("normalvariate", "vonmisesvariate", "paretovariate", "weibullvariate", "randint", "randrange", "getrandbits"),
+    *("rand", "randn", "random_sample", "normal", "standard_normal", "beta", "exponential", "gamma", "binomial"),
+)
+_SEEDING = ("manual_seed", "seed", "set_rng_state")
+Replacement = tuple[Any, str, Any]
+"""What holds a function, by which name, and what stands there while a model is recorded."""
+
+
+def replace_class(original: type, make: Callable[..., Any]) -> type:
+    """Make a class that ``isinstance`` takes for ``original`` and whose calls go to ``make``."""
+
+    class Meta(type):
+        def __instancecheck__(cls, value: Any) -> bool:
+            return isinstance(value, original)
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return make(*args, **kwargs)
+
+    return Meta(original.__name__, (), {"__module__": original.__module__})
+
+
+def counting(recorder: Recorder, mine: Callable[[], bool]) -> dict[str, Any]:
+    """Return a ``range`` and a ``len`` that leave a trace of the sizes they are given."""
+
+    def traced_range(*operands: Any) -> range:
+        made = range(*map(numbers.plain, operands))
+        if not mine() or not any(isinstance(held, numbers.RECORDED) for held in operands):
+            return made
+        # The elements follow from where it starts, how it steps, and how many there are.
+        for held in (operands[0], operands[2]) if len(operands) == 3 else operands[:-1]:
+            int(held)
+        recorder.count(range, operands, len(made))
+        return range(made.start, made.start + len(made) * made.step, made.step)
+
+    def traced_len(value: Any) -> int:
+        if not isinstance(value, torch.Tensor) or value.dim() == 0 or not mine():
+            return len(value)
+        size: int = value.shape[0]
+        return size
+
+    return {"range": replace_class(range, traced_range), "len": traced_len}
+
+
+def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what makes checks of the model's questions about torch's modes."""
+
+    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any) -> Any:
+            if is_torch(sys._getframe(1)) or not mine():
+                return function(*args)
+            if function.__name__ == "is_grad_enabled":
+                return recorder.check_gradients(function)
+            answer = function(*args)
+            recorder.guard(recorder.add("call_function", function, args, value=answer, counted=False), answer)
+            return answer
+
+        return called
+
+    for name in _MODES:
+        yield torch, name, guarded(getattr(torch, name))
+
+
+def exchanging(recorder: Recorder, here: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what notices calls that exchange a tensor's memory or give it away, which torch functions do not show."""
+
+    def noticed(function: Callable[..., Any], name: str, what: str) -> Callable[..., Any]:
+        def called(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if here() and not is_torch(sys._getframe(1)):
+                with unobserved():
+                    recorder.note_exchange(tensor, name, what)
+            return function(tensor, *args, **kwargs)
+
+        return called
+
+    yield torch.Tensor, "set_", noticed(torch.Tensor.set_, "set_", "exchanged")
+    handed_out = noticed(torch.utils.dlpack.to_dlpack, "__dlpack__", "handed out")
+    for home in (torch, torch.utils.dlpack):
+        yield home, "to_dlpack", handed_out
+
+
+def drawing(draw: Callable[..., Any]) -> Iterator[Replacement]:
+    """Yield what hands draws of numbers from Python and NumPy to ``draw``, with the function that draws."""
+    numpy = sys.modules.get("numpy")
+    for home in (random, *((numpy.random,) if numpy is not None else ())):
+        for name in _DRAWING:
+            if hasattr(home, name):
+                yield home, name, functools.partial(draw, named(getattr(home, name), name, home.__name__))
+
+
+def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what notices tensors over memory of others, which torch functions do not show."""
+
+    def noticed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if not mine():
+                return function(*args, **kwargs)
+            with unobserved():
+                made = function(*args, **kwargs)
+            recorder.note_fresh(made)
+            return made
+
+        return called
+
+    # A tensor that is unpickled is an empty one that is then given memory.
+    for home, name in ((torch, "from_numpy"), (torch, "frombuffer"), (torch._utils, "_rebuild_tensor")):
+        yield home, name, noticed(getattr(home, name))
+
+
+def locating(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what ties the device of a fake tensor to the tensor that it is read from, which no torch function shows."""
+    plain: Any = vars(FakeTensor)["device"]
+
+    def device(tensor: FakeTensor) -> torch.device:
+        if is_torch(sys._getframe(1)) or not mine():
+            found: torch.device = plain.fget(tensor)
+            return found
+        with unobserved():
+            return recorder.tied_device(tensor)
+
+    yield FakeTensor, "device", property(device, plain.fset)
+
+
+def refusing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+    """Yield what refuses to write out code that pickles, seeds, makes a generator, or has tiny numbers taken for 0."""
+
+    def refused(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if mine():
+                recorder.refuse(f"the code at {recorder.line()} {what}")
+            return function(*args, **kwargs)
+
+        return called
+
+    reduce = torch.Tensor.__reduce_ex__
+
+    def pickled(tensor: torch.Tensor, protocol: Any) -> Any:
+        if mine():
+            recorder.note_escape("pickle")
+        return reduce(tensor, protocol)
+
+    yield torch.Tensor, "__reduce_ex__", pickled
+    for home in (torch, torch.random):
+        for name in _SEEDING:
+            yield home, name, refused(getattr(home, name), "sets the random state")
+    yield torch.random, "fork_rng", refused(torch.random.fork_rng, "sets the random state")
+    made = replace_class(torch.Generator, refused(torch.Generator, "makes a generator of random numbers"))
+    yield torch, "Generator", made
+    flush = torch.set_flush_denormal
+
+    def set_flush_denormal(mode: bool) -> bool:
+        if not mine():
+            return flush(mode)
+        # An error later in this run would leave it set, and no one can ask torch whether it is.
+        recorder.refuse(f"the code at {recorder.line()} sets whether tiny numbers are taken for 0")
+        return True
+
+    yield torch, "set_flush_denormal", set_flush_denormal

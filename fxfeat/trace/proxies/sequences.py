@@ -1,0 +1,113 @@
+"""Tuples and shapes that are plain tuples to the model and write down each element they hand out."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+from fxfeat.trace.proxies.numbers import RecordedSize, plain
+
+
+class Shelf(Protocol):
+    """What a recorded tuple needs of the recorder."""
+
+    active: bool
+
+    def take(self, source: RecordedTuple, key: Any, held: Any) -> Any:
+        """Write ``source[key]`` down and return ``held`` tied to it."""
+
+    def join(self, left: Any, right: Any, joined: tuple[Any, ...], kind: type) -> Any:
+        """Write ``left + right`` down and return ``joined`` tied to it."""
+
+    def decide(self, function: Any, operands: tuple[Any, ...], result: Any) -> Any:
+        """Write a guard that ``function(*operands)`` is ``result`` and return ``result``."""
+
+    def go_through(self, shape: RecordedShape) -> None:
+        """Note that all sizes of a shape are taken, however many."""
+
+
+class RecordedTuple(tuple):
+    """A tuple that a recorded call returned."""
+
+    node: fx.Node
+    shelf: Shelf
+    counted: bool
+
+    def __new__(cls, values: Any, node: fx.Node, shelf: Shelf, counted: bool = False) -> RecordedTuple:
+        made = super().__new__(cls, values)
+        made.node, made.shelf, made.counted = node, shelf, counted
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (list(tuple.__iter__(self)),)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.shelf.take(self, key, tuple.__getitem__(self, key))
+
+    def __iter__(self) -> Iterator[Any]:
+        self._count()
+        # Eagerly, as unpacking does: names are given in the order in which elements are taken.
+        return iter([self.shelf.take(self, index, held) for index, held in enumerate(tuple.__iter__(self))])
+
+    def __len__(self) -> int:
+        self._count()
+        return tuple.__len__(self)
+
+    def __add__(self, other: Any) -> Any:
+        if not isinstance(other, tuple):
+            return NotImplemented
+        return self.shelf.join(self, other, (*tuple.__iter__(self), *tuple.__iter__(other)), type(self))
+
+    def __radd__(self, other: Any) -> Any:
+        if not isinstance(other, tuple):
+            return NotImplemented
+        return self.shelf.join(other, self, (*tuple.__iter__(other), *tuple.__iter__(self)), type(self))
+
+    def _count(self) -> None:
+        if self.counted:
+            self.counted = False
+            self.shelf.decide(len, (self,), tuple.__len__(self))
+
+
+class RecordedShape(RecordedTuple):
+    """The shape of a recorded tensor: ``isinstance(shape, torch.Size)`` holds, which cannot be subclassed."""
+
+    def __new__(cls, values: Any, node: fx.Node, shelf: Shelf, counted: bool = False) -> RecordedShape:
+        sizes = (RecordedSize(plain(value), node, index, shelf) for index, value in enumerate(values))
+        return super().__new__(cls, sizes, node, shelf, counted)  # type: ignore[return-value]
+
+    def __iter__(self) -> Iterator[Any]:
+        self.shelf.go_through(self)
+        return super().__iter__()
+
+    # Reporting torch.Size here is what makes isinstance agree.
+    __class__ = property(lambda self: torch.Size)
+
+    def __len__(self) -> int:
+        rank = tuple.__len__(self)
+        self.shelf.decide(len, (self,), rank)
+        return rank
+
+    def numel(self) -> int:
+        """Multiply the sizes."""
+        return math.prod(self)
+
+    def __eq__(self, other: Any) -> bool:
+        return self._compare(operator.eq, other)
+
+    def __ne__(self, other: Any) -> bool:
+        return self._compare(operator.ne, other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def _compare(self, function: Any, other: Any) -> bool:
+        if not isinstance(other, tuple):
+            return function is operator.ne
+        result = function(tuple(map(int.__int__, tuple.__iter__(self))), tuple(map(int.__int__, tuple.__iter__(other))))
+        return self.shelf.decide(function, (self, other), result)

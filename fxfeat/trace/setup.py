@@ -1,0 +1,146 @@
+"""Record a model in one mode, with an example that suits it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from fxfeat.errors import RequestError, TraceError
+from fxfeat.inputs.examples import guess_examples, read_example
+from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.ir.example import Example
+from fxfeat.ir.recording import Kind, Recording
+from fxfeat.isolation.unwrap import unwrap
+from fxfeat.trace.fake_tensors import Recast
+from fxfeat.trace.leaves import choose_leaves
+from fxfeat.trace.run import KINDS, describe_example, record
+
+
+@dataclass
+class Setup:
+    """What to record, and how; remembers the example that worked and the recordings made with it."""
+
+    model: nn.Module
+    tracer_kwargs: dict[str, Any]
+    examples: tuple[Example, ...]
+    guessed: bool
+    _recordings: dict[Any, Recording] = field(default_factory=dict)
+
+
+def read_setup(
+    model: nn.Module, tracer_kwargs: dict[str, Any] | None, concrete_args: dict[str, Any] | None, example_inputs: Any
+) -> Setup:
+    """Check the arguments that the public functions share.
+
+    Raises:
+        RequestError: where one has a wrong type.
+        TraceError: where no example can be worked out.
+    """
+    if not isinstance(model, nn.Module):
+        raise RequestError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
+    model = unwrap(model)
+    _check_sizes(model)
+    choose_leaves(tracer_kwargs)
+    if example_inputs is not None:
+        given = read_example(example_inputs)
+        examples: tuple[Example, ...] = (Example(given.args, {**given.kwargs, **(concrete_args or {})}),)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            examples = tuple(guess_examples(model, concrete_args))
+    if not examples:
+        raise TraceError(
+            f"fxfeat found no convolution, embedding, recurrent or linear layer in {type(model).__name__} to work an "
+            "example input out from. Pass example_inputs=, for instance example_inputs=torch.rand(2, 3, 224, 224)."
+        )
+    return Setup(model, dict(tracer_kwargs or {}), examples, example_inputs is None)
+
+
+def _check_sizes(model: nn.Module) -> None:
+    held = itertools.chain(model.named_parameters(), model.named_buffers())
+    name = next((name for name, tensor in held if is_lazy(tensor)), None)
+    if name is not None:
+        raise TraceError(
+            f"{name!r} of {type(model).__name__} has no size yet. Run the model once on a real input, then wrap it."
+        )
+
+
+def record_mode(setup: Setup, training: bool | None, opened: frozenset[str] = frozenset()) -> Recording:
+    """Record the model in one mode.
+
+    Args:
+        setup: the model and what is to be tried.
+        training: True for train mode, False for eval mode, None for the flags as they are.
+        opened: leaves to enter after all.
+
+    Raises:
+        TraceError: where no example works.
+    """
+    key = (training, opened)
+    if key not in setup._recordings:
+        setup._recordings[key] = _try_examples(setup, training, opened)
+    return setup._recordings[key]
+
+
+def _try_examples(setup: Setup, training: bool | None, opened: frozenset[str]) -> Recording:
+    leaves = choose_leaves(setup.tracer_kwargs, opened)
+    tried: list[TraceError] = []
+    # All examples on the cheapest fake tensors first: a wrong size fails on any, and real ones are slow.
+    rounds: tuple[tuple[Kind, ...], ...] = (
+        (("meta",), ("fake",), ("real",)) if setup.guessed else (("meta", "fake", "real"),)
+    )
+    for kinds in rounds:
+        for example in setup.examples:
+            try:
+                recording = record(setup.model, example, leaves, training, kinds)
+            except TraceError as error:
+                tried.append(error)
+                continue
+            setup.examples, setup.guessed = (example,), False
+            return recording
+    raise _explain(setup, tried)
+
+
+def _explain(setup: Setup, tried: list[TraceError]) -> TraceError:
+    if len(setup.examples) == 1:
+        return tried[-1]
+    shown = ", ".join(describe_example(example) for example in setup.examples[:4])
+    return TraceError(
+        f"No input worked out for {type(setup.model).__name__} runs (tried {shown}). Pass example_inputs=. "
+        f"The first failure: {tried[0]}"
+    )
+
+
+def record_variant(
+    setup: Setup,
+    recording: Recording,
+    training: bool | None,
+    example: Example | None = None,
+    recast: Recast | None = None,
+    assumptions: Assumptions = AS_IT_IS,
+) -> Recording:
+    """Record again as a recording was made, but with another example, in another dtype or told otherwise.
+
+    Raises:
+        TraceError: where the model does not run that way.
+    """
+    leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
+    chosen = example or setup.examples[0]
+    try:
+        return record(setup.model, chosen, leaves, training, (recording.kind,), recast, assumptions)
+    except TraceError as error:
+        others = KINDS[KINDS.index(recording.kind) + 1 :]
+        if not others or not _is_about_stand_ins(error):
+            raise
+    # At another size the code may ask for values that a cache answered at the first.
+    return record(setup.model, chosen, leaves, training, others, recast, assumptions)
+
+
+def _is_about_stand_ins(error: TraceError) -> bool:
+    """Say whether a run failed because its tensors have no values, which others may have."""
+    told = f"{type(error.__cause__).__name__} {error.__cause__}".lower()
+    return any(word in told for word in ("meta", "fake", "data-dependent", "datadependent", "device"))

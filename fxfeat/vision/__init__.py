@@ -1,0 +1,1 @@
+"""What pyramids, backbones, strides and detectors share."""
