@@ -17,6 +17,7 @@ from fxfeat.codegen.extractor import (
 )
 from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, emit_what_arrives
 from fxfeat.eager.purity import find_purity
+from fxfeat.eager.tap_whole import tap_recorded, tap_unrecorded
 from fxfeat.errors import NodeNotFoundError, RequestError, TraceError
 from fxfeat.guards.choose_assumptions import choose_assumptions
 from fxfeat.guards.dtypes import has_dtypes, tie_all_dtypes
@@ -27,13 +28,17 @@ from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import (
     Emission,
     ModeVariants,
+    Source,
+    list_tapped,
 )
+from fxfeat.ir.engine import Engine
 from fxfeat.ir.example import Example
 from fxfeat.ir.feature import Feature
 from fxfeat.ir.recording import Recording
 from fxfeat.names.query import Found, InsideLeaf, find
 from fxfeat.names.request import read_request, select_feature
 from fxfeat.names.table import name_nodes
+from fxfeat.opening.choose_taps import choose_taps, warn_of
 from fxfeat.passes.run_passes import rewrite
 from fxfeat.trace.setup import Setup, read_setup, record_mode, record_variant
 
@@ -95,6 +100,7 @@ def create_feature_extractor(
     *,
     example_inputs: Any = None,
     flatten: bool = False,
+    engine: Engine = "auto",
 ) -> FeatureExtractor:
     """Make a module that returns inner values of a model as a dict.
 
@@ -117,6 +123,8 @@ def create_feature_extractor(
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments; worked out from the
             model if not given.
         flatten: write every module out down to the leaves, for those who go on with fx passes of their own.
+        engine: ``auto`` writes code, and leaves the smallest modules whole whose code cannot be written out, copying
+            values out of them by hooks. ``code`` raises there, and ``tap`` leaves the whole model as it is.
 
     Returns:
         The extractor. Each value is bit for bit what a forward hook that clones would have seen.
@@ -129,8 +137,11 @@ def create_feature_extractor(
     Source: torchvision's ``create_feature_extractor``.
     """
     requests = _read_requests(return_nodes, train_return_nodes, eval_return_nodes)
-    setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs)
-    return build_extractor(_emit_modes(setup, requests, flatten), setup.model, tracer_kwargs)
+    setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs, engine)
+    extractor = build_extractor(_emit_modes(setup, requests, flatten), setup.model, tracer_kwargs)
+    forms = (extractor.forms.train, extractor.forms.eval, extractor.forms.mixed)
+    warn_of_taps(setup, *(form.source for form in forms if isinstance(form, Emission)))
+    return extractor
 
 
 def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[str, str]]:
@@ -209,7 +220,9 @@ def _emit_checked(setup: Setup, recording: Recording, training: bool | None, mak
             f"{type(setup.model).__name__} does something else each time it is run on the same input: its code keeps "
             "state where fxfeat cannot see it, as in an iterator, a generator of random numbers or __slots__. Make it "
             "a buffer, or ask for features outside the module that keeps it. A torch.Tensor(2, 3) that it makes holds "
-            "what the memory held: make a torch.empty(2, 3)."
+            "what the memory held: make a torch.empty(2, 3).",
+            path="",
+            reason="its code does something else each time it is run on the same input",
         )
     tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
     if tied:
@@ -239,11 +252,37 @@ def emit_request(
         NodeNotFoundError: for a name that the model does not have in this mode.
         TraceError: for a step that cannot be written out.
     """
+    if setup.engine == "tap":
+        return _emit_whole(setup, training, request, "engine='tap' was asked for", on_model)
 
-    def make(held: Recording) -> Draft:
-        return Draft(held, held.graph, tuple(_features(held, request)), flatten=flatten, on_model=on_model)
+    def attempt(tapped: Mapping[str, str]) -> Emission:
+        if "" in tapped:
+            return _emit_whole(setup, training, request, tapped[""], on_model)
 
-    return _emit_checked(setup, _record_opened(setup, training, request), training, make)
+        def make(recording: Recording) -> Draft:
+            features = tuple(_features(recording, request))
+            return Draft(recording, recording.graph, features, flatten=flatten, on_model=on_model, tapped=tapped)
+
+        return _emit_checked(setup, _record_opened(setup, training, request), training, make)
+
+    return attempt({}) if setup.engine == "code" else choose_taps(attempt)
+
+
+def warn_of_taps(setup: Setup, *sources: Source) -> None:
+    """Say which modules emitted code runs whole, unless that was asked for."""
+    if setup.engine != "tap":
+        warn_of(list_tapped(*sources), type(setup.model).__name__)
+
+
+def _emit_whole(setup: Setup, training: bool | None, request: dict[str, str], reason: str, on_model: bool) -> Emission:
+    """Emit code that runs the whole model and taps it."""
+    try:
+        recording = _record_opened(setup, training, request)
+    except TraceError as error:
+        if error.path is None:
+            raise
+        return tap_unrecorded(setup, training, request, reason, error, on_model)
+    return tap_recorded(recording, _features(recording, request), setup.examples[0], reason, on_model)
 
 
 def _record_opened(setup: Setup, training: bool | None, request: dict[str, str]) -> Recording:

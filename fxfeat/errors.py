@@ -14,7 +14,15 @@ class RequestError(FxfeatError, ValueError):
 
 
 class TraceError(FxfeatError, RuntimeError):
-    """A model that could not be recorded, or a recorded step that cannot be written down."""
+    """A model that could not be recorded, or a recorded step that cannot be written down.
+
+    ``path`` is the module whose code is at fault, where that is known, and ``reason`` says what it does.
+    """
+
+    def __init__(self, message: str = "", path: str | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.reason = reason or message
 
 
 class GuardError(FxfeatError, RuntimeError):

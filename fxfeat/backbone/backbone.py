@@ -19,6 +19,7 @@ from fxfeat.backbone.split import Programs, Split, split_model
 from fxfeat.backbone.strip import strip
 from fxfeat.backbone.take_indices import take_indices
 from fxfeat.errors import FxfeatError, RequestError
+from fxfeat.ir.engine import Engine
 from fxfeat.isolation.shared_copy import share
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.trace.setup import read_setup
@@ -42,6 +43,7 @@ class Backbone(nn.Module):
         model: any module; it is not changed. The backbone has modules of its own, and shares the model's tensors.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments; worked out from the
             model if not given.
+        engine: as for ``create_feature_extractor``; what comes behind the features is always code.
 
     Raises:
         TraceError: where the model cannot be run on the example.
@@ -49,11 +51,11 @@ class Backbone(nn.Module):
     Source: the methods that timm's models have, with timm's names, arguments and meanings.
     """
 
-    def __init__(self, model: nn.Module, *, example_inputs: Any = None) -> None:
+    def __init__(self, model: nn.Module, *, example_inputs: Any = None, engine: Engine = "auto") -> None:
         super().__init__()
         if isinstance(model, (nn.DataParallel, DistributedDataParallel)):
             model = model.module
-        setup = read_setup(model, None, None, example_inputs)
+        setup = read_setup(model, None, None, example_inputs, engine)
         root = share(setup.model)
         setup.model = root
         self.training = root.training

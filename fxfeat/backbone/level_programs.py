@@ -9,7 +9,7 @@ import networkx as nx
 import torch
 from torch import fx
 
-from fxfeat.api import emit_request
+from fxfeat.api import emit_request, warn_of_taps
 from fxfeat.backbone.chain import draw_data, find_chain, inputs_of
 from fxfeat.backbone.operations import is_drop, is_layout, is_norm, is_pick
 from fxfeat.backbone.program import Program, Version, plant_constants
@@ -80,6 +80,7 @@ def write_levels(setup: Setup, levels: Levels, last: int, features: str | None) 
             versions[training] = error
             continue
         plant_constants(setup.model, emission)
+        warn_of_taps(setup, emission.source)
         versions[training], kept = emission.source, kept | emission.kept
     return Program(versions), kept
 

@@ -11,8 +11,27 @@ from torch import nn
 from fxfeat.codegen.extractor import compile_source
 from fxfeat.errors import FxfeatError
 from fxfeat.ir.emission import Emission, Source
+from fxfeat.ir.tap import TappedCall
 
 Version = Source | FxfeatError
+
+
+class HoldsModel:
+    """Stands for a model where emitted code also asks for the modules that it is to run whole."""
+
+    def __init__(self, model: nn.Module, calls: tuple[TappedCall, ...]) -> None:
+        self.__dict__.update(_model=model, _calls=calls)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_model"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__dict__["_model"], name, value)
+
+    def find_tapped(self, key: str) -> tuple[nn.Module, TappedCall]:
+        """Return the module of a call that runs whole, and what is copied out of it."""
+        call = next(call for call in self.__dict__["_calls"] if call.key == key)
+        return self.__dict__["_model"].get_submodule(call.path), call
 
 
 @dataclass
@@ -31,8 +50,10 @@ class Program:
         training = root.training
         if training not in self._compiled:
             self._compiled[training] = compile_source(self.source(training))
-        found: dict[str, Any] = self._compiled[training](root, *args, **kwargs)
-        return found
+        whole = self.source(training).tapped
+        receiver = HoldsModel(root, whole) if whole else root
+        values: dict[str, Any] = self._compiled[training](receiver, *args, **kwargs)
+        return values
 
     def source(self, training: bool) -> Source:
         """Return the source for a mode."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from fxfeat.api import emit_request
+from fxfeat.api import emit_request, warn_of_taps
 from fxfeat.backbone.head import Head, find_head
 from fxfeat.backbone.head_places import Place, read_places
 from fxfeat.backbone.position_embeddings import find_channels, record_larger
@@ -107,6 +107,7 @@ def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
 def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _Written:
     emission = emit_request(setup, training, {str(i): name for i, name in enumerate(head.names)}, on_model=True)
     plant_constants(setup.model, emission)
+    warn_of_taps(setup, emission.source)
     sources = {str(i): held.source for i, held in enumerate(head.classifiers)}
     results = {f"scores_{i}": held.result for i, held in enumerate(head.classifiers)}
     cut = dict(zip(_parameters(len(head.features)), head.features, strict=True))

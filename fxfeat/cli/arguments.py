@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from fxfeat.cli.usage import MODEL_FORMS, UsageError, suggest
+from fxfeat.ir.engine import Engine
 
 COMMANDS = ("nodes", "code", "verify", "pyramid")
+ENGINES = get_args(Engine)
 _MODES = ("train", "eval")
 
 
@@ -60,7 +62,7 @@ def _known_options(command: str) -> list[str]:
     if command == "pyramid":
         return ["--json", *(option for option in shared if option != "--mode")]
     own = {"nodes": ["--flat", "--depth", "--grep", "--json"]}
-    return own.get(command, ["--nodes", "--flatten"]) + shared
+    return own.get(command, ["--nodes", "--flatten", "--engine"]) + shared
 
 
 def _make_parser() -> _Parser:
@@ -102,6 +104,9 @@ def _add_request(parser: _Parser) -> None:
     parser.add_argument("--mode", choices=_MODES, default="eval", help="default: eval")
     parser.add_argument("--nodes", required=True, type=split_names, metavar="NAMES", help="names, commas between them")
     parser.add_argument("--flatten", action="store_true", help="write every module out down to the leaves")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="auto", help="auto: tap modules that cannot be written out"
+    )
 
 
 def _read_depth(text: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from rich.console import Group
+from rich.text import Text
 from torch import nn
 
 from fxfeat.cli.make_inputs import as_inputs, draw_again
@@ -23,4 +25,6 @@ def check_extractor(model: nn.Module, inputs: Any, options: argparse.Namespace, 
     extractor = make_extractor(model, as_inputs(example), options)
     drawn = draw_again(example)
     verification = verify(model, extractor, *drawn.args, **drawn.kwargs)
-    return Outcome(render_verification(verification), GOOD if verification.ok else FAILED)
+    code = GOOD if verification.ok else FAILED
+    whole = [Text(f"runs whole: {path or 'the model'} ({reason})") for path, reason in extractor.tapped]
+    return Outcome(Group(render_verification(verification), *whole), code)

@@ -36,7 +36,9 @@ def make_extractor(model: nn.Module, inputs: Any, options: argparse.Namespace) -
     """
     model.train(options.mode == "train")
     try:
-        return create_feature_extractor(model, options.nodes, example_inputs=inputs, flatten=options.flatten)
+        return create_feature_extractor(
+            model, options.nodes, example_inputs=inputs, flatten=options.flatten, engine=options.engine
+        )
     except NodeNotFoundError:
         return _make_for_one_mode(model, inputs, options)
 
@@ -53,6 +55,7 @@ def _make_for_one_mode(model: nn.Module, inputs: Any, options: argparse.Namespac
             eval_return_nodes=requests[False],
             example_inputs=inputs,
             flatten=options.flatten,
+            engine=options.engine,
         )
     except NodeNotFoundError as error:
         raise NodeNotFoundError(f"{error}{_point_to_mode(error, options, there)}") from error

@@ -30,22 +30,22 @@ def plant(extractor: nn.Module, model: nn.Module, kept: UsedState, constants: di
     """Hang what is kept of ``model`` on ``extractor``, under the same paths."""
     order = [path for path, _ in model.named_modules(remove_duplicate=False) if path in kept.modules]
     for path in order:
-        if not _within(path, kept.modules):
+        if not within(path, kept.modules):
             owner, _, name = path.rpartition(".")
             # Into the table itself: add_module refuses a name that the extractor has a property of.
-            _container(extractor, model, owner)._modules[name] = model.get_submodule(path)
+            container(extractor, model, owner)._modules[name] = model.get_submodule(path)
     for path in sorted(kept.containers - kept.modules):
-        if not _within(path, kept.modules):
-            _container(extractor, model, path)
+        if not within(path, kept.modules):
+            container(extractor, model, path)
     for path in sorted(kept.tensors):
         if path in constants:
             object.__setattr__(extractor, path, constants[path])
-        elif not _within(path, kept.modules):
+        elif not within(path, kept.modules):
             owner, _, name = path.rpartition(".")
-            _share(model.get_submodule(owner), _container(extractor, model, owner), name)
+            _share(model.get_submodule(owner), container(extractor, model, owner), name)
 
 
-def _within(path: str, modules: Container[str]) -> bool:
+def within(path: str, modules: Container[str]) -> bool:
     """Say whether a path lies strictly inside one of some modules."""
     while "." in path:
         path = path.rpartition(".")[0]
@@ -54,7 +54,8 @@ def _within(path: str, modules: Container[str]) -> bool:
     return False
 
 
-def _container(extractor: nn.Module, model: nn.Module, path: str) -> nn.Module:
+def container(extractor: nn.Module, model: nn.Module, path: str) -> nn.Module:
+    """Return what an extractor has in place of the module at a path, with what is around it."""
     owner, original = extractor, model
     for part in path.split(".") if path else ():
         original = original.get_submodule(part)
@@ -122,7 +123,7 @@ def _is_indexed(model: nn.Module, path: str, child: str, kept: UsedState) -> boo
     """
     if not path or not child.isdecimal() or str(int(child)) != child:
         return False
-    if path not in kept.modules and not _within(path, kept.modules):
+    if path not in kept.modules and not within(path, kept.modules):
         return True
     held = model.get_submodule(path)
     if getattr(type(held), "__getitem__", None) not in (nn.Sequential.__getitem__, nn.ModuleList.__getitem__):

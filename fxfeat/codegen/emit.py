@@ -39,12 +39,20 @@ def _kept(draft: Draft) -> UsedState:
     containers = {str(node.target) for node in reached if meta_of(node).container} - {""}
     held = {str(node.target) for node in reached if not meta_of(node).container}
     modules = _paths(draft.recording.root)
+    if draft.on_model:
+        whole = {call.path for call in draft.tapped_calls}
+        calls |= {path for path in modules if "" in whole or path in whole}
+        held |= {name for name in _own_tensors(draft.recording.root) if "" in whole}
     held |= {f"{node.args[0].target}.{node.args[1]}".lstrip(".") for node in draft.graph.nodes if _sets(node)}
     return UsedState(frozenset(calls | (held & modules)) - {""}, frozenset(held - modules), frozenset(containers))
 
 
 def _paths(model: nn.Module) -> set[str]:
     return {path for path, _ in model.named_modules(remove_duplicate=False)}
+
+
+def _own_tensors(model: nn.Module) -> set[str]:
+    return {*model._parameters, *model._buffers}
 
 
 def _sets(node: Any) -> bool:

@@ -11,9 +11,12 @@ from typing import Any
 from torch import fx, nn
 
 from fxfeat.codegen.containers import plant
+from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
-from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState
+from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState, list_tapped
+from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.runtime.check import check
+from fxfeat.runtime.run_tapped import run_tapped
 
 _serial = itertools.count()
 
@@ -40,6 +43,7 @@ class FeatureExtractor(nn.Module):
     forms: ModeVariants
     is_mixed: bool
     parameters_before: int
+    originals: Originals
 
     def __init__(self, forms: ModeVariants, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -54,6 +58,9 @@ class FeatureExtractor(nn.Module):
             kept = kept | emission.kept
             constants.update(emission.constants)
         plant(self, model, kept, constants)
+        calls = [call for emission in emissions for call in emission.tapped]
+        self.originals = Originals({call.path: model.get_submodule(call.path) for call in calls})
+        plant_tapped(self, model, kept, calls)
         self.training = model.training
 
     @property
@@ -87,6 +94,17 @@ class FeatureExtractor(nn.Module):
         return self.emission.freedoms
 
     @property
+    def tapped(self) -> tuple[TappedModule, ...]:
+        """The modules that run whole as their code cannot be written out, and why; values are copied out of them."""
+        forms = (self.forms.train, self.forms.eval, self.forms.mixed)
+        return list_tapped(*(form.source for form in forms if isinstance(form, Emission)))
+
+    def find_tapped(self, key: str) -> tuple[nn.Module, TappedCall]:
+        """Return the module of a call that runs whole in the current mode, and what is copied out of it."""
+        call = next(call for call in self.emission.tapped if call.key == key)
+        return self.originals.modules[call.path], call
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """What is returned: key, name, shape and dtype at the example's size."""
         return self.emission.rows
@@ -94,14 +112,24 @@ class FeatureExtractor(nn.Module):
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Set the mode of every module."""
         self.is_mixed = False
-        return super().train(mode)
+        super().train(mode)
+        for module in self.originals.modules.values():
+            module.train(mode)
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {key: value for key, value in self.__dict__.items() if key != "forms"}
         return _restore, (_without_graphs(self.forms),), state
 
 
-RESERVED = frozenset(dir(FeatureExtractor)) | {"forms", "is_mixed", "parameters_before", "original", "tracer_kwargs"}
+RESERVED = frozenset(dir(FeatureExtractor)) | {
+    "forms",
+    "is_mixed",
+    "parameters_before",
+    "original",
+    "tracer_kwargs",
+    "originals",
+}
 """Attributes that an extractor has of its own, whatever children the model has."""
 
 
@@ -182,6 +210,6 @@ def _restore(forms: ModeVariants) -> FeatureExtractor:
 
 def _trace_again(extractor: FeatureExtractor) -> fx.Graph:
     """Get the graph of an unpickled extractor back from its source, which has no control flow."""
-    tracer = fx.Tracer(autowrap_functions=(check,))
+    tracer = fx.Tracer(autowrap_functions=(check, run_tapped))
     tracer.is_leaf_module = lambda m, module_qualified_name: True  # type: ignore[method-assign]
     return tracer.trace(extractor)

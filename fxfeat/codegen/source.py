@@ -15,11 +15,14 @@ from fxfeat.codegen.globals import Globals, is_identifier, to_identifier
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Source
 from fxfeat.ir.node_meta import MODEL_DEVICE, Context, TensorMeta, holds_tensor, meta_of
+from fxfeat.ir.tap import TappedCall
 from fxfeat.ir.written import nodes_in
 from fxfeat.runtime.check import check
+from fxfeat.runtime.run_tapped import run_tapped
 
 _TAB = "    "
 _FOREVER = 1 << 60
+_MOST_NAMES = 3
 _LETTERS = ("x", "y", "z", "w", "v", "u")
 
 
@@ -60,6 +63,7 @@ class _Writer:
         self.needed: dict[str, int] = {}
         self.given: set[str] = {receiver}
         self.rebinds = any(node.target is setattr for node in self.nodes)
+        self.unpacked = {user for node in self.nodes if node.target is run_tapped for user in node.users}
         self.inlined = {node for node in reversed(self.nodes) if self._is_inlined(node)}
         self.last_use = self._last_uses()
         self.keys = self._keys()
@@ -72,7 +76,11 @@ class _Writer:
     def _is_inlined(self, node: fx.Node) -> bool:
         """Write an attribute, a size or a pick where it is used, if it is used once and at once."""
         if node.op == "get_attr":
-            return not self.rebinds
+            return not self.rebinds or not node.target
+        if node in self.unpacked:
+            return False
+        if any(source in self.unpacked and source.args[1] == 1 for source in node.all_input_nodes):
+            return True  # a value that was copied out of a module which runs whole
         if node.op != "call_function" and node.target not in ("size", "dim"):
             return False
         if isinstance(meta_of(node).value, TensorMeta) or meta_of(node).writes or node.target is check:
@@ -185,7 +193,7 @@ class _Writer:
         ):
             self._write_device()
         for node in self.nodes:
-            if node.op != "placeholder" and node not in self.inlined:
+            if node.op != "placeholder" and node not in self.inlined and node not in self.unpacked:
                 self._statement(node)
         self.contexts = ()
         pairs = [f"{key!r}: {self.speller.value(f.value)}" for f in self.draft.features for key in f.keys]
@@ -195,7 +203,7 @@ class _Writer:
         body = "\n".join([*self.lines, _TAB + result])
         imports = "".join(f"{line}\n" for line in sorted(self.names.imports.values()))
         text = f"{imports}\n\n{head}\n{body}\n" if imports else f"{head}\n{body}\n"
-        return Source(text, dict(self.names.held))
+        return Source(text, dict(self.names.held), self.draft.tapped_calls)
 
     def _signature(self) -> str:
         parameters = [inspect.Parameter(self.receiver, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
@@ -222,6 +230,8 @@ class _Writer:
         target: Any = node.target
         if target is check:
             self._check(node)
+        elif target is run_tapped:
+            self._run_tapped(node)
         elif target in IN_PLACE and isinstance(node.args[0], fx.Node) and node.args[0] not in self.inlined:
             owner = self.variables[node.args[0]]
             self._line(f"{owner} {IN_PLACE[target]} {self.speller.value(node.args[1])}")
@@ -248,6 +258,25 @@ class _Writer:
         spelled = self.names.spell(check)
         self._line(f"{spelled}({self.speller.value(actual)}, {self.speller.value(expected)}, {place!r})")
 
+    def _run_tapped(self, node: fx.Node) -> None:
+        call = next(held for held in self.draft.tapped_calls if held.key == node.args[1])
+        self._line(f"# {describe_tapped(call, type(self.draft.recording.root).__name__)}")
+        names = ["_", "_"]
+        for part in node.users:
+            index = 0 if part.args[1] == 0 else 1
+            if index == 0 and part not in self.keys:
+                names[0] = self._fresh(to_identifier(call.path.rpartition(".")[2] or "result"))
+            else:
+                names[index] = self._name(part) if index == 0 else self._fresh("taps")
+            self._bind(part, names[index])
+        owner, key, *rest = node.args
+        given = [self.speller.value(owner), repr(key), *(_stars(held) + self.speller.value(held) for held in rest)]
+        given += [
+            _stars(held) + self.speller.value(held) if _stars(held) else f"{name}={self.speller.value(held)}"
+            for name, held in node.kwargs.items()
+        ]
+        self._line(f"{names[0]}, {names[1]} = {self.names.spell(run_tapped)}({', '.join(given)})")
+
     def _line(self, text: str) -> None:
         self.lines.append(_TAB * (1 + len(self.contexts)) + text)
 
@@ -266,6 +295,22 @@ class _Writer:
             for key, value in context.arguments
         ]
         return f"{self.names.spell(context.factory)}({', '.join(shown)})"
+
+
+def _stars(value: Any) -> str:
+    """Return the stars before an argument that gathers further ones."""
+    target = str(value.target) if isinstance(value, fx.Node) and value.op == "placeholder" else ""
+    return target[: len(target) - len(target.lstrip("*"))]
+
+
+def describe_tapped(call: TappedCall, model: str) -> str:
+    """Say in a comment what runs whole, why, and what is copied out of it."""
+    names = [repr(tap.name) for tap in call.taps]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    stopped = " It is stopped behind the last of them." if call.stops else ""
+    reason = " ".join(call.reason.split())
+    copied = ", ".join(names[:_MOST_NAMES]) + more
+    return f"{call.path or model} runs whole: {reason}. Hooks copy {copied} out of it.{stopped}"
 
 
 def _overriding(model: nn.Module) -> frozenset[str]:

@@ -17,6 +17,7 @@ from fxfeat.detection.token_places import find_order
 from fxfeat.detection.trainable import find_trainable, read_trainable_levels
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.inputs.examples import bind
+from fxfeat.ir.engine import Engine
 from fxfeat.ir.example import Example
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
 from fxfeat.pyramid.layout import Order
@@ -58,6 +59,7 @@ class Request:
     least_stride: int
     trainable_levels: int | None
     output_stride: int | None
+    engine: Engine = "auto"
 
 
 def find_body(model: nn.Module, request: Request, example_inputs: Any) -> Body:
@@ -68,7 +70,7 @@ def find_body(model: nn.Module, request: Request, example_inputs: Any) -> Body:
         TraceError: for a model that has no levels or cannot be recorded.
     """
     trainable_levels = read_trainable_levels(request.trainable_levels)
-    setup = read_setup(model, None, None, example_inputs)
+    setup = read_setup(model, None, None, example_inputs, request.engine)
     found = search_levels(setup)
     example = setup.examples[0]
     image = _find_image(setup.model, found, example)
@@ -77,12 +79,14 @@ def find_body(model: nn.Module, request: Request, example_inputs: Any) -> Body:
     shuffled = any(found.levels[index].layout.shuffled for index in wanted)
     orders = tuple(find_order(found, found.levels[index]) for index in wanted) if shuffled else ()
     output_fmt: Order = "NLC" if shuffled else "NCHW"
-    pyramid = _cut(setup.model, found, wanted, request.output_stride, example, output_fmt)
+    pyramid = _cut(setup.model, found, wanted, request, example, output_fmt)
     used = list(_rehearse_training(pyramid, image).used)
     if trainable_levels is not None:
         every = tuple(range(wanted[-1] + 1))
         inputs = _as_inputs(example)
-        whole = features_only(setup.model, every, request.output_stride, output_fmt, example_inputs=inputs)
+        whole = features_only(
+            setup.model, every, request.output_stride, output_fmt, example_inputs=inputs, engine=request.engine
+        )
         used = [*_rehearse_training(whole, image).used[:-1], frozenset().union(*used)]
     trained = find_trainable(used, trainable_levels)
     frozen = frozenset(name for name, _ in pyramid.named_parameters()) - trained
@@ -151,14 +155,18 @@ def _cut(
     model: nn.Module,
     found: Found,
     wanted: tuple[int, ...],
-    output_stride: int | None,
+    request: Request,
     example: Example,
     output_fmt: Order,
 ) -> FeaturePyramid:
     normed = find_final_norm(found) if found.flat and wanted[0] == len(found.levels) - 1 else None
     if normed is None:
-        return features_only(model, wanted, output_stride, output_fmt, example_inputs=_as_inputs(example))
-    extractor = create_feature_extractor(model, {normed.name: str(wanted[0])}, example_inputs=_as_inputs(example))
+        inputs = _as_inputs(example)
+        return features_only(
+            model, wanted, request.output_stride, output_fmt, example_inputs=inputs, engine=request.engine
+        )
+    name = {normed.name: str(wanted[0])}
+    extractor = create_feature_extractor(model, name, example_inputs=_as_inputs(example), engine=request.engine)
     info = FeatureInfo([_describe(level, found.maps.extent.batch) for level in found.levels], wanted)
     info[wanted[0]].update(module=normed.name, why=f"{info[wanted[0]]['why']}, after the final norm")
     return FeaturePyramid(extractor, info, {wanted[0]: normed.layout}, (0, str(found.maps.image.target)), output_fmt)

@@ -19,6 +19,7 @@ from fxfeat.detection.frozen_norms import freeze_norms
 from fxfeat.detection.measure_levels import make_maps, measure_levels
 from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
 from fxfeat.errors import RequestError
+from fxfeat.ir.engine import Engine
 
 _FLAT_STRIDES = (4, 8, 16, 32)
 
@@ -34,6 +35,7 @@ def fpn_backbone(
     trainable_levels: int | None = None,
     output_stride: int | None = None,
     example_inputs: Any = None,
+    engine: Engine = "auto",
 ) -> FPNBackbone:
     """Turn a model into the backbone of a detector: its feature maps with a feature pyramid network on top.
 
@@ -61,6 +63,7 @@ def fpn_backbone(
             before the first stage, as for ResNet) trains everything, 0 nothing.
         output_stride: the largest stride wanted of the model; strides past it become dilations.
         example_inputs: an image, or what else the model takes; worked out from the model if not given.
+        engine: as for ``create_feature_extractor``.
 
     Returns:
         The backbone. It takes images of any size: where the model does not, it pads (``size_divisibility``,
@@ -87,6 +90,7 @@ def fpn_backbone(
         trainable_levels=trainable_levels,
         output_stride=output_stride,
         example_inputs=example_inputs,
+        engine=engine,
     )
 
 
@@ -102,13 +106,14 @@ def build_backbone(
     trainable_levels: int | None = None,
     output_stride: int | None = None,
     example_inputs: Any = None,
+    engine: Engine = "auto",
 ) -> FPNBackbone:
     """Do what ``fpn_backbone`` does, for levels of at least some stride by default."""
     if type(out_channels) is not int or out_channels < 1:
         raise RequestError(f"out_channels is {out_channels!r}; it must be a positive int, such as 256.")
     extra = make_extra_blocks(extra_blocks, out_channels)
     held = freeze_norms(model) if freeze_norm and isinstance(model, nn.Module) else model
-    body = find_body(held, Request(out_indices, least_stride, trainable_levels, output_stride), example_inputs)
+    body = find_body(held, Request(out_indices, least_stride, trainable_levels, output_stride, engine), example_inputs)
     top = _put_on_block if body.flat else _put_on_levels
     backbone = top(body, out_channels, extra, norm_layer, least_stride)
     # The modes of the model's own modules are the user's.

@@ -22,6 +22,7 @@ from fxfeat.ir.tree import copy_tensors, tensors
 from fxfeat.isolation.preserved import preserved
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import RandomState, read_random, restore_random
+from fxfeat.isolation.torch_settings import same_switches
 
 _SPREAD = 2.0
 
@@ -45,7 +46,7 @@ def agrees_with_eager(model: nn.Module, sight: Observation, emission: Emission, 
     if is_meta(model):
         return True
     # With gradients as they are: code may ask whether they are on.
-    with preserved(model) as before, torch.compiler.set_stance("force_eager"):
+    with same_switches(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
         random = read_random()
         # What a threshold hides of the example, another one shows.
         sights = [sight, sight, replace(sight, example=_spread(sight.example))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 from torch import nn
@@ -50,7 +51,9 @@ def emit_what_arrives(
     raise TraceError(
         f"{type(setup.model).__name__} hands something on from one module to another, or to the next call, in Python "
         f"({_name_implicit_inputs(recording)}), which written-out code does not. Ask for features outside the modules "
-        "that do so: then they are called whole."
+        "that do so: then they are called whole.",
+        path=_around_implicit_inputs(recording),
+        reason=f"modules hand something on in Python ({_name_implicit_inputs(recording)})",
     )
 
 
@@ -75,6 +78,15 @@ def check_calls(setup: Setup, recording: Recording, training: bool | None, emiss
 def _to_run(setup: Setup, recording: Recording) -> nn.Module:
     """Return the model, or a copy where it writes to its parameters, which nothing puts back."""
     return copy.deepcopy(setup.model) if recording.writes_parameters else setup.model
+
+
+def _around_implicit_inputs(recording: Recording) -> str:
+    """Return the smallest module around all that is handed on in Python, as far as that can be named."""
+    paths = [write.path for write in recording.attribute_writes] + [path for path, _ in recording.changed]
+    paths += [recording.module_calls[write.module_call].path for write in recording.attribute_writes]
+    levels = zip(*(path.split(".") for path in paths), strict=False)
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, levels)
+    return ".".join(parts[0] for parts in shared)
 
 
 def _name_implicit_inputs(recording: Recording) -> str:

@@ -15,6 +15,7 @@ from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.python_state import PythonState, paths_of
+from fxfeat.isolation.torch_settings import same_switches
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.setup import Setup, record_variant
 
@@ -53,7 +54,7 @@ def is_pure(model: nn.Module, purity: Purity, example: Example, training: bool |
 def _settle(setup: Setup, recording: Recording, training: bool | None) -> frozenset[tuple[str, str]] | None:
     """Run the model, and record whether a second run changes anything; return the hooks that are on it by then."""
     model, example = setup.model, setup.examples[0]
-    with preserved(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with same_switches(), preserved(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         if training is not None:
             model.train(training)
         few, before = PythonState(), PythonState()

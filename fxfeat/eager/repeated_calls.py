@@ -16,6 +16,7 @@ from fxfeat.ir.tree import copy_tensors, tensors
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import read_random, restore_random
+from fxfeat.isolation.torch_settings import same_switches
 
 
 def check_repeats(model: nn.Module, sight: Observation, changed: Sequence[tuple[str, str]]) -> None:
@@ -37,7 +38,9 @@ def check_repeats(model: nn.Module, sight: Observation, changed: Sequence[tuple[
     shown = " and ".join(sorted({f"{path}.{name}".lstrip(".") for path, name in changed}))
     raise TraceError(
         f"{differing[0]!r} changes from call to call with {shown} of {type(model).__name__}, which its code keeps in "
-        "plain Python; written-out code could not. Ask for features outside that module, or make it a buffer."
+        "plain Python; written-out code could not. Ask for features outside that module, or make it a buffer.",
+        path=max((path for path, _ in changed), key=lambda path: path.count(".") + bool(path)),
+        reason=f"it changes {shown} from call to call, which its code keeps in plain Python",
     )
 
 
@@ -47,9 +50,9 @@ def _differing(model: nn.Module, sight: Observation, changed: Sequence[tuple[str
         return []
     random = read_random()
     try:
-        with preserved(model) as before, torch.no_grad():
+        with same_switches(), preserved(model) as before, torch.no_grad():
             first = copy_observed(model, before, sight)
-        with preserved(model) as held, torch.no_grad():
+        with same_switches(), preserved(model) as held, torch.no_grad():
             with lent_buffers(model, keep=changed, also=held):
                 restore_random(random)
                 model(*_other(sight.example.args), **_other(sight.example.kwargs))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
@@ -10,6 +11,7 @@ from torch import fx
 from fxfeat.ir.feature import Feature
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
+from fxfeat.ir.tap import TappedCall
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Draft:
 
     ``on_model`` says that the code runs on the model's own tree of modules, not on a tree of what is left of it.
     ``handed_on`` are the whole modules that were found to use what they are not given; ``wary`` says to open those, and
-    to leave out no module where code changes what Python holds.
+    to leave out no module where code changes what Python holds. ``tapped`` are the modules that are not to be opened,
+    with the reasons, and ``tapped_calls`` what became of their calls.
     """
 
     recording: Recording
@@ -30,6 +33,8 @@ class Draft:
     on_model: bool = False
     opens_implicit_inputs: bool = False
     implicit_inputs: tuple[str, ...] = ()
+    tapped: Mapping[str, str] = field(default_factory=dict)
+    tapped_calls: tuple[TappedCall, ...] = ()
 
 
 def last_produced_at(features: tuple[Feature, ...]) -> int:

@@ -11,15 +11,23 @@ from torch import fx
 from fxfeat.errors import TraceError
 from fxfeat.ir.example import Sizes
 from fxfeat.ir.feature import Origin
+from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.ir.tree import Steps, spell
 
 
 @dataclass(frozen=True)
 class Source:
-    """Emitted source and the objects its global names stand for."""
+    """Emitted source, the objects its global names stand for, and the calls in it that run a module whole."""
 
     text: str
     namespace: dict[str, Any] = field(default_factory=dict)
+    tapped: tuple[TappedCall, ...] = ()
+
+
+def list_tapped(*sources: Source) -> tuple[TappedModule, ...]:
+    """List the modules that sources run whole, and why."""
+    calls = (call for source in sources for call in source.tapped)
+    return tuple(dict.fromkeys(TappedModule(call.path, call.reason) for call in calls))
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,11 @@ class Emission:
     freedoms: tuple[DimStatus, ...] = ()
     purity: Purity | None = None
     writes_parameters: bool = False
+
+    @property
+    def tapped(self) -> tuple[TappedCall, ...]:
+        """The calls that run a module whole, and what is copied out of it."""
+        return self.source.tapped
 
 
 @dataclass(frozen=True)

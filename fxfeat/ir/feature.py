@@ -8,6 +8,7 @@ from typing import Any
 from fxfeat.ir.node_meta import (
     CallPath,
 )
+from fxfeat.ir.tap import Tap
 from fxfeat.ir.tree import Steps
 
 
@@ -54,7 +55,8 @@ class Feature:
 
     ``value`` holds nodes where the value holds tensors, and ``steps`` lead on from there. ``moment`` is the position
     of the first node that ran after the value was produced: what overwrites it from there on must not be seen.
-    ``module_call`` is the module call that returned it, if the name means one.
+    ``module_call`` is the module call that returned it, if the name means one. ``tap`` says how it is copied out of the
+    call ``whole``, if that stays whole although the value lies inside.
     """
 
     keys: tuple[str, ...]
@@ -64,3 +66,5 @@ class Feature:
     produced_at: int
     module_call: int | None = None
     origin: Origin | None = None
+    tap: Tap | None = None
+    whole: int | None = None

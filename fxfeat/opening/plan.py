@@ -31,6 +31,7 @@ from fxfeat.ir.node_meta import (
 )
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.written import map_nodes, nodes_in, opaque_in
+from fxfeat.opening.seal import Sealed, seal, tap_inside
 
 _PICKS = (operator.getitem, getattr)
 
@@ -48,6 +49,7 @@ class Plan:
     guards: tuple[Guard, ...]
     end: int
     mutates_python: frozenset[int] = frozenset()
+    sealed: Sealed = dataclasses.field(default_factory=Sealed)
 
     def whole_call(self, recording: Recording, module_call: int) -> int | None:
         """Return the outermost module call around ``module_call`` (or itself) that stays whole, if any."""
@@ -62,27 +64,36 @@ def plan_openings(draft: Draft) -> Plan:
     opened = {call.index for call in recording.module_calls if not call.path}
     if draft.flatten:
         opened |= {call.index for call in recording.module_calls if not call.leaf}
+    sealed = seal(recording, dict(draft.tapped))
+    opened = {index for index in opened if sealed.around(recording, index) is None}
     features = []
     for feature in draft.features:
         moved, inside = _enter(recording, feature)
+        if any(sealed.around(recording, index) is not None for index in inside):
+            moved = tap_inside(recording, sealed, feature)
+            assert moved.whole is not None
+            inside = set(ancestors(recording.module_calls, moved.whole))
         features.append(moved)
         opened |= inside
     while True:
-        plan = _plan(draft, frozenset(opened), tuple(features))
+        plan = _plan(draft, frozenset(opened), tuple(features), sealed)
         more = _unreachable(recording, plan) | _updating(recording, plan)
         more |= find_implicit_inputs(recording, plan) if draft.opens_implicit_inputs else set()
         if not more:
             _refuse(recording, plan)
             return plan
+        shut = [index for index in more if sealed.around(recording, index) is not None]
+        if shut:
+            raise sealed.refuse(sealed.around(recording, shut[0]) or 0)
         opened |= more
 
 
-def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -> Plan:
+def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...], sealed: Sealed) -> Plan:
     recording = draft.recording
     mutates_python = frozenset(held.module_call for held in recording.attribute_writes)
     if draft.opens_implicit_inputs and (recording.mutated or recording.changed):
         mutates_python = frozenset(call.index for call in recording.module_calls)
-    plan = Plan(opened, frozenset(), features, (), last_produced_at(features), mutates_python)
+    plan = Plan(opened, frozenset(), features, (), last_produced_at(features), mutates_python, sealed)
     nodes = list(recording.graph.nodes)
     passed: set[fx.Node] = set()
     while True:
@@ -90,7 +101,7 @@ def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -
         looking = {node for node in _lookers(recording, plan) if meta_of(node).position < plan.end}
         needed = find_needed(recording, nodes, features, passed | looking | {guard.node for guard in kept})
         before, end = plan, max(plan.end, *(meta_of(node).position + 1 for node in needed), 0)
-        plan = Plan(opened, frozenset(needed), features, tuple(kept), end, mutates_python)
+        plan = Plan(opened, frozenset(needed), features, tuple(kept), end, mutates_python, sealed)
         whole = [recording.module_calls[whole_call] for whole_call in whole_calls_of(recording, plan)]
         # A call passes on arguments that nothing inside may use; those have to be computed all the same. So does what
         # its code only decides on: a random number, a flag.
@@ -113,13 +124,17 @@ def _refuse(recording: Recording, plan: Plan) -> None:
             path = recording.module_calls[refusal.module_call].path
             within = "this module: then it is called whole" if path else "what it leads to"
             where = repr(path) if path else type(recording.root).__name__
-            raise TraceError(f"In {where}, {refusal.reason}. Ask for features outside {within}.")
+            raise TraceError(
+                f"In {where}, {refusal.reason}. Ask for features outside {within}.", path=path, reason=refusal.reason
+            )
     for setting in recording.attribute_writes:
         if _matters(recording, plan, setting) and _is_lost(recording, plan, setting):
             raise TraceError(
                 f"In {type(recording.root).__name__}, {setting.name!r} of {setting.path!r} is set at {setting.where}, "
                 "which written-out code does not do. Ask for features outside the module that sets it: then that is "
-                "called whole."
+                "called whole.",
+                path=recording.module_calls[setting.module_call].path,
+                reason=f"{setting.name!r} of {setting.path!r} is set at {setting.where}",
             )
     for node in _lookers(recording, plan):
         look = meta_of(node).look
@@ -269,7 +284,7 @@ def uses_of(recording: Recording, plan: Plan) -> list[tuple[fx.Node, int | None]
         home = plan.whole_call(recording, meta_of(node).module_call)
         uses += [(source, home) for source in node.all_input_nodes]
     uses += [(guard.node, None) for guard in plan.guards]
-    uses += [(node, None) for feature in plan.features for node in nodes_in(feature.value)]
+    uses += [(node, None) for feature in plan.features if not feature.tap for node in nodes_in(feature.value)]
     for whole_call in whole_calls_of(recording, plan):
         uses += [(node, None) for node in _arguments(recording.module_calls[whole_call])]
     return uses
@@ -281,6 +296,7 @@ def whole_calls_of(recording: Recording, plan: Plan) -> set[int]:
     whole_calls |= {
         plan.whole_call(recording, feature.module_call) for feature in plan.features if feature.module_call is not None
     }
+    whole_calls |= {feature.whole for feature in plan.features}
     whole_calls |= whole_calls_mutating_python(recording, plan)
     found: set[int] = set()
     waiting = [whole_call for whole_call in whole_calls if whole_call is not None]
@@ -370,3 +386,35 @@ def _arguments_written(recording: Recording, plan: Plan, module_call: ModuleCall
 
 def _is_whole(recording: Recording, plan: Plan, held: Opaque) -> bool:
     return held.module_call is not None and plan.whole_call(recording, held.module_call) == held.module_call
+
+
+def stops_at(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bool:
+    """Say whether nothing is needed that happens after a position inside a whole call.
+
+    What the rest of the call changes in Python may be read by the next call.
+    """
+    if recording.mutated or _changes_attributes(recording, plan, call, end):
+        return False
+    if any(
+        recording.module_calls[index].start >= call.start for index in whole_calls_of(recording, plan) - {call.index}
+    ):
+        return False
+    if any(guard.position >= call.start for guard in plan.guards):
+        return False
+    homes = [home for node, home in uses_of(recording, plan) if _lies_in(recording, plan, node, call)]
+    if None in homes or any(feature.whole is None and feature.produced_at > call.start for feature in plan.features):
+        return False
+    return all(meta_of(node).position < end for node in plan.needed)
+
+
+def _changes_attributes(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bool:
+    """Say whether a call changes attributes, of its own modules or after a position."""
+    inside = set(recording.root.get_submodule(call.path).modules())
+    if any(recording.root.get_submodule(path) in inside for path, _ in recording.changed):
+        return True
+    late = (write for write in recording.attribute_writes if write.position >= end)
+    return any(plan.whole_call(recording, write.module_call) == call.index for write in late)
+
+
+def _lies_in(recording: Recording, plan: Plan, node: fx.Node, call: ModuleCall) -> bool:
+    return plan.whole_call(recording, meta_of(node).module_call) == call.index

@@ -22,6 +22,7 @@ from fxfeat.ir.node_meta import (
     NodeMeta,
     meta_of,
 )
+from fxfeat.ir.tap import TappedCall
 from fxfeat.ir.tree import Steps
 from fxfeat.ir.written import map_nodes, nodes_in, opaque_in
 from fxfeat.opening.plan import (
@@ -29,12 +30,15 @@ from fxfeat.opening.plan import (
     find_implicit_inputs,
     is_movable,
     plan_openings,
+    stops_at,
     uses_of,
     whole_calls_mutating_python,
     whole_calls_of,
 )
+from fxfeat.opening.seal import measured, modules_used
 from fxfeat.runtime.check import check
 from fxfeat.runtime.clone import clone_all
+from fxfeat.runtime.run_tapped import run_tapped
 
 
 def outline(draft: Draft) -> Draft:
@@ -64,6 +68,8 @@ class _Copy:
         self.wanted = {node for node, _ in uses_of(self.recording, plan)}
         self.guards = sorted(plan.guards, key=lambda guard: guard.position)
         self.features: dict[int, Feature] = {}
+        self.tapped_calls: dict[int, TappedCall] = {}
+        self.taps: dict[str, fx.Node] = {}
 
     def run(self) -> Draft:
         for node in self.recording.graph.nodes:
@@ -82,12 +88,18 @@ class _Copy:
         self._write_features(last + 1)
         paths = {self.recording.module_calls[index].path for index in self.plan.opened} - {""}
         opened = tuple(sorted(paths))
+        taken = tuple(self.tapped_calls[index] for index in sorted(self.tapped_calls))
         features = tuple(self.features[index] for index in range(len(self.plan.features)))
         implicit_inputs = tuple(
             self.recording.module_calls[index].path for index in find_implicit_inputs(self.recording, self.plan)
         )
         return dataclasses.replace(
-            self.draft, graph=self.graph, features=features, opened=opened, implicit_inputs=implicit_inputs
+            self.draft,
+            graph=self.graph,
+            features=features,
+            opened=opened,
+            implicit_inputs=implicit_inputs,
+            tapped_calls=taken,
         )
 
     def _add(self, op: str, target: Any, args: Any, kwargs: Any, known: NodeMeta, name: str | None = None) -> fx.Node:
@@ -111,7 +123,9 @@ class _Copy:
 
     def _copy(self, node: fx.Node) -> None:
         if meta_of(node).unwritable:
-            raise TraceError(self._explain_unwritable(node))
+            path = self.recording.module_calls[meta_of(node).module_call].path
+            reason = f"{node.target!s} uses {meta_of(node).unwritable}, which cannot be written down as code"
+            raise TraceError(self._explain_unwritable(node), path=path, reason=reason)
         if meta_of(node).passed:
             self.made[node] = self._use(node.all_input_nodes[0])
             return
@@ -127,7 +141,11 @@ class _Copy:
         known = _summed(module_call, [meta_of(node) for node in inside])
         known = dataclasses.replace(known, mutates_python=module_call.index in self.mutates_python)
         args, kwargs = self._argument(module_call.args), self._argument(module_call.kwargs)
-        call = self._add("call_module", module_call.path, args, kwargs, known)
+        tapped = [feature for feature in self.plan.features if feature.whole == module_call.index]
+        if tapped:
+            call = self._call_tapped(module_call, tapped, args, kwargs, known)
+        else:
+            call = self._add("call_module", module_call.path, args, kwargs, known)
         self.calls[module_call.index] = call
         if isinstance(module_call.result, fx.Node):
             self.made.setdefault(module_call.result, call)
@@ -137,6 +155,32 @@ class _Copy:
                 and self.plan.whole_call(self.recording, meta_of(node).module_call) == module_call.index
             ):
                 self.made.setdefault(node, self._follow(call, steps, meta_of(node)))
+
+    def _call_tapped(
+        self, module_call: ModuleCall, features: list[Feature], args: Any, kwargs: Any, known: NodeMeta
+    ) -> fx.Node:
+        """Write one call of a module that stays whole, and pick what is copied out of it; return its own result."""
+        path, reason = self.plan.sealed.reasons[module_call.index]
+        taps = tuple(dict.fromkeys(feature.tap for feature in features if feature.tap is not None))
+        end = max(feature.produced_at for feature in features)
+        stops = stops_at(self.recording, self.plan, module_call, end) and all(tap.call is not None for tap in taps)
+        used = modules_used(self.recording, module_call.index, end if stops else module_call.stop)
+        earlier = sum(call.path == path for call in self.tapped_calls.values())
+        key = f"{path}@{earlier}" if earlier else path
+        self.tapped_calls[module_call.index] = TappedCall(key, path, reason, taps, stops, used)
+        owner = self._add("get_attr", "", (), {}, NodeMeta(module_call.start, 0, container=True))
+        values = {feature.name: measured(feature) for feature in features}
+        whole = dataclasses.replace(known, value=(known.value, values))
+        call = self._add("call_function", run_tapped, (owner, key, *args), kwargs, whole)
+        result = self._add(
+            "call_function", operator.getitem, (call, 0), {}, _only_value(known, known.value, known.aliases)
+        )
+        copies = self._add("call_function", operator.getitem, (call, 1), {}, _only_value(known, values))
+        for name, value in values.items():
+            self.taps[name] = self._add(
+                "call_function", operator.getitem, (copies, name), {}, _only_value(known, value)
+            )
+        return result
 
     def _nodes_of(self, module_call: ModuleCall) -> list[fx.Node]:
         return self.recording.nodes[module_call.start : module_call.stop]
@@ -201,6 +245,8 @@ class _Copy:
                 self.features[index] = self._feature(feature)
 
     def _feature(self, feature: Feature) -> Feature:
+        if feature.tap is not None:
+            return dataclasses.replace(feature, value=self.taps[feature.name], steps=())
         if opaque_in(feature.value):
             value: Any = self._result_of(feature)
         elif self._is_whole(feature):
@@ -222,7 +268,9 @@ class _Copy:
         if kind == "generator" or self.plan.whole_call(self.recording, feature.module_call) != feature.module_call:
             raise TraceError(
                 f"{feature.name!r} holds a {kind}, which cannot be written down as code. Ask for its tensors one by "
-                "one, or for nothing inside the module."
+                "one, or for nothing inside the module.",
+                path=None if kind == "generator" else self.recording.module_calls[feature.module_call].path,
+                reason=f"it returns a {kind}, which cannot be written down as code",
             )
         mutated = self.recording.module_calls[feature.module_call].mutated
         return self._copied_result(feature) if mutated else self._called(feature.module_call)

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxfeat.api import create_feature_extractor
 from fxfeat.errors import RequestError
+from fxfeat.ir.engine import Engine
 from fxfeat.ir.example import Example
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.formats import FORMATS
@@ -31,6 +32,7 @@ def features_only(
     return_dict: bool = False,
     *,
     example_inputs: Any = None,
+    engine: Engine = "auto",
 ) -> FeaturePyramid:
     """Cut a model down to a module that returns its feature maps.
 
@@ -53,6 +55,7 @@ def features_only(
         return_dict: return a dict by the levels' indices, as strings, instead of a list.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments; worked out from the
             model if not given.
+        engine: as for ``create_feature_extractor``.
 
     Returns:
         The pyramid; ``feature_info`` tells of its levels, and ``feature_info[i]["why"]`` why each was chosen.
@@ -65,7 +68,7 @@ def features_only(
     """
     if output_fmt not in FORMATS:
         raise RequestError(f"output_fmt is {output_fmt!r}; it must be one of {', '.join(map(repr, FORMATS))}.")
-    setup = read_setup(model, None, None, example_inputs)
+    setup = read_setup(model, None, None, example_inputs, engine)
     found = search_levels(setup)
     wanted = read_out_indices(out_indices, found.levels, found.flat)
     levels, example = found.levels, _as_inputs(setup.examples[0])
@@ -74,7 +77,7 @@ def features_only(
         source = limit_stride(source, output_stride, example_inputs=example)
         levels = tuple(limit_level(level, output_stride) for level in levels)
     names = {levels[index].module: str(index) for index in sorted(set(wanted))}
-    extractor = create_feature_extractor(source, names, example_inputs=example)
+    extractor = create_feature_extractor(source, names, example_inputs=example, engine=engine)
     info = FeatureInfo([describe_level(level, found.maps.extent.batch, output_fmt) for level in levels], wanted)
     layouts = {index: levels[index].layout for index in wanted}
     return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, found.maps.image), output_fmt, return_dict)

@@ -43,6 +43,7 @@ def render_extractor(extractor: FeatureExtractor) -> RenderableType:
     checks = [Text(f"  {check}") for check in extractor.guards[:_MOST_CHECKS]]
     parts: list[RenderableType] = [
         _tabulate(extractor.rows),
+        *map(Text, _list_tapped(extractor)),
         *map(Text, _summarize(extractor)),
         *checks,
         *_say_more(extractor),
@@ -55,7 +56,7 @@ def describe_extractor(extractor: FeatureExtractor) -> list[str]:
     emission = _find_emission(extractor)
     if isinstance(emission, TraceError):
         return [f"no {_mode(extractor)} mode: {emission}"]
-    return [*map(_describe_row, extractor.rows), *_summarize(extractor)]
+    return [*map(_describe_row, extractor.rows), *_list_tapped(extractor), *_summarize(extractor)]
 
 
 def _find_emission(extractor: FeatureExtractor) -> Emission | TraceError:
@@ -103,6 +104,12 @@ def _summarize(extractor: FeatureExtractor) -> list[str]:
     count = len(extractor.guards)
     checks = f"checks: {count}" if count else "checks: none"
     return [_list_opened(extractor.emission.opened), checks, _compare_parameters(extractor)]
+
+
+def _list_tapped(extractor: FeatureExtractor) -> list[str]:
+    calls = extractor.emission.tapped
+    reasons = {call.path or f"all of {extractor.original}": " ".join(call.reason.split()) for call in calls}
+    return [f"runs whole: {path} ({reason})" for path, reason in reasons.items()]
 
 
 def _list_opened(opened: Sequence[str]) -> str:

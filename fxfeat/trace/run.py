@@ -42,7 +42,7 @@ from fxfeat.trace.leaves import Leaves
 from fxfeat.trace.patches.module_calls import ModuleCallPatches
 from fxfeat.trace.recorder import Recorder
 
-_STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 _RECORDING = threading.RLock()
 KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
 
@@ -84,7 +84,9 @@ def record(
     mode = {True: " in train mode", False: " in eval mode", None: ""}[training]
     raise TraceError(
         f"{type(model).__name__} could not be recorded{mode} with inputs {describe_example(example)}: "
-        f"{type(error).__name__}: {_first_line(error)}. If it needs other inputs, pass example_inputs=."
+        f"{type(error).__name__}: {_first_line(error)}. If it needs other inputs, pass example_inputs=.",
+        path="",
+        reason=f"{type(error).__name__}: {_first_line(error)}",
     ) from error
 
 
@@ -305,7 +307,7 @@ def _write_inputs(
     for name, parameter in bound.signature.parameters.items():
         value = bound.arguments.get(name)
         default = () if parameter.default is parameter.empty else (parameter.default,)
-        stars = _STARS.get(parameter.kind, "")
+        stars = STARS.get(parameter.kind, "")
         node = recorder.add("placeholder", stars + name, default, name=name)
         given[name] = recorder.write_input(node, value, sole)
     positional = inspect.BoundArguments(bound.signature, OrderedDict(given)).args

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.inputs.examples import guess_examples, read_example
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Kind, Recording
 from fxfeat.isolation.unwrap import unwrap
@@ -29,11 +30,16 @@ class Setup:
     tracer_kwargs: dict[str, Any]
     examples: tuple[Example, ...]
     guessed: bool
+    engine: Engine = "code"
     _recordings: dict[Any, Recording] = field(default_factory=dict)
 
 
 def read_setup(
-    model: nn.Module, tracer_kwargs: dict[str, Any] | None, concrete_args: dict[str, Any] | None, example_inputs: Any
+    model: nn.Module,
+    tracer_kwargs: dict[str, Any] | None,
+    concrete_args: dict[str, Any] | None,
+    example_inputs: Any,
+    engine: Any = "code",
 ) -> Setup:
     """Check the arguments that the public functions share.
 
@@ -43,6 +49,7 @@ def read_setup(
     """
     if not isinstance(model, nn.Module):
         raise RequestError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
+    check_engine(engine)
     model = unwrap(model)
     _check_sizes(model)
     choose_leaves(tracer_kwargs)
@@ -57,7 +64,7 @@ def read_setup(
             f"fxfeat found no convolution, embedding, recurrent or linear layer in {type(model).__name__} to work an "
             "example input out from. Pass example_inputs=, for instance example_inputs=torch.rand(2, 3, 224, 224)."
         )
-    return Setup(model, dict(tracer_kwargs or {}), examples, example_inputs is None)
+    return Setup(model, dict(tracer_kwargs or {}), examples, example_inputs is None, engine)
 
 
 def _check_sizes(model: nn.Module) -> None:
@@ -111,7 +118,9 @@ def _explain(setup: Setup, tried: list[TraceError]) -> TraceError:
     shown = ", ".join(describe_example(example) for example in setup.examples[:4])
     return TraceError(
         f"No input worked out for {type(setup.model).__name__} runs (tried {shown}). Pass example_inputs=. "
-        f"The first failure: {tried[0]}"
+        f"The first failure: {tried[0]}",
+        path=tried[0].path,
+        reason=tried[0].reason,
     )
 
 

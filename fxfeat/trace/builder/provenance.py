@@ -160,6 +160,9 @@ class Provenance(GraphWriter):
 
     def _measured(self, value: Any) -> dict[str, Any]:
         if isinstance(value, torch.Tensor):
+            if value.layout == torch.strided and not value.is_nested:
+                # Code may exchange the tensor's memory; what is let go must not lend its identity to what is made later.
+                self.keep(value.untyped_storage())
             return {"value": measure(value), "aliases": frozenset({storage_of(value)})}
         held = [tensor for _, tensor in tensors(value)]
         return {"value": measure_all(value), "aliases": frozenset(storage_of(tensor) for tensor in held)}

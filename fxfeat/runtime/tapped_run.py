@@ -1,0 +1,77 @@
+"""What one tapped run has seen so far."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.ir.tap import Tap, TappedCall
+from fxfeat.ir.tree import follow, has
+from fxfeat.runtime.clone import clone_all
+
+
+class LastValueSeen(BaseException):
+    """Stops a run behind its last value; no ``Exception``, since a model's code may catch those."""
+
+    def __init__(self, run: TappedRun) -> None:
+        super().__init__("the last value that is tapped has been seen")
+        self.run = run
+
+
+class TappedRun:
+    """Counts the calls of modules, and keeps a copy of each value; ``fused`` names the fused kernels that ran.
+
+    Only what the thread does that began the run counts, and not what is computed again in a backward pass.
+    """
+
+    def __init__(self, call: TappedCall) -> None:
+        self.call = call
+        self.values: dict[str, Any] = {}
+        self.calls: Counter[nn.Module] = Counter()
+        self.under_way: list[tuple[nn.Module, int]] = []
+        self.fused: list[str] = []
+        self._thread = threading.get_ident()
+        self._backward = torch._C._current_graph_task_id()
+
+    def is_ours(self) -> bool:
+        """Say whether what happens right now belongs to this run."""
+        return self._thread == threading.get_ident() and self._backward == torch._C._current_graph_task_id()
+
+    def enter(self, module: nn.Module) -> int:
+        """Note that a module is called; return the number of the call."""
+        number = self.calls[module]
+        self.calls[module] += 1
+        self.under_way.append((module, number))
+        return number
+
+    def leave(self, module: nn.Module) -> int:
+        """Note that a module has returned; return the number of the call. Calls inside that failed end with it."""
+        while self.under_way:
+            ended, number = self.under_way.pop()
+            if ended is module:
+                return number
+        return self.calls[module] - 1
+
+    def copy(self, tap: Tap, value: Any) -> None:
+        """Keep a copy of a value, where the steps of a tap lead somewhere in it.
+
+        Raises:
+            LastValueSeen: where it was the last one, and the run is to stop there.
+        """
+        if not has(value, tap.steps):
+            return
+        self.keep(tap, clone_all(follow(value, tap.steps)))
+
+    def keep(self, tap: Tap, copied: Any) -> None:
+        """Keep what was copied.
+
+        Raises:
+            LastValueSeen: where it was the last one, and the run is to stop there.
+        """
+        self.values[tap.name] = copied
+        if self.call.stops and len(self.values) == len(self.call.taps):
+            raise LastValueSeen(self)
