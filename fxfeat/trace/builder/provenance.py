@@ -161,7 +161,7 @@ class Provenance(GraphWriter):
     def _measured(self, value: Any) -> dict[str, Any]:
         if isinstance(value, torch.Tensor):
             if value.layout == torch.strided and not value.is_nested:
-                # Code may exchange the tensor's memory; what is let go must not lend its identity to what is made later.
+                # Code may exchange its memory: what is let go must not lend its identity to what is made later.
                 self.keep(value.untyped_storage())
             return {"value": measure(value), "aliases": frozenset({storage_of(value)})}
         held = [tensor for _, tensor in tensors(value)]
