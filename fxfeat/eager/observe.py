@@ -135,7 +135,9 @@ def _look_at_argument(model: nn.Module, row: Row, given: Given, example: Example
 def _hooks(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look) -> Iterator[None]:
     """Look at what modules return: by a hook on each, or by one on all of them, for many hooks take long to put on."""
     # A hook on all modules runs before a module's own, which may return something else.
-    own = {module: held for module, held in wanted.items() if len(wanted) <= _FEW or module._forward_hooks}
+    # A scripted module takes none of its own.
+    hookable = [module for module in wanted if not isinstance(module, torch.jit.ScriptModule)]
+    own = {module: wanted[module] for module in hookable if len(wanted) <= _FEW or module._forward_hooks}
     others = {module: held for module, held in wanted.items() if module not in own}
     with ExitStack() as undo:
         for module, held in own.items():

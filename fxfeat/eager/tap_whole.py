@@ -27,7 +27,7 @@ from fxfeat.ir.recording import Recording
 from fxfeat.ir.tap import Tap, TappedCall
 from fxfeat.ir.tree import Steps, follow, has, tensors
 from fxfeat.names.query import OUTPUT, parse_query
-from fxfeat.opening.seal import measured, modules_used, tap_of
+from fxfeat.opening.seal import check_hookable, measured, modules_used, tap_of
 from fxfeat.runtime.clone import clone_all
 from fxfeat.runtime.run_tapped import run_tapped
 from fxfeat.trace.leaves import Leaves, choose_leaves
@@ -181,6 +181,7 @@ def _find(
         call = sorted(calls, key=lambda held: held.call)[index]
         if not _leads_to_tensors(call.result, steps):
             continue
+        check_hookable(model, call.path, query, inside=False)
         is_last = number is None and not is_first and len(calls) > 1
         return Tap(query, call.path, None if is_last else call.call, steps), call
     raise _explain_missing(model, modules, seen, query, parsed.name, error)

@@ -7,6 +7,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from fxfeat.errors import NodeNotFoundError
@@ -184,6 +185,13 @@ def _leaf_around(recording: Recording, name: str) -> str | None:
     )
 
 
+def _scripted_around(recording: Recording, name: str) -> str | None:
+    """Return the scripted module that a name lies inside, if there is one."""
+    modules = dict(recording.root.named_modules(remove_duplicate=False))
+    scripted = [path for path, module in modules.items() if isinstance(module, torch.jit.ScriptModule)]
+    return next((path for path in scripted if name.startswith(f"{path}.")), None)
+
+
 def explain_missing(recording: Recording, table: NameTable, query: str, name: str) -> str:
     """Say why a name was not found, and what comes nearest."""
     model = type(recording.root).__name__
@@ -191,6 +199,12 @@ def explain_missing(recording: Recording, table: NameTable, query: str, name: st
     known = list(dict.fromkeys([*table.listed, *(path for path in table.module_calls if path), OUTPUT]))
     near = difflib.get_close_matches(name, known, 3, 0.5) or [key for key in known if name and name in key][:3]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    scripted = _scripted_around(recording, name)
+    if scripted is not None:
+        return (
+            f"{query!r} is inside {scripted!r}, which is scripted: its code runs outside Python, where nothing can be "
+            f"seen. Ask for {scripted!r}."
+        )
     if name in table.paths:
         return f"{query!r} is a module of {model}, but its forward does not run in {mode} mode.{hint}"
     observe = f" fxfeat.get_graph_node_names(model) lists all {len(table.listed)} names."

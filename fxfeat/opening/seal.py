@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from fxfeat.errors import FxfeatError, TraceError
@@ -110,6 +111,7 @@ def tap_of(recording: Recording, feature: Feature, home: int) -> Tap | None:
     call, inner = _nth_call(recording, place), paths_inside(recording, home)
     if call is None or call.module not in inner or not _is_inside(recording, call.index, home):
         return None
+    check_hookable(_module_of(recording, home), inner[call.module], feature.name, isinstance(place, OpOccurrence))
     calls = [other.index for other in calls_inside(recording, home) if other.module == call.module]
     path, number = inner[call.module], calls.index(call.index)
     if isinstance(place, OpOccurrence):
@@ -119,6 +121,30 @@ def tap_of(recording: Recording, feature: Feature, home: int) -> Tap | None:
         return Tap(feature.name, path, number, place.steps, place.function, place.number, total)
     is_last = len(calls) > 1 and number == len(calls) - 1 and _means_last(recording, feature, call)
     return Tap(feature.name, path, None if is_last else number, origin.steps)
+
+
+def check_hookable(whole: nn.Module, path: str, name: str, inside: bool) -> None:
+    """Raise where no hook can copy a value out while a module runs.
+
+    Args:
+        whole: the module that runs.
+        path: where the module is from there that returns the value, or whose own code computes it.
+        name: what was asked for.
+        inside: whether it is computed by the module's own code.
+
+    Raises:
+        TraceError: naming the compiled module that it lies inside.
+    """
+    parts = path.split(".") if path else []
+    around = [".".join(parts[:count]) for count in range(len(parts) + inside)]
+    for outer in around:
+        module = whole.get_submodule(outer)
+        if isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None:
+            where = repr(outer) if outer else f"the {type(module).__name__}"
+            raise TraceError(
+                f"{name!r} is inside {where}, which is compiled: no hook can copy it out while that runs. Ask for what "
+                "the compiled module returns, or compile the extractor instead."
+            )
 
 
 def _count_calls(recording: Recording, call: ModuleCall, function: str) -> int:
@@ -155,8 +181,11 @@ def measured(feature: Feature) -> Any:
 
 def paths_inside(recording: Recording, home: int) -> dict[int, str]:
     """Map the identity of each module of a call's module to the path that leads there from it."""
-    module: nn.Module = recording.root.get_submodule(recording.module_calls[home].path)
-    return {id(inner): path for path, inner in module.named_modules()}
+    return {id(inner): path for path, inner in _module_of(recording, home).named_modules()}
+
+
+def _module_of(recording: Recording, index: int) -> nn.Module:
+    return recording.root.get_submodule(recording.module_calls[index].path)
 
 
 def calls_inside(recording: Recording, home: int) -> Iterator[ModuleCall]:

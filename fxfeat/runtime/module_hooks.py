@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from fxfeat.ir.tap import Tap
 from fxfeat.runtime.tapped_run import TappedRun
@@ -23,25 +26,36 @@ def copying_results(run: TappedRun, wanted: Mapping[nn.Module, Sequence[Tap]]) -
     A hook changes what a module computes where torch asks for hooks: it turns off the fast path of
     ``nn.TransformerEncoderLayer`` around it, as a hook of the user's would.
     """
+    scripted = {module: taps for module, taps in wanted.items() if isinstance(module, torch.jit.ScriptModule)}
     with ExitStack() as undo:
         for module, taps in wanted.items():
-            before, after = _hooks_of(run, taps)
-            with REGISTERING:
-                undo.callback(module.register_forward_pre_hook(before, prepend=True).remove)
-                undo.callback(module.register_forward_hook(after).remove)
+            if module not in scripted:
+                enter, leave = _hooks_of(run, {module: taps})
+                _put_on(undo, module.register_forward_pre_hook, enter, prepend=True)
+                _put_on(undo, module.register_forward_hook, leave)
+        if scripted:
+            # It takes no hooks of its own, and shows in those on every module.
+            enter, leave = _hooks_of(run, scripted)
+            _put_on(undo, register_module_forward_pre_hook, enter)
+            _put_on(undo, register_module_forward_hook, leave)
         yield
 
 
-def _hooks_of(run: TappedRun, taps: Sequence[Tap]) -> tuple[Any, Any]:
+def _put_on(undo: ExitStack, register: Callable[..., RemovableHandle], hook: Any, **options: bool) -> None:
+    with REGISTERING:
+        undo.callback(register(hook, **options).remove)
+
+
+def _hooks_of(run: TappedRun, wanted: Mapping[nn.Module, Sequence[Tap]]) -> tuple[Any, Any]:
     def enter(module: nn.Module, args: Any) -> None:
-        if run.is_ours():
+        if module in wanted and run.is_ours():
             run.enter(module)
 
     def leave(module: nn.Module, args: Any, result: Any) -> None:
-        if not run.is_ours():
+        if module not in wanted or not run.is_ours():
             return
         number = run.leave(module)
-        for tap in taps:
+        for tap in wanted[module]:
             if tap.call is None or tap.call == number:
                 run.copy(tap, result)
 

@@ -717,3 +717,35 @@ def test_a_model_that_fails_on_the_example_is_not_tapped():
 def test_names_that_do_not_exist_stay_errors(engine):
     with pytest.raises(fxfeat.NodeNotFoundError):
         make(Model(), ["block.missing"], engine)
+
+
+# -- what stays refused ------------------------------------------------------------------------------------------------
+
+
+class Around(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.layer = inner, nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.inner(x) if np.random.uniform() < 2 else x
+        return self.layer(x)
+
+
+@each_engine
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_what_a_scripted_module_returns_is_tapped_and_its_interior_refused(engine):
+    model = Model(Around(torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))))
+    values = make(model, ["block.inner", "block.layer"], engine)(X)
+    assert torch.equal(values["block.inner"], model.block.inner(model.stem(X)))
+    with pytest.raises(fxfeat.NodeNotFoundError, match=r"inside 'block.inner', which is scripted.*Ask for 'block.inner'"):
+        make(model, ["block.inner.0"], engine)
+
+
+@each_engine
+def test_what_a_compiled_module_returns_is_tapped_and_its_interior_refused(engine):
+    model = Model(Around(torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), backend="eager")))
+    values = make(model, ["block.inner", "block.layer"], engine)(X)
+    assert torch.equal(values["block.inner"], model.block.inner._orig_mod(model.stem(X)))
+    with pytest.raises(fxfeat.TraceError, match=r"inside '.*inner', which is compiled: no hook can copy it out"):
+        make(model, ["block.inner._orig_mod.0"], engine)

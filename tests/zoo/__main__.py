@@ -6,6 +6,7 @@ import argparse
 import functools
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -32,11 +33,18 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="models at a time")
     parser.add_argument("--limit", type=float, default=300, help="seconds for one model")
     parser.add_argument("--memory", type=float, default=9, help="GiB for one model")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file of results, a line of JSON each, kept")
-    parser.add_argument("--report", type=Path, default=REPORT, help="the Markdown to write")
+    parser.add_argument(
+        "--engine", choices=("auto", "code", "tap"), default="auto", help="what extractors are made with"
+    )
+    parser.add_argument("--results", type=Path, help="file of results, a line of JSON each, kept")
+    parser.add_argument("--report", type=Path, help="the Markdown to write")
     parser.add_argument("--timing", action="store_true", help="measure the time of verify again, of models recorded")
     parser.add_argument("--list", action="store_true", help="list the models and end")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    mark = "" if arguments.engine == "auto" else f"_{arguments.engine}"
+    arguments.results = arguments.results or RESULTS.with_stem(RESULTS.stem + mark)
+    arguments.report = arguments.report or REPORT.with_stem(REPORT.stem + mark)
+    return arguments
 
 
 _ONLY = "run all models, those without a result, those and the failed ones, or none: show what was measured before"
@@ -51,7 +59,7 @@ def main() -> int:
         return 0
     known = load(arguments.results)
     todo = [entry for entry in chosen if _is_wanted(entry, known, arguments.only)]
-    check = check_entry
+    check: Callable[..., Result] = functools.partial(check_entry, engine=arguments.engine)
     if arguments.timing:
         todo = [entry for entry in chosen if entry.name in known and known[entry.name].recorded]
         check = functools.partial(_time_again, known)
@@ -80,7 +88,8 @@ def _summary(result: Result) -> str:
     state = "not run in eager mode" if not result.runs else "ok" if result.faultless else "FAILED"
     counts = f"{result.compared} compared, {len(result.wrong)} wrong, {len(result.refused)} refused"
     times = f"verify {result.verify_one or 0:.1f} and {result.verify_all or 0:.1f} forwards"
-    return f"{result.name}: {state}, {counts}, {times}, {result.seconds:.0f} s"
+    whole = f", {len(result.tapped)} modules run whole" if result.tapped else ""
+    return f"{result.name}: {state}, {counts}{whole}, {times}, {result.seconds:.0f} s"
 
 
 def _write(path: Path, every: list[Entry], known: dict[str, Result], console: Console) -> None:

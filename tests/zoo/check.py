@@ -27,12 +27,13 @@ RIVAL_STAGE = "torchvision's extractor"
 Report = Callable[[str, Result], None]
 
 
-def check_entry(entry: Entry, report: Report = lambda stage, result: None) -> Result:
+def check_entry(entry: Entry, report: Report = lambda stage, result: None, engine: str = "auto") -> Result:
     """Compare every module of a model that returns a tensor with its hook.
 
     Args:
         entry: the model.
         report: called with the name of each stage before it, and with the result so far.
+        engine: as for ``create_feature_extractor``.
     """
     result, start = Result(entry.name), time.perf_counter()
     report("building", result)
@@ -41,7 +42,7 @@ def check_entry(entry: Entry, report: Report = lambda stage, result: None) -> Re
     seen = {mode: held for mode in MODES if (held := _run_eager(model, inputs, mode, result, report)) is not None}
     result.modules = max(map(len, seen.values()), default=0)
     if seen:
-        _check_extractors(model, inputs, seen, result, report)
+        _check_extractors(model, inputs, seen, result, report, engine)
     report(RIVAL_STAGE, result)
     result.rival = check_rival(model, inputs, seen)
     result.seconds = round(time.perf_counter() - start, 1)
@@ -73,10 +74,13 @@ def _run_eager(model: nn.Module, inputs: Any, mode: str, result: Result, report:
     return expected
 
 
-def _check_extractors(model: nn.Module, inputs: Any, seen: dict[str, Calls], result: Result, report: Report) -> None:
+def _check_extractors(
+    model: nn.Module, inputs: Any, seen: dict[str, Calls], result: Result, report: Report, engine: str
+) -> None:
     report(f"creating the extractor of all {result.modules} modules", result)
-    whole = _create(model, inputs, {mode: list(calls) for mode, calls in seen.items()}, result)
+    whole = _create(model, inputs, {mode: list(calls) for mode, calls in seen.items()}, result, engine)
     result.recorded_modes = list(whole)
+    result.tapped = list(dict.fromkeys(line for extractor in whole.values() for line in _tapped(model, extractor)))
     for mode, extractor in whole.items():
         report(f"{mode}: running", result)
         _set_mode(model, extractor, mode)
@@ -85,7 +89,7 @@ def _check_extractors(model: nn.Module, inputs: Any, seen: dict[str, Calls], res
     alone: dict[str, nn.Module] = {}
     for names in _sample(seen):
         report(f"{next(iter(names.values()))} alone", result)
-        alone = _create(model, inputs, {mode: [name] for mode, name in names.items()}, result)
+        alone = _create(model, inputs, {mode: [name] for mode, name in names.items()}, result, engine)
         for mode, extractor in alone.items():
             _set_mode(model, extractor, mode)
             _compare(model, extractor, inputs, seen[mode], [names[mode]], f"{mode}, alone", result)
@@ -93,6 +97,13 @@ def _check_extractors(model: nn.Module, inputs: Any, seen: dict[str, Calls], res
         report("timing verify", result)
         one = alone["eval"].eval() if "eval" in alone else None
         time_verify(model.eval(), whole["eval"].eval(), one, inputs, result)
+
+
+def _tapped(model: nn.Module, extractor: Any) -> list[str]:
+    """Say which modules run whole, with what share of the parameters, and why."""
+    every = sum(parameter.numel() for parameter in model.parameters())
+    inner = {path: sum(held.numel() for held in model.get_submodule(path).parameters()) for path, _ in extractor.tapped}
+    return [f"{path or 'all'} ({inner[path] / max(every, 1):.0%}): {reason}" for path, reason in extractor.tapped]
 
 
 def _set_mode(model: nn.Module, extractor: nn.Module, mode: str) -> None:
@@ -108,33 +119,37 @@ def _sample(seen: dict[str, Calls]) -> Iterator[dict[str, str]]:
         yield {mode: name if name in calls else chosen.choice(list(calls)) for mode, calls in seen.items()}
 
 
-def _create(model: nn.Module, inputs: Any, names: dict[str, list[str]], result: Result) -> dict[str, nn.Module]:
+def _create(
+    model: nn.Module, inputs: Any, names: dict[str, list[str]], result: Result, engine: str
+) -> dict[str, nn.Module]:
     """Make one extractor for the modes that run, or else one for each mode alone, and note what fails."""
     try:
-        made = _create_both(model, inputs, names)
+        made = _create_both(model, inputs, names, engine)
         return dict.fromkeys(names, made)
     except Exception:
-        alone = {mode: _create_one(model, inputs, mode, held, result) for mode, held in names.items()}
+        alone = {mode: _create_one(model, inputs, mode, held, result, engine) for mode, held in names.items()}
         return {mode: made for mode, made in alone.items() if made is not None}
 
 
-def _create_both(model: nn.Module, inputs: Any, names: dict[str, list[str]]) -> nn.Module:
+def _create_both(model: nn.Module, inputs: Any, names: dict[str, list[str]], engine: str = "auto") -> nn.Module:
     first = next(iter(names.values()))
     train, evaluation = (names.get(mode, first[:1]) for mode in ("train", "eval"))
     model.train(next(iter(names)) == "train")
     # Layers dropped at random are the same ones as in the seeded run of the model.
     torch.manual_seed(0)
     made = fxfeat.create_feature_extractor(
-        model, train_return_nodes=train, eval_return_nodes=evaluation, example_inputs=inputs
+        model, train_return_nodes=train, eval_return_nodes=evaluation, example_inputs=inputs, engine=engine
     )
     for mode in names:
         made.train(MODES[mode]).code  # noqa: B018  a mode that could not be recorded says so now
     return made
 
 
-def _create_one(model: nn.Module, inputs: Any, mode: str, names: list[str], result: Result) -> nn.Module | None:
+def _create_one(
+    model: nn.Module, inputs: Any, mode: str, names: list[str], result: Result, engine: str
+) -> nn.Module | None:
     try:
-        return _create_both(model, inputs, {mode: names})
+        return _create_both(model, inputs, {mode: names}, engine)
     except Exception as error:
         asked = f"all {len(names)} modules" if len(names) > 1 else names[0]
         result.failures.append(f"{mode}, creating with {asked}: {reason(error)}")

@@ -38,6 +38,7 @@ class Result:
     unrepeatable: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    tapped: list[str] = field(default_factory=list)
     forward_seconds: float | None = None
     verify_all: float | None = None
     verify_one: float | None = None
