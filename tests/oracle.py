@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import random
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -193,6 +196,41 @@ def assert_equals_eager(
             for name in request:
                 expected = pick(reference, seen, name)
                 assert same_value(found[name], expected), f"{name} in {request}, training={training}:\n{extractor.code}"
+
+
+def assert_taps_equal_eager(model: nn.Module, names: Sequence[str], example: Any, *others: Any) -> None:
+    """Compare with eager PyTorch, call after call, what modules that run whole give where code cannot be written out.
+
+    Names of operations that the model does not ``tap`` are compared by ``verify``.
+    """
+    reference, mine = copy.deepcopy(model), copy.deepcopy(model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*runs whole")
+        extractor = fxfeat.create_feature_extractor(mine, names, example_inputs=example)
+    assert extractor.tapped
+    for inputs in (example, example, *others):
+        with same_draws():
+            seen = eager(reference, inputs)
+        with same_draws():
+            found = run(extractor, inputs)
+        for name in names:
+            if name.partition("[")[0].partition("@")[0] in seen:
+                assert same_value(found[name], pick(reference, seen, name)), f"{name}:\n{extractor.code}"
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    assert fxfeat.verify(mine, extractor, *given).ok
+
+
+@contextlib.contextmanager
+def same_draws() -> Iterator[None]:
+    """Draw the same random numbers in Python and NumPy each time, and leave them as they were."""
+    before = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 def assert_gradients_equal(model: nn.Module, names: Sequence[str], example: Any) -> None:

@@ -27,6 +27,7 @@ from fxfeat.ir.recording import Recording
 from fxfeat.ir.tap import Tap, TappedCall
 from fxfeat.ir.tree import Steps, follow, has, tensors
 from fxfeat.names.query import OUTPUT, parse_query
+from fxfeat.opening.plan import is_looked_at
 from fxfeat.opening.seal import check_hookable, measured, modules_used, tap_of
 from fxfeat.runtime.clone import clone_all
 from fxfeat.runtime.run_tapped import run_tapped
@@ -76,6 +77,8 @@ def _tap(recording: Recording, feature: Feature) -> Feature:
 def _may_stop(recording: Recording, features: list[Feature], end: int) -> bool:
     """Say whether what the model does behind the last value matters to no later call."""
     if any(feature.tap is None or feature.tap.call is None or not feature.tap.path for feature in features):
+        return False
+    if is_looked_at(recording, recording.module_calls[0], end):
         return False
     if recording.changed or recording.mutated or any(held.position >= end for held in recording.attribute_writes):
         return False

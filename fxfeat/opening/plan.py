@@ -142,7 +142,9 @@ def _refuse(recording: Recording, plan: Plan) -> None:
             path = recording.module_calls[meta_of(node).module_call].path or "output"
             raise TraceError(
                 f"{look.hook[0].upper()}{look.hook[1:]} would not run: it looks at a result that these features do not "
-                f"need. Ask for {path!r} as well, or take the hook off while the extractor is made."
+                f"need. Ask for {path!r} as well, or take the hook off while the extractor is made.",
+                path="" if path == "output" else path,
+                reason=f"{look.hook} looks at a result that the features do not need",
             )
 
 
@@ -393,7 +395,7 @@ def stops_at(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bo
 
     What the rest of the call changes in Python may be read by the next call.
     """
-    if recording.mutated or _changes_attributes(recording, plan, call, end):
+    if recording.mutated or _changes_attributes(recording, plan, call, end) or is_looked_at(recording, call, end):
         return False
     if any(
         recording.module_calls[index].start >= call.start for index in whole_calls_of(recording, plan) - {call.index}
@@ -405,6 +407,11 @@ def stops_at(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bo
     if None in homes or any(feature.whole is None and feature.produced_at > call.start for feature in plan.features):
         return False
     return all(meta_of(node).position < end for node in plan.needed)
+
+
+def is_looked_at(recording: Recording, call: ModuleCall, end: int) -> bool:
+    """Say whether a hook of the user's looks on inside a call, from a position on."""
+    return any(meta_of(node).look is not None for node in recording.nodes[max(call.start, end) : call.stop])
 
 
 def _changes_attributes(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bool:

@@ -738,7 +738,9 @@ def test_what_a_scripted_module_returns_is_tapped_and_its_interior_refused(engin
     model = Model(Around(torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))))
     values = make(model, ["block.inner", "block.layer"], engine)(X)
     assert torch.equal(values["block.inner"], model.block.inner(model.stem(X)))
-    with pytest.raises(fxfeat.NodeNotFoundError, match=r"inside 'block.inner', which is scripted.*Ask for 'block.inner'"):
+    with pytest.raises(
+        fxfeat.NodeNotFoundError, match=r"inside 'block.inner', which is scripted.*Ask for 'block.inner'"
+    ):
         make(model, ["block.inner.0"], engine)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxfeat
-from tests.oracle import frozen
+from tests.oracle import assert_taps_equal_eager, frozen
 
 X = torch.randn(3, 4)
 
@@ -106,7 +106,8 @@ def test_after_listing(training):
 def test_after_a_failure_in_the_middle(training):
     model = build(Fails, training)
     with frozen(model), pytest.raises(fxfeat.TraceError) as caught:
-        fxfeat.create_feature_extractor(model, ["linear"], example_inputs=X)
+        fxfeat.create_feature_extractor(model, ["linear"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(model, ["linear"], X)
     mode = "train" if training else "eval"
     assert str(caught.value) == (
         f"Fails could not be recorded in {mode} mode with inputs ((3, 4) float32): ValueError: in the middle. "
@@ -134,7 +135,8 @@ def test_after_a_refusal(arguments):
 def test_after_a_value_left_torch():
     model = build(FailsOnceAFeatureIsAsked)
     with frozen(model), pytest.raises(fxfeat.TraceError):
-        fxfeat.create_feature_extractor(model, ["output"], example_inputs=X)
+        fxfeat.create_feature_extractor(model, ["output"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(model, ["output"], X)
 
 
 def test_python_and_numpy_draws():

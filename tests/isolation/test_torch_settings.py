@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fxfeat
-from tests.oracle import assert_equals_eager, tap
+from tests.oracle import assert_equals_eager, assert_taps_equal_eager, tap
 
 X = torch.rand(2, 4, 64, 8)
 
@@ -235,7 +235,8 @@ def test_the_code_is_written_out(kind):
 @pytest.mark.parametrize(("kind", "what"), REFUSED)
 def test_the_code_is_refused(kind, what):
     with pytest.raises(fxfeat.TraceError, match=f"In {kind.__name__}, the code changes {re.escape(what)} before .*Ask"):
-        fxfeat.create_feature_extractor(kind(), ["mul_1"], example_inputs=X)
+        fxfeat.create_feature_extractor(kind(), ["mul_1"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(kind(), ["mul_1"], X)
 
 
 @pytest.mark.parametrize("kind", [*RIGHT, *(kind for kind, _ in REFUSED)])
@@ -297,7 +298,8 @@ def test_tiny_numbers_taken_for_zero_are_refused():
         fxfeat.TraceError,
         match=re.escape("`torch.set_flush_denormal(True)` sets whether tiny numbers are taken for 0. Ask for features"),
     ):
-        fxfeat.create_feature_extractor(TinyNumbers(), ["mul_1"], example_inputs=X)
+        fxfeat.create_feature_extractor(TinyNumbers(), ["mul_1"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(TinyNumbers(), ["mul_1"], X)
 
 
 FAILING = [FailsWithTinyNumbers, FailsWithAnotherDtype, FailsWithMoreThreads, FailsWithLowerPrecision]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fxfeat
-from tests.oracle import same
+from tests.oracle import assert_taps_equal_eager, same
 
 X = torch.randn(3, 4)
 SHARED: dict[str, object] = {}
@@ -164,7 +164,8 @@ def test_a_tensor_that_an_opened_module_hands_on_arrives(pair):
 @pytest.mark.parametrize("pair", OTHERS, ids=lambda pair: pair[0].__name__)
 def test_what_an_opened_module_hands_on_in_python_is_refused(pair):
     with pytest.raises(fxfeat.TraceError, match=r"^Model hands something on from one module to another, "):
-        fxfeat.create_feature_extractor(model_of(pair), ["first.linear", "head"], example_inputs=X)
+        fxfeat.create_feature_extractor(model_of(pair), ["first.linear", "head"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(model_of(pair), ["first.linear", "head"], X)
 
 
 class Backwards(Model):
@@ -178,7 +179,8 @@ class Backwards(Model):
 def test_a_flag_that_is_set_for_the_next_call_behind_the_features_is_refused():
     model = Backwards(SetsAFlag, GoesByAFlag).eval()
     with pytest.raises(fxfeat.TraceError, match=r"^Backwards hands something on from one module to another, or to the"):
-        fxfeat.create_feature_extractor(model, ["second"], example_inputs=X)
+        fxfeat.create_feature_extractor(model, ["second"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(model, ["second"], X)
 
 
 def test_a_flag_that_is_set_for_the_next_call_before_the_last_feature_is_there():
@@ -272,12 +274,18 @@ class Discharges(nn.Module):
 def test_a_reset_that_does_not_show_on_the_example_is_refused(cell, size):
     torch.manual_seed(0)
     with pytest.raises(fxfeat.TraceError, match=r"^Discharges hands something on from one module to another, "):
-        fxfeat.create_feature_extractor(Discharges(cell).eval(), ["cell"], example_inputs=torch.rand(3, 4) * size)
+        fxfeat.create_feature_extractor(
+            Discharges(cell).eval(), ["cell"], example_inputs=torch.rand(3, 4) * size, engine="code"
+        )
+    assert_taps_equal_eager(Discharges(cell).eval(), ["cell"], torch.rand(3, 4) * size)
 
 
 def test_the_refusal_names_what_is_handed_on():
     with pytest.raises(fxfeat.TraceError) as refused:
-        fxfeat.create_feature_extractor(model_of((SetsAFlag, GoesByAFlag)), ["first.linear", "head"], example_inputs=X)
+        fxfeat.create_feature_extractor(
+            model_of((SetsAFlag, GoesByAFlag)), ["first.linear", "head"], example_inputs=X, engine="code"
+        )
+    assert_taps_equal_eager(model_of((SetsAFlag, GoesByAFlag)), ["first.linear", "head"], X)
     assert str(refused.value) == (
         "Model hands something on from one module to another, or to the next call, in Python (box.up), which "
         "written-out code does not. Ask for features outside the modules that do so: then they are called whole."

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fxfeat
-from tests.oracle import call, run
+from tests.oracle import assert_taps_equal_eager, call, run
 
 X = torch.randn(2, 3)
 LONGER = torch.randn(4, 3)
@@ -130,7 +130,8 @@ def test_an_object_of_no_known_kind_that_each_block_changes(names):
 
 def test_an_object_that_open_code_makes_is_no_feature():
     with pytest.raises(fxfeat.TraceError) as caught:
-        fxfeat.create_feature_extractor(Stack(SimpleNamespace), ["blocks.1"], example_inputs=X)
+        fxfeat.create_feature_extractor(Stack(SimpleNamespace), ["blocks.1"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(Stack(SimpleNamespace), ["blocks.1"], X)
     assert str(caught.value) == (
         "'blocks.1' holds a SimpleNamespace, which cannot be written down as code. Ask for its tensors one by one, or "
         "for nothing inside the module."

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fxfeat
-from tests.oracle import assert_equals_eager, eager, run, same
+from tests.oracle import assert_equals_eager, assert_taps_equal_eager, eager, run, same
 
 X = torch.randn(3, 4)
 LONGER = torch.randn(6, 4)
@@ -197,7 +197,8 @@ def test_an_opened_child_that_gets_at_memory_is_refused(change):
         rf"^In 'child', the memory of a tensor is {what} at .*test_rebinding.py:\d+: `.*x.*`. Ask for features outs"
     )
     with pytest.raises(fxfeat.TraceError, match=refusal):
-        fxfeat.create_feature_extractor(ChildThatChanges(change), ["child.add"], example_inputs=X)
+        fxfeat.create_feature_extractor(ChildThatChanges(change), ["child.add"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(ChildThatChanges(change), ["child.add"], X)
 
 
 class IdentityThenWrite(Base):

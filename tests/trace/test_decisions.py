@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fxfeat
-from tests.oracle import assert_equals_eager, eager, pick, run, same, same_value
+from tests.oracle import assert_equals_eager, assert_taps_equal_eager, eager, pick, run, same, same_value
 
 IMAGE = torch.randn(2, 3, 8, 8)
 
@@ -250,7 +250,8 @@ def test_a_value_that_leaves_torch_is_eagers_or_a_clear_error(model):
 def test_a_value_that_leaves_torch_names_file_and_line():
     line = inspect.getsourcelines(ThroughNumPy.forward)[1] + 2
     with pytest.raises(fxfeat.TraceError) as caught:
-        fxfeat.create_feature_extractor(ThroughNumPy().eval(), ["head"], example_inputs=IMAGE)
+        fxfeat.create_feature_extractor(ThroughNumPy().eval(), ["head"], example_inputs=IMAGE, engine="code")
+    assert_taps_equal_eager(ThroughNumPy().eval(), ["head"], IMAGE)
     assert str(caught.value) == (
         f"In ThroughNumPy, a value leaves torch at {__file__}:{line}: `mean = x.detach().numpy().mean()`, so what "
         "follows from it cannot be written down. Ask for features outside what it leads to."

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import fxfeat
-from tests.oracle import eager, run, same
+from tests.oracle import assert_taps_equal_eager, eager, run, same
 
 X = torch.randn(2, 4)
 LONGER = torch.randn(5, 4)
@@ -127,7 +127,8 @@ def test_a_number_is_drawn_anew_at_each_call(kind):
 @pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
 def test_a_draw_that_leads_somewhere_is_refused(kind):
     with pytest.raises(fxfeat.TraceError) as refused:
-        fxfeat.create_feature_extractor(kind().eval(), ["head"], example_inputs=X)
+        fxfeat.create_feature_extractor(kind().eval(), ["head"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(kind().eval(), ["head"], X)
     expected = (
         f"In {kind.__name__}, random numbers are drawn from Python or NumPy. Ask for features outside what it leads to."
     )
@@ -177,7 +178,8 @@ def test_the_code_draws_what_it_needs(kind, code):
 
 def test_a_draw_that_decides_in_training_is_refused_there():
     with pytest.raises(fxfeat.TraceError, match=r"^In SkipsInTraining, random numbers are drawn from Python or NumPy"):
-        fxfeat.create_feature_extractor(SkipsInTraining().train(), ["head"], example_inputs=X)
+        fxfeat.create_feature_extractor(SkipsInTraining().train(), ["head"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(SkipsInTraining().train(), ["head"], X)
 
 
 def test_the_graph_can_be_printed():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fxfeat
-from tests.oracle import assert_equals_eager, eager, run, same
+from tests.oracle import assert_equals_eager, assert_taps_equal_eager, eager, run, same
 from tests.trace import elsewhere
 from tests.trace.elsewhere import folded, seeded_noise
 
@@ -77,7 +77,8 @@ class Inherits(CallsAMethod):
 
 def test_a_seed_that_another_file_sets_is_refused():
     with pytest.raises(fxfeat.TraceError) as refused:
-        fxfeat.create_feature_extractor(AddsSeededNoise().eval(), ["head"], example_inputs=X)
+        fxfeat.create_feature_extractor(AddsSeededNoise().eval(), ["head"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(AddsSeededNoise().eval(), ["head"], X)
     message = str(refused.value)
     assert message.startswith("In AddsSeededNoise, the code at ")
     assert message.endswith(": `manual_seed(3)` sets the random state. Ask for features outside what it leads to.")

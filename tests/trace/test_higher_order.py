@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import fxfeat
+from tests.oracle import assert_taps_equal_eager
 
 X = torch.randn(2, 3, 8)
 LONGER = torch.randn(1, 5, 8)
@@ -103,7 +104,8 @@ def test_a_mask_for_flexible_attention_in_an_opened_module_is_refused():
         r"^In 'first', the code changes the dispatch modes that are on before .*`return flex_attention\(heads, heads,"
     )
     with torch.no_grad(), pytest.raises(fxfeat.TraceError, match=refusal):
-        fxfeat.create_feature_extractor(Stack(WithMask).eval(), ["first.result"], example_inputs=X)
+        fxfeat.create_feature_extractor(Stack(WithMask).eval(), ["first.result"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(Stack(WithMask).eval(), ["first.result"], X)
 
 
 class Branches(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fxfeat
-from tests.oracle import assert_equals_eager, run, same
+from tests.oracle import assert_equals_eager, assert_taps_equal_eager, run, same
 
 X = torch.randn(2, 4)
 OTHER = torch.randn(5, 4)
@@ -103,7 +103,8 @@ def test_a_hook_on_the_model_itself_runs_with_its_output():
 def test_a_hook_on_the_model_itself_whose_output_is_pruned_is_refused():
     _, model, _ = watched("")
     with pytest.raises(fxfeat.TraceError) as caught:
-        fxfeat.create_feature_extractor(model, ["first"], example_inputs=X)
+        fxfeat.create_feature_extractor(model, ["first"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(model, ["first"], X)
     assert str(caught.value) == (
         "The hook Watcher.after on the model itself would not run: it looks at a result that these features do not "
         "need. Ask for 'output' as well, or take the hook off while the extractor is made."
@@ -113,7 +114,8 @@ def test_a_hook_on_the_model_itself_whose_output_is_pruned_is_refused():
 def test_a_hook_on_an_opened_module_that_is_not_finished_is_refused():
     _, model, _ = watched("second")
     with pytest.raises(fxfeat.TraceError) as caught:
-        fxfeat.create_feature_extractor(model, ["second.linear"], example_inputs=X)
+        fxfeat.create_feature_extractor(model, ["second.linear"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(model, ["second.linear"], X)
     assert str(caught.value) == (
         "The hook Watcher.after on 'second' would not run: it looks at a result that these features do not "
         "need. Ask for 'second' as well, or take the hook off while the extractor is made."
@@ -168,7 +170,8 @@ def test_a_hook_that_does_two_things_at_once_is_refused():
 
     model.first.register_forward_hook(hook)
     with pytest.raises(fxfeat.TraceError, match="changes values and Python state at once"):
-        fxfeat.create_feature_extractor(model, INNER, example_inputs=X)
+        fxfeat.create_feature_extractor(model, INNER, example_inputs=X, engine="code")
+    assert_taps_equal_eager(model, INNER, X)
     assert calls == []
     whole = fxfeat.create_feature_extractor(model, ["second.linear"], example_inputs=X)
     whole(X)
@@ -180,7 +183,8 @@ def test_a_backward_hook_on_an_opened_module_is_refused(register):
     model = Model().eval()
     getattr(model.first, register)(lambda *details: None)
     with pytest.raises(fxfeat.TraceError, match="a backward hook sits on 'first'"):
-        fxfeat.create_feature_extractor(model, INNER, example_inputs=X)
+        fxfeat.create_feature_extractor(model, INNER, example_inputs=X, engine="code")
+    assert_taps_equal_eager(model, INNER, X)
     fxfeat.create_feature_extractor(model, ["first", "second.linear"], example_inputs=X)
 
 

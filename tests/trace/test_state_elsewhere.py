@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxfeat
-from tests.oracle import assert_equals_eager
+from tests.oracle import assert_equals_eager, assert_taps_equal_eager
 
 X = torch.randn(3, 4)
 LONGER = torch.randn(6, 4)
@@ -374,13 +374,15 @@ class ChildReplaced(Base):
 )
 def test_python_state_that_changes_a_feature_is_refused(kind):
     with pytest.raises(fxfeat.TraceError, match="'last' changes from call to call with"):
-        fxfeat.create_feature_extractor(kind(), ["last"], example_inputs=X)
+        fxfeat.create_feature_extractor(kind(), ["last"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(kind(), ["last"], X)
 
 
 @pytest.mark.parametrize("kind", [SlotsAttribute, IteratorAttribute, OwnGenerator])
 def test_python_state_that_nobody_sees_is_refused_by_what_it_does(kind):
     with pytest.raises(fxfeat.TraceError) as caught:
-        fxfeat.create_feature_extractor(kind(), ["last"], example_inputs=X)
+        fxfeat.create_feature_extractor(kind(), ["last"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(kind(), ["last"], X)
     assert str(caught.value) == (
         f"{kind.__name__} does something else each time it is run on the same input: its code keeps state where fxfeat "
         "cannot see it, as in an iterator, a generator of random numbers or __slots__. Make it a buffer, or ask for "
@@ -413,7 +415,8 @@ class MemoryExchangedAfterwards(Base):
 
 def test_memory_of_the_model_exchanged_after_the_feature_is_refused():
     with pytest.raises(fxfeat.TraceError, match=r"the memory of a tensor is exchanged at .*linear\.weight\.data = "):
-        fxfeat.create_feature_extractor(MemoryExchangedAfterwards(), ["last"], example_inputs=X)
+        fxfeat.create_feature_extractor(MemoryExchangedAfterwards(), ["last"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(MemoryExchangedAfterwards(), ["last"], X)
 
 
 class AsksForAnAddress(Base):
@@ -424,4 +427,5 @@ class AsksForAnAddress(Base):
 
 def test_an_address_that_is_read_is_refused():
     with pytest.raises(fxfeat.TraceError, match="the address of a tensor's memory is read at "):
-        fxfeat.create_feature_extractor(AsksForAnAddress(), ["last"], example_inputs=X)
+        fxfeat.create_feature_extractor(AsksForAnAddress(), ["last"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(AsksForAnAddress(), ["last"], X)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fxfeat
-from tests.oracle import same
+from tests.oracle import assert_taps_equal_eager, same
 
 X, OTHER = torch.rand(3, 4), torch.rand(3, 4)
 PICKLED = pickle.dumps(torch.arange(4.0))
@@ -75,4 +75,5 @@ class CopiesWhatItIsGiven(Base):
 @pytest.mark.parametrize("kind", [Loads, PicklesWhatItIsGiven, SavesWhatItIsGiven, CopiesWhatItIsGiven])
 def test_what_cannot_be_followed_is_refused(kind):
     with pytest.raises(fxfeat.TraceError, match=f"^In '?{kind.__name__}'?, "):
-        fxfeat.create_feature_extractor(kind().eval(), ["linear"], example_inputs=X)
+        fxfeat.create_feature_extractor(kind().eval(), ["linear"], example_inputs=X, engine="code")
+    assert_taps_equal_eager(kind().eval(), ["linear"], X)

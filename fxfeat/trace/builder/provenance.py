@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
 from collections.abc import Iterable, Iterator
@@ -160,7 +161,7 @@ class Provenance(GraphWriter):
 
     def _measured(self, value: Any) -> dict[str, Any]:
         if isinstance(value, torch.Tensor):
-            if value.layout == torch.strided and not value.is_nested:
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # not every tensor has a storage
                 # Code may exchange its memory: what is let go must not lend its identity to what is made later.
                 self.keep(value.untyped_storage())
             return {"value": measure(value), "aliases": frozenset({storage_of(value)})}
