@@ -18,7 +18,7 @@ from fxfeat.codegen.extractor import (
 from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, emit_what_arrives
 from fxfeat.eager.purity import find_purity
 from fxfeat.eager.tap_whole import tap_recorded, tap_unrecorded
-from fxfeat.errors import NodeNotFoundError, RequestError, TraceError
+from fxfeat.errors import UNSEEN_STATE, NodeNotFoundError, RequestError, TraceError
 from fxfeat.guards.choose_assumptions import choose_assumptions
 from fxfeat.guards.dtypes import has_dtypes, tie_all_dtypes
 from fxfeat.guards.free_sizes import find_dtypes, find_free_sizes, find_input_guards, is_same_code
@@ -222,7 +222,7 @@ def _emit_checked(setup: Setup, recording: Recording, training: bool | None, mak
             "a buffer, or ask for features outside the module that keeps it. A torch.Tensor(2, 3) that it makes holds "
             "what the memory held: make a torch.empty(2, 3).",
             path="",
-            reason="its code does something else each time it is run on the same input",
+            reason=UNSEEN_STATE,
         )
     tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
     if tied:

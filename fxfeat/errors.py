@@ -25,5 +25,9 @@ class TraceError(FxfeatError, RuntimeError):
         self.reason = reason or message
 
 
+UNSEEN_STATE = "its code does something else each time it is run on the same input"
+"""The reason where code keeps state that nobody sees: such a module is never stopped on the way."""
+
+
 class GuardError(FxfeatError, RuntimeError):
     """An input that would have taken another branch than the one that was recorded."""

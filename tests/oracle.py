@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import fxfeat
+from fxfeat.isolation.preserved import preserved
 
 Seen = dict[str, list[Any]]
 
@@ -201,33 +202,31 @@ def assert_equals_eager(
 def assert_taps_equal_eager(model: nn.Module, names: Sequence[str], example: Any, *others: Any) -> None:
     """Compare with eager PyTorch, call after call, what modules that run whole give where code cannot be written out.
 
-    Names of operations that the model does not ``tap`` are compared by ``verify``.
+    Names of operations are compared where the model calls ``tap`` for them.
     """
-    reference, mine = copy.deepcopy(model), copy.deepcopy(model)
-    with warnings.catch_warnings():
+    with preserved(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*runs whole")
-        extractor = fxfeat.create_feature_extractor(mine, names, example_inputs=example)
-    assert extractor.tapped
-    for inputs in (example, example, *others):
-        with same_draws():
-            seen = eager(reference, inputs)
-        with same_draws():
-            found = run(extractor, inputs)
-        for name in names:
-            if name.partition("[")[0].partition("@")[0] in seen:
-                assert same_value(found[name], pick(reference, seen, name)), f"{name}:\n{extractor.code}"
-    given = inputs if isinstance(inputs, tuple) else (inputs,)
-    assert fxfeat.verify(mine, extractor, *given).ok
+        extractor = fxfeat.create_feature_extractor(model, names, example_inputs=example)
+        assert extractor.tapped
+        given = (example, example, *others)
+        reference = copy.deepcopy(model)
+        # What both keep in a class or in a closure starts anew.
+        with preserved(reference):
+            expected = [_with_same_draws(eager, reference, inputs) for inputs in given]
+        for inputs, seen in zip(given, expected, strict=True):
+            found = _with_same_draws(run, extractor, inputs)
+            for name in names:
+                if name.partition("[")[0].partition("@")[0] in seen:
+                    assert same_value(found[name], pick(reference, seen, name)), f"{name}:\n{extractor.code}"
 
 
-@contextlib.contextmanager
-def same_draws() -> Iterator[None]:
+def _with_same_draws(call: Any, *arguments: Any) -> Any:
     """Draw the same random numbers in Python and NumPy each time, and leave them as they were."""
     before = random.getstate(), np.random.get_state()
     random.seed(0)
     np.random.seed(0)
     try:
-        yield
+        return call(*arguments)
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])

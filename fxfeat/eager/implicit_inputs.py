@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from fxfeat.eager.repeated_calls import check_repeats
 from fxfeat.errors import TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission
+from fxfeat.ir.guard import AttributeWrite
 from fxfeat.ir.recording import Recording
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.passes.run_passes import rewrite
@@ -61,18 +62,25 @@ def check_calls(setup: Setup, recording: Recording, training: bool | None, emiss
     """Raise where features change from call to call with what opened modules keep in Python."""
     opened = {"", *emission.opened}
     changed = [held for held in recording.changed if held[0] in opened]
-    changed += [
-        (held.path, held.name)
-        for held in recording.attribute_writes
-        if recording.module_calls[held.module_call].path in opened
-    ]
+    writes = [write for write in recording.attribute_writes if recording.module_calls[write.module_call].path in opened]
+    # The deepest module that changes itself, or what is around one that is changed and the one that does so.
+    at = (
+        _shared_path(_around_writes(writes, recording))
+        if writes
+        else max((path for path, _ in changed), key=_depth, default="")
+    )
+    changed += [(write.path, write.name) for write in writes]
     if not changed and _reaches(setup.model, opened, recording.mutated):
         changed = [("", "what its attributes hold")]
     if changed:
         leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
         check_repeats(
-            _to_run(setup, recording), Observation(emission.rows, leaves, setup.examples[0], training), changed
+            _to_run(setup, recording), Observation(emission.rows, leaves, setup.examples[0], training), changed, at
         )
+
+
+def _depth(path: str) -> int:
+    return len(path.split(".")) if path else 0
 
 
 def _to_run(setup: Setup, recording: Recording) -> nn.Module:
@@ -81,9 +89,21 @@ def _to_run(setup: Setup, recording: Recording) -> nn.Module:
 
 
 def _around_implicit_inputs(recording: Recording) -> str:
-    """Return the smallest module around all that is handed on in Python, as far as that can be named."""
-    paths = [write.path for write in recording.attribute_writes] + [path for path, _ in recording.changed]
-    paths += [recording.module_calls[write.module_call].path for write in recording.attribute_writes]
+    """Return the smallest module around those that hand something on in Python and those that get it.
+
+    Where no other module is known to be concerned than the one that changes, its caller is.
+    """
+    paths = [path for path, _ in recording.changed] + _around_writes(recording.attribute_writes, recording)
+    shared = _shared_path(paths)
+    return shared if shared not in paths else shared.rpartition(".")[0]
+
+
+def _around_writes(writes: Iterable[AttributeWrite], recording: Recording) -> list[str]:
+    """List the modules of which attributes are set, and those whose code sets them."""
+    return [path for write in writes for path in (write.path, recording.module_calls[write.module_call].path)]
+
+
+def _shared_path(paths: Iterable[str]) -> str:
     levels = zip(*(path.split(".") for path in paths), strict=False)
     shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, levels)
     return ".".join(parts[0] for parts in shared)

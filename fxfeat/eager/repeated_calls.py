@@ -19,7 +19,7 @@ from fxfeat.isolation.random_state import read_random, restore_random
 from fxfeat.isolation.torch_settings import same_switches
 
 
-def check_repeats(model: nn.Module, sight: Observation, changed: Sequence[tuple[str, str]]) -> None:
+def check_repeats(model: nn.Module, sight: Observation, changed: Sequence[tuple[str, str]], path: str) -> None:
     """Raise where a second call of the model gives other features, because the first one changed its attributes.
 
     A cache changes attributes too, but not what is computed; so the model is run rather than read.
@@ -28,6 +28,7 @@ def check_repeats(model: nn.Module, sight: Observation, changed: Sequence[tuple[
         model: the model; it comes back as it was.
         sight: the features, and what to run the model on.
         changed: path of the module and name of each attribute that a call changes, in opened modules.
+        path: the module that has to be called whole for it.
 
     Raises:
         TraceError: naming the attributes.
@@ -35,11 +36,11 @@ def check_repeats(model: nn.Module, sight: Observation, changed: Sequence[tuple[
     differing = _differing(model, sight, changed)
     if not differing:
         return
-    shown = " and ".join(sorted({f"{path}.{name}".lstrip(".") for path, name in changed}))
+    shown = " and ".join(sorted({f"{home}.{name}".lstrip(".") for home, name in changed}))
     raise TraceError(
         f"{differing[0]!r} changes from call to call with {shown} of {type(model).__name__}, which its code keeps in "
         "plain Python; written-out code could not. Ask for features outside that module, or make it a buffer.",
-        path=max((path for path, _ in changed), key=lambda path: path.count(".") + bool(path)),
+        path=path,
         reason=f"it changes {shown} from call to call, which its code keeps in plain Python",
     )
 

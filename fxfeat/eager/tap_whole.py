@@ -16,7 +16,7 @@ from torch import fx, nn
 from fxfeat.analysis.dependencies import find_needed
 from fxfeat.codegen.emit import emit
 from fxfeat.eager.explore import Exploration, ModuleCallSeen, explore
-from fxfeat.errors import NodeNotFoundError, TraceError
+from fxfeat.errors import UNSEEN_STATE, NodeNotFoundError, TraceError
 from fxfeat.inputs.examples import bind
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission
@@ -56,12 +56,13 @@ def tap_recorded(
     moved = [_tap(recording, feature) for feature in features]
     inner = [feature for feature in moved if feature.tap is not None]
     end = max((feature.produced_at for feature in inner), default=0)
-    stops = bool(inner) and _may_stop(recording, inner, end)
+    stops = bool(inner) and reason != UNSEEN_STATE and _may_stop(recording, inner, end)
     used = modules_used(recording, 0, end if stops else recording.module_calls[0].stop)
     taps = tuple(dict.fromkeys(feature.tap for feature in inner if feature.tap is not None))
     call = TappedCall("", "", reason, taps, stops, used)
     values = {feature.name: measured(feature) for feature in inner}
-    return _emit(Draft(recording, fx.Graph(), tuple(moved), on_model=on_model), call, example, values)
+    emission = _emit(Draft(recording, fx.Graph(), tuple(moved), on_model=on_model), call, example, values)
+    return dataclasses.replace(emission, writes_parameters=recording.writes_parameters)
 
 
 def _tap(recording: Recording, feature: Feature) -> Feature:

@@ -19,6 +19,9 @@ from fxfeat.ir.tree import follow
 from fxfeat.ir.written import map_nodes, nodes_in
 from fxfeat.names.query import parse_query
 
+FUNCTION_MODES = "the function modes that are on"
+"""What is said to change where a model enters function modes of its own."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sealed:
@@ -117,6 +120,14 @@ def tap_of(recording: Recording, feature: Feature, home: int) -> Tap | None:
     if isinstance(place, OpOccurrence):
         if any(other.module not in inner for other in calls_inside(recording, home)):
             return None  # what such modules do would be counted as done by the code that calls them
+        if any(
+            FUNCTION_MODES in why.reason and _is_inside(recording, why.module_call, home)
+            for why in recording.unsupported
+        ):
+            raise TraceError(
+                f"{feature.name!r} is computed where the model enters function modes of its own, which may change what "
+                "comes out. Ask for what a module returns."
+            )
         total = _count_calls(recording, call, place.function)
         return Tap(feature.name, path, number, place.steps, place.function, place.number, total)
     is_last = len(calls) > 1 and number == len(calls) - 1 and _means_last(recording, feature, call)

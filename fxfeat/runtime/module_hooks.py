@@ -26,7 +26,9 @@ def copying_results(run: TappedRun, wanted: Mapping[nn.Module, Sequence[Tap]]) -
     A hook changes what a module computes where torch asks for hooks: it turns off the fast path of
     ``nn.TransformerEncoderLayer`` around it, as a hook of the user's would.
     """
-    scripted = {module: taps for module, taps in wanted.items() if isinstance(module, torch.jit.ScriptModule)}
+    scripted: dict[nn.Module, Sequence[Tap]] = {
+        module: taps for module, taps in wanted.items() if isinstance(module, torch.jit.ScriptModule)
+    }
     with ExitStack() as undo:
         for module, taps in wanted.items():
             if module not in scripted:
