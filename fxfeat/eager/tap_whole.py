@@ -272,7 +272,8 @@ def _emit(draft: Draft, call: TappedCall, example: Example, values: dict[str, An
     inputs: dict[str, fx.Node] = {}
     for node in recording.graph.nodes:
         if node.op == "placeholder":
-            inputs[node.name] = graph.node_copy(node)
+            # By the parameter's name: the node of one that is called input, as one of Python's functions, has another.
+            inputs[str(node.target).lstrip("*")] = graph.node_copy(node)
     given = [_clone_input(graph, inputs, feature) for feature in draft.features]
     if call.taps:
         args, kwargs = _arguments(recording.signature, inputs, example)

@@ -87,7 +87,7 @@ def _origin_of_span(recording: Recording, module_call: ModuleCall, steps: Steps)
 def _sign_of(recording: Recording, node: fx.Node, steps: Steps) -> OpOccurrence | Given | None:
     """Say how to tell a node, or the node that it is a part of, when the model runs."""
     if node.op == "placeholder":
-        return Given(node.name, steps)
+        return Given(str(node.target).lstrip("*"), steps)
     occurrence = meta_of(node).occurrence
     if occurrence is not None:
         owner = _origin_of_span(recording, recording.module_calls[meta_of(node).module_call], ())

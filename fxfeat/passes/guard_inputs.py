@@ -15,7 +15,8 @@ from fxfeat.runtime.check import check
 
 def guard_inputs(draft: Draft) -> Draft:
     """Write a check for each pinned size right behind the inputs."""
-    inputs = {node.name: node for node in draft.graph.nodes if node.op == "placeholder"}
+    # By the parameter's name: the node of one that is called input, as one of Python's functions, has another.
+    inputs = {str(node.target).lstrip("*"): node for node in draft.graph.nodes if node.op == "placeholder"}
     last = list(inputs.values())[-1] if inputs else None
     for held in reversed(draft.input_guards):
         if held.parameter in inputs and last is not None:
