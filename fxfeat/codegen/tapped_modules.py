@@ -94,7 +94,7 @@ def _plant_children(owner: nn.Module, original: nn.Module, path: str, used: set[
 
 def _part(original: nn.Module, path: str, used: set[str], there: nn.Module | None) -> nn.Module:
     """Return a module where all of it is used, else what stands for it."""
-    if there is original or _is_used_whole(original, path, used):
+    if there is original or (there is None and _is_used_whole(original, path, used)):
         return original
     part = PartlyUsed(original)
     if isinstance(there, Opened):

@@ -751,3 +751,27 @@ def test_what_a_compiled_module_returns_is_tapped_and_its_interior_refused(engin
     assert torch.equal(values["block.inner"], model.block.inner._orig_mod(model.stem(X)))
     with pytest.raises(fxfeat.TraceError, match=r"inside '.*inner', which is compiled: no hook can copy it out"):
         make(model, ["block.inner._orig_mod.0"], engine)
+
+
+class DrawsInTraining(nn.Module):
+    """Goes by a drawn number in train mode alone, and has children that are called by number."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("0", nn.Linear(4, 4))
+        self.add_module("1", nn.Linear(4, 4))
+
+    def forward(self, x):
+        for module in self.children():
+            if not self.training or np.random.uniform() < 2:
+                x = module(x)
+        return x
+
+
+def test_a_module_that_runs_whole_in_one_mode_alone():
+    model = Model(DrawsInTraining())
+    names = ["block.0", "block.1", "block"]
+    extractor = make(copy.deepcopy(model), names)
+    for training in (True, False, True):
+        assert_as_hooks(model.train(training), extractor.train(training), names)
+        assert ("run_tapped" in extractor.code) is training
