@@ -114,7 +114,9 @@ def _is_used(module: nn.Module, path: str, used: set[str]) -> bool:
 
 
 def _is_used_whole(module: nn.Module, path: str, used: set[str]) -> bool:
-    return all(inner in used or not _holds_tensors(held) for inner, held in _paths_below(module, path))
+    return all(
+        inner in used or not _holds_tensors(module_inside) for inner, module_inside in _paths_below(module, path)
+    )
 
 
 def _holds_tensors(module: nn.Module) -> bool:

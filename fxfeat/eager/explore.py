@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxfeat.inputs.examples import copy_example
 from fxfeat.ir.example import Example
-from fxfeat.ir.tree import tensors
 from fxfeat.ir.written import flat
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.python_state import paths_of
@@ -122,9 +121,9 @@ class _Seen(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self._time += 1
         for argument, value in _by_argument(func, args, kwargs or {}):
-            for held in flat(value):
-                if isinstance(held, torch.Tensor) and id(held) in self._owners:
-                    self._note(self._owners[id(held)], argument)
+            for tensor in flat(value):
+                if isinstance(tensor, torch.Tensor) and id(tensor) in self._owners:
+                    self._note(self._owners[id(tensor)], argument)
         return result
 
     def _note(self, path: str, argument: torch.Argument) -> None:
@@ -137,8 +136,3 @@ def _by_argument(func: Any, args: Any, kwargs: Any) -> Iterator[tuple[torch.Argu
     arguments = func._schema.arguments
     yield from zip(arguments, args, strict=False)
     yield from ((argument, kwargs[argument.name]) for argument in arguments if argument.name in kwargs)
-
-
-def shapes_in(value: Any) -> list[tuple[int, ...]]:
-    """List the shapes of the tensors that a value holds."""
-    return [tuple(held.shape) for _, held in tensors(value)]

@@ -7,7 +7,7 @@ import difflib
 import inspect
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from fxfeat.ir.node_meta import NodeMeta, measure, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tap import Tap, TappedCall
 from fxfeat.ir.tree import Steps, follow, has, tensors
-from fxfeat.names.query import OUTPUT, parse_query
+from fxfeat.names.query import OUTPUT, Parsed, parse_query
 from fxfeat.opening.plan import is_looked_at
 from fxfeat.opening.seal import check_hookable, measured, modules_used, tap_of
 from fxfeat.runtime.clone import clone_all
@@ -81,7 +81,7 @@ def _may_stop(recording: Recording, features: list[Feature], end: int) -> bool:
         return False
     if is_looked_at(recording, recording.module_calls[0], end):
         return False
-    if recording.changed or recording.mutated or any(held.position >= end for held in recording.attribute_writes):
+    if recording.changed or recording.mutated or any(write.position >= end for write in recording.attribute_writes):
         return False
     needed = find_needed(recording, recording.nodes, tuple(features))
     return all(meta_of(node).position < end for node in needed)
@@ -165,30 +165,36 @@ def _find(
 ) -> tuple[Tap, ModuleCallSeen]:
     modules = dict(model.named_modules(remove_duplicate=False))
     parsed = parse_query(query)
-    names = [(query, None, ()), (parsed.name, parsed.call, parsed.steps)]
-    parts = parsed.name.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        attributes = tuple(("attr", part) for part in parts[cut:])
-        names.append((".".join(parts[:cut]), parsed.call, (*attributes, *parsed.steps)))
-    for name, number, steps in names:
-        calls = _calls_of(modules, seen, name)
+    for name, number, steps in _readings(query, parsed):
+        calls = sorted(_calls_of(modules, seen, name), key=lambda call: call.call)
         if not calls:
             continue
         is_first = name != OUTPUT and name in modules and leaves.is_leaf_kind(modules[name])
         index = number if number is not None else 0 if is_first else len(calls) - 1
         if index >= len(calls):
-            times = "once" if len(calls) == 1 else f"{len(calls)} times"
-            raise NodeNotFoundError(
-                f"'{name}@{index}' was asked for, but {name!r} is called {times}; the last call is "
-                f"'{name}@{len(calls) - 1}'."
-            )
-        call = sorted(calls, key=lambda held: held.call)[index]
-        if not _leads_to_tensors(call.result, steps):
-            continue
-        check_hookable(model, call.path, query, inside=False)
-        is_last = number is None and not is_first and len(calls) > 1
-        return Tap(query, call.path, None if is_last else call.call, steps), call
+            raise _explain_call(name, index, len(calls))
+        if _leads_to_tensors(calls[index].result, steps):
+            check_hookable(model, calls[index].path, query, inside=False)
+            is_last = number is None and not is_first and len(calls) > 1
+            return Tap(query, calls[index].path, None if is_last else calls[index].call, steps), calls[index]
     raise _explain_missing(model, modules, seen, query, parsed.name, error)
+
+
+def _readings(query: str, parsed: Parsed) -> Iterator[tuple[str, int | None, Steps]]:
+    """Yield what a query may stand for: a module's path, the number of its call, and steps into what it returned."""
+    yield query, None, ()
+    yield parsed.name, parsed.call, parsed.steps
+    parts = parsed.name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        attributes = tuple(("attr", part) for part in parts[cut:])
+        yield ".".join(parts[:cut]), parsed.call, (*attributes, *parsed.steps)
+
+
+def _explain_call(name: str, index: int, count: int) -> NodeNotFoundError:
+    times = "once" if count == 1 else f"{count} times"
+    return NodeNotFoundError(
+        f"'{name}@{index}' was asked for, but {name!r} is called {times}; the last call is '{name}@{count - 1}'."
+    )
 
 
 def _leads_to_tensors(value: Any, steps: Steps) -> bool:
@@ -203,7 +209,7 @@ def _calls_of(modules: dict[str, nn.Module], seen: Exploration, name: str) -> li
     if name == OUTPUT:
         return [call for call in seen.calls if not call.path and not call.call]
     module = modules.get(name)
-    first = next((path for path, held in modules.items() if held is module), None)
+    first = next((path for path, other in modules.items() if other is module), None)
     calls = [call for call in seen.calls if call.path == first and name]
     if calls:
         return calls
@@ -219,8 +225,8 @@ def _explain_missing(
     model: nn.Module, modules: dict[str, nn.Module], seen: Exploration, query: str, name: str, error: TraceError
 ) -> NodeNotFoundError:
     kind = type(model).__name__
-    known = list(dict.fromkeys([*(call.path for call in seen.calls if call.path), OUTPUT]))
-    near = difflib.get_close_matches(name, known, 3, 0.5)
+    names = list(dict.fromkeys([*(call.path for call in seen.calls if call.path), OUTPUT]))
+    near = difflib.get_close_matches(name, names, 3, 0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     if name in modules:
         return NodeNotFoundError(f"{query!r} is a module of {kind}, but its forward does not run in this mode.{hint}")
@@ -234,10 +240,10 @@ def _measure(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return measure(value)
     if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
-        return type(value)(_measure(held) for held in value)
+        return type(value)(_measure(part) for part in value)
     if isinstance(value, dict):
-        return {key: _measure(held) for key, held in value.items()}
-    return tuple(measure(held) for _, held in tensors(value))
+        return {key: _measure(part) for key, part in value.items()}
+    return tuple(measure(tensor) for _, tensor in tensors(value))
 
 
 def _stand_for(model: nn.Module, example: Example, leaves: Leaves, training: bool | None) -> Recording:
@@ -312,9 +318,9 @@ def _clone_input(graph: fx.Graph, inputs: dict[str, fx.Node], feature: Feature) 
     return _move(feature, _add(graph, "call_function", function, (node,), {}, NodeMeta(0, 0, measured(feature))))
 
 
-def _add(graph: fx.Graph, op: str, target: Any, args: Any, kwargs: Any, known: NodeMeta) -> fx.Node:
+def _add(graph: fx.Graph, op: str, target: Any, args: Any, kwargs: Any, meta: NodeMeta) -> fx.Node:
     node = graph.create_node(op, target, args, kwargs)
-    node.meta["fxfeat"] = known
+    node.meta["fxfeat"] = meta
     return node
 
 
@@ -328,7 +334,7 @@ def _arguments(
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     parameters = list(signature.parameters.values())
-    gathers = any(held.kind is held.VAR_POSITIONAL for held in parameters)
+    gathers = any(one.kind is one.VAR_POSITIONAL for one in parameters)
     for parameter in parameters:
         node = inputs[parameter.name]
         by_name = parameter.default is not parameter.empty or parameter.name in example.kwargs

@@ -138,4 +138,4 @@ def explain_missing(module: nn.Module, run: TappedRun, tap: Tap) -> str:
 def _is_fusing(module: nn.Module, tap: Tap) -> bool:
     parts = tap.path.split(".") if tap.path else []
     around = [module.get_submodule(".".join(parts[:count])) for count in range(len(parts) + 1)]
-    return bool(tap.function) and any(isinstance(held, _FUSING) for held in around)
+    return bool(tap.function) and any(isinstance(module, _FUSING) for module in around)
