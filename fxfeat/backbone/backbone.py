@@ -14,13 +14,13 @@ from fxfeat.backbone.arrange import arrange
 from fxfeat.backbone.example_inputs import dtype_of, match_example
 from fxfeat.backbone.head_places import Place, check_unpooled, count_outputs, reset
 from fxfeat.backbone.ladder import Ladder, build_ladder, cut_ladder, finish, is_normed, read_maps, run_to
-from fxfeat.backbone.level_programs import check_format
 from fxfeat.backbone.split import Programs, Split, split_model
 from fxfeat.backbone.strip import strip
 from fxfeat.backbone.take_indices import take_indices
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.isolation.shared_copy import share
 from fxfeat.pyramid.feature_info import FeatureInfo
+from fxfeat.pyramid.formats import check_format
 from fxfeat.trace.setup import read_setup
 
 
@@ -135,8 +135,8 @@ class Backbone(nn.Module):
         ladder = self._ladder
         if ladder is not None and ladder.stub:
             return finish(ladder, self._root, self._run_to(ladder, ladder.last, False, args, kwargs), ladder.last)
-        found = tuple(self._code().features.run(self._root, *args, **kwargs).values())
-        return found[0] if len(found) == 1 else found
+        features = tuple(self._code().features.run(self._root, *args, **kwargs).values())
+        return features[0] if len(features) == 1 else features
 
     def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
         """Run the model from its features on.
@@ -290,8 +290,8 @@ class Backbone(nn.Module):
         return self._ladder is not None and self._ladder.stub
 
     def _has_classifier(self) -> bool:
-        found = None if isinstance(self._split, FxfeatError) else self._split.places
-        return bool(found) and not isinstance(self._held(self._places()[0]), nn.Identity)
+        places = None if isinstance(self._split, FxfeatError) else self._split.places
+        return bool(places) and not isinstance(self._held(self._places()[0]), nn.Identity)
 
     def _held(self, place: Place) -> nn.Module:
         return nn.Identity() if self._is_headless() else self._root.get_submodule(place.path)

@@ -31,8 +31,8 @@ class Program:
         training = root.training
         if training not in self._compiled:
             self._compiled[training] = compile_source(self.source(training))
-        found: dict[str, Any] = self._compiled[training](root, *args, **kwargs)
-        return found
+        values: dict[str, Any] = self._compiled[training](root, *args, **kwargs)
+        return values
 
     def source(self, training: bool) -> Source:
         """Return the source for a mode."""
