@@ -25,12 +25,12 @@ def arrange(maps: list[Map], features: torch.Tensor | None, return_prefix_tokens
 
     Source: what timm's ``forward_intermediates`` returns.
     """
-    plain = [held for held, _ in maps]
+    plain = [image_map for image_map, _ in maps]
     prefixes = [prefix for _, prefix in maps if prefix is not None] if return_prefix_tokens else []
     if output_dict:
-        found: dict[str, Any] = {"image_intermediates": plain}
+        named: dict[str, Any] = {"image_intermediates": plain}
         if prefixes:
-            found["image_intermediates_prefix"] = prefixes
-        return found if features is None else {**found, "image_features": features}
+            named["image_intermediates_prefix"] = prefixes
+        return named if features is None else {**named, "image_features": features}
     listed: list[Any] = list(maps) if prefixes else plain
     return listed if features is None else (features, listed)

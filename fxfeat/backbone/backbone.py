@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,17 +10,27 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fxfeat.backbone.arrange import arrange
-from fxfeat.backbone.example_inputs import dtype_of, match_example
-from fxfeat.backbone.head_places import Place, check_unpooled, count_outputs, reset
-from fxfeat.backbone.ladder import Ladder, build_ladder, cut_ladder, finish, is_normed, read_maps, run_to
-from fxfeat.backbone.level_programs import check_format
-from fxfeat.backbone.split import Programs, Split, split_model
-from fxfeat.backbone.strip import strip
+from fxfeat.backbone.head_places import check_unpooled, count_outputs, reset
+from fxfeat.backbone.ladder import finish, read_maps
+from fxfeat.backbone.parts import (
+    classifiers_of,
+    cut,
+    has_classifier,
+    ladder_of,
+    places_of,
+    read_parts,
+    run_features,
+    run_head,
+    run_levels,
+    split_of,
+)
+from fxfeat.backbone.split import Split
 from fxfeat.backbone.take_indices import take_indices
-from fxfeat.errors import FxfeatError, RequestError
+from fxfeat.errors import RequestError
 from fxfeat.ir.engine import Engine
 from fxfeat.isolation.shared_copy import share
 from fxfeat.pyramid.feature_info import FeatureInfo
+from fxfeat.pyramid.formats import check_format
 from fxfeat.trace.setup import read_setup
 
 
@@ -56,60 +65,45 @@ class Backbone(nn.Module):
         if isinstance(model, (nn.DataParallel, DistributedDataParallel)):
             model = model.module
         setup = read_setup(model, None, None, example_inputs, engine)
-        root = share(setup.model)
-        setup.model = root
+        setup.model = root = share(setup.model)
         self.training = root.training
         # One and the same tables, so that whatever is done to the backbone's modules is done to the model's.
         for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[table] = root.__dict__[table]
-        object.__setattr__(self, "_root", root)
-        self._setup, self._dtype = setup, dtype_of(root)
-        self._split: Split | FxfeatError
-        self._programs: Programs | None = None
-        self._ladder: Ladder | None = None
-        self._pooled = True
-        try:
-            self._split, self._programs = split_model(setup)
-        except RequestError as error:
-            self._split = error
+        self._parts = read_parts(setup)
 
     # -- the model itself -------------------------------------------------------------------------------------------
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model; without its pooling, up to its features and through what is left of its classifier."""
-        if self._pooled and not self._is_pruned():
-            return self._root(*args, **kwargs)
+        if self._parts.pooled and not self._parts.is_cut:
+            return self._parts.root(*args, **kwargs)
         return self.forward_head(self.forward_features(*args, **kwargs))
 
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode of every module."""
-        self._root.training = mode
+        self._parts.root.training = mode
         return super().train(mode)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name.startswith("_") or "_root" not in self.__dict__:
+            if name.startswith("_") or "_parts" not in self.__dict__:
                 raise
-            return getattr(self.__dict__["_root"], name)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_setup": dataclasses.replace(self._setup, _recordings={})}
+            return getattr(self.__dict__["_parts"].root, name)
 
     # -- the split --------------------------------------------------------------------------------------------------
 
     @property
     def split(self) -> Split:
         """Where the features end, in which words it was found, and where the classifiers sit."""
-        if isinstance(self._split, FxfeatError):
-            raise self._split
-        return self._split
+        return split_of(self._parts)
 
     @property
     def num_features(self) -> int:
         """The number of channels of the features, of all together where there are several."""
-        ladder = self._ladder
+        ladder = self._parts.ladder
         if ladder is not None and ladder.stub:
             return ladder.levels.layouts[ladder.last].channels
         split = self.split
@@ -118,7 +112,8 @@ class Backbone(nn.Module):
     @property
     def num_classes(self) -> int:
         """The number of scores that the classifier makes; 0 without one."""
-        return count_outputs(self._root, self._places()[0]) if self._has_classifier() else 0
+        parts = self._parts
+        return count_outputs(parts.root, places_of(parts)[0]) if has_classifier(parts) else 0
 
     def forward_features(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model up to its last value with positions, final norm included, pooling not.
@@ -134,11 +129,7 @@ class Backbone(nn.Module):
         Raises:
             FxfeatError: where the model has no head to leave out.
         """
-        ladder = self._ladder
-        if ladder is not None and ladder.stub:
-            return finish(ladder, self._root, self._run_to(ladder, ladder.last, False, args, kwargs), ladder.last)
-        found = tuple(self._code().features.run(self._root, *args, **kwargs).values())
-        return found[0] if len(found) == 1 else found
+        return run_features(self._parts, args, kwargs)
 
     def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
         """Run the model from its features on.
@@ -151,22 +142,13 @@ class Backbone(nn.Module):
         Returns:
             The scores ``(B, classes)``, or the embedding ``(B, C)``.
         """
-        if not self._pooled:
-            return x if pre_logits or not self._has_classifier() else self.get_classifier()(x)
-        code = self._code()
-        features = x if isinstance(x, (tuple, list)) else (x,)
-        if not pre_logits:
-            return code.head.run(self._root, *features)["scores"]
-        inputs = code.inputs.run(self._root, *features).values()
-        if len(features) > 1:
-            return torch.cat(tuple(inputs), dim=1)
-        return code.after.run(self._root, *inputs)["scores"]
+        return run_head(self._parts, x, pre_logits)
 
     # -- the classifier ---------------------------------------------------------------------------------------------
 
     def get_classifier(self) -> Any:
         """Return the classifier's module; a tuple where there are several; the identity where it was removed."""
-        modules = tuple(self._held(place) for place in self._places())
+        modules = classifiers_of(self._parts)
         return modules[0] if len(modules) == 1 else modules
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -183,14 +165,14 @@ class Backbone(nn.Module):
             raise RequestError(
                 f"global_pool is {global_pool!r}; pass None to keep the model's own pooling or '' to remove it."
             )
-        places = self._places()
-        if self._is_headless():
+        parts, places = self._parts, places_of(self._parts)
+        if parts.is_headless:
             raise RequestError("The head was pruned; call reset_classifier before prune_intermediate_layers.")
         if global_pool == "" and num_classes > 0:
             check_unpooled(self.split.shapes[0], self.split.channels[0], places)
         for place in places:
-            reset(self._root, place, num_classes)
-        self._pooled = self._pooled and global_pool is None
+            reset(parts.root, place, num_classes)
+        parts.pooled = parts.pooled and global_pool is None
 
     # -- the levels -------------------------------------------------------------------------------------------------
 
@@ -201,7 +183,7 @@ class Backbone(nn.Module):
         Raises:
             FxfeatError: where the model has no levels.
         """
-        return self._read_ladder().levels.info
+        return ladder_of(self._parts).levels.info
 
     def forward_intermediates(
         self,
@@ -234,13 +216,13 @@ class Backbone(nn.Module):
         Raises:
             FxfeatError: where there are no levels, or none of these indices or of this format.
         """
-        ladder = self._read_ladder()
+        ladder, root = ladder_of(self._parts), self._parts.root
         wanted = check_format(output_fmt)
         taken, last = take_indices(ladder.last + 1, indices)
         end = last if stop_early or intermediates_only else ladder.last
-        values = self._run_to(ladder, end, not intermediates_only, (x,), {})
-        maps = read_maps(ladder, self._root, values, taken, norm, wanted, tuple(x.shape[2:]))
-        features = None if intermediates_only else finish(ladder, self._root, values, end)
+        values = run_levels(self._parts, end, not intermediates_only, (x,), {})
+        maps = read_maps(ladder, root, values, taken, norm, wanted, tuple(x.shape[2:]))
+        features = None if intermediates_only else finish(ladder, root, values, end)
         return arrange(maps, features, return_prefix_tokens, output_dict)
 
     def prune_intermediate_layers(
@@ -259,59 +241,4 @@ class Backbone(nn.Module):
         Raises:
             FxfeatError: where there are no levels, or none of these indices.
         """
-        ladder = self._read_ladder()
-        taken, last = take_indices(ladder.last + 1, indices)
-        fits = self._programs is not None and (last == ladder.last or is_normed(ladder, last))
-        self._match_example()
-        use = cut_ladder(ladder, self._setup, last, prune_norm)
-        if self._programs is not None and fits and not prune_head:
-            use = use | self._programs.head_use
-        else:
-            self._pooled = False
-        strip(self._root, use)
-        return taken
-
-    # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _read_ladder(self) -> Ladder:
-        if self._ladder is None:
-            names = () if isinstance(self._split, FxfeatError) else self._split.names
-            features = names[0] if len(names) == 1 else None
-            self._match_example()
-            self._ladder = build_ladder(self._setup, features)
-        return self._ladder
-
-    def _run_to(self, ladder: Ladder, end: int, whole: bool, args: Any, kwargs: Any) -> dict[str, torch.Tensor]:
-        self._match_example()
-        return run_to(ladder, self._setup, self._root, end, whole, args, kwargs)
-
-    def _match_example(self) -> None:
-        self._dtype = match_example(self._setup, self._dtype)
-
-    def _is_pruned(self) -> bool:
-        return self._ladder is not None and self._ladder.stub
-
-    def _has_classifier(self) -> bool:
-        found = None if isinstance(self._split, FxfeatError) else self._split.places
-        return bool(found) and not isinstance(self._held(self._places()[0]), nn.Identity)
-
-    def _held(self, place: Place) -> nn.Module:
-        return nn.Identity() if self._is_headless() else self._root.get_submodule(place.path)
-
-    def _is_headless(self) -> bool:
-        return self._is_pruned() and not self._pooled
-
-    def _places(self) -> tuple[Place, ...]:
-        split = self.split
-        if split.places:
-            return split.places
-        which = "one held by no module of its own" if split.places is None else "none"
-        raise RequestError(
-            f"{type(self._root).__name__} has no classifier to get or replace: fxfeat looked for the last linear layer "
-            f"on every path to the scores and found {which} ({split.why})."
-        )
-
-    def _code(self) -> Programs:
-        if self._programs is None:
-            raise self.split if isinstance(self.split, FxfeatError) else AssertionError
-        return self._programs
+        return cut(self._parts, indices, prune_norm, prune_head)

@@ -7,27 +7,23 @@ from dataclasses import dataclass
 import networkx as nx
 from torch import fx, nn
 
-from fxfeat.backbone.operations import (
+from fxfeat.ir.module_call import ModuleCall, ancestors
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.vision.data_flow import keep_between
+from fxfeat.vision.learnt import is_linear
+from fxfeat.vision.operations import (
+    function_of,
     is_blend,
-    is_drop,
+    is_dropout,
     is_layout,
-    is_linear,
     is_norm,
     is_pick,
     is_pool,
     is_squash,
     module_of,
-    name_of,
 )
-from fxfeat.ir.module_call import (
-    ModuleCall,
-    ancestors,
-)
-from fxfeat.ir.node_meta import (
-    TensorMeta,
-    meta_of,
-)
-from fxfeat.ir.recording import Recording
+from fxfeat.vision.shapes import is_tensor, position_of, shape_of
 
 
 @dataclass(frozen=True)
@@ -53,14 +49,29 @@ class Blocked:
 
 
 def find_classifiers(
-    recording: Recording, drawn: nx.DiGraph, scores: fx.Node, positions: frozenset[fx.Node]
+    recording: Recording, flow: nx.DiGraph, scores: fx.Node, positions: frozenset[fx.Node]
 ) -> tuple[Classifier, ...] | Blocked:
     """Walk back from the scores, over what has no parameters, to linear layers.
 
     Between a classifier and the scores may lie pooling, dropout, changes of layout, softmax and arithmetic that joins
     several classifiers; anything else is no classifier's end.
     """
-    found: dict[fx.Node, None] = {}
+    ends = _walk_back(recording, flow, scores, positions)
+    if isinstance(ends, Blocked):
+        return ends
+    for node in ends:
+        if nx.ancestors(flow, node) & set(ends):
+            return Blocked(node, f"{_describe(recording, node)}, one of several that build on each other")
+    if not ends:
+        return Blocked(scores, _describe(recording, scores))
+    return tuple(_widen(recording, node, positions) for node in ends)
+
+
+def _walk_back(
+    recording: Recording, flow: nx.DiGraph, scores: fx.Node, positions: frozenset[fx.Node]
+) -> list[fx.Node] | Blocked:
+    """List the first linear layers on the way back from the scores, as they ran; or what no way leads past."""
+    ends: list[fx.Node] = []
     waiting, seen = [scores], set()
     while waiting:
         node = waiting.pop()
@@ -68,43 +79,28 @@ def find_classifiers(
             continue
         seen.add(node)
         if is_linear(recording, node, node not in positions):
-            found[node] = None
-        elif _is_passed(recording, node, positions):
-            waiting += [held for held in node.all_input_nodes if _is_followed(drawn, held)]
-        else:
+            ends.append(node)
+            continue
+        if not _is_passed(recording, node, positions):
             return Blocked(node, _describe(recording, node))
-    ordered = sorted(found, key=lambda node: meta_of(node).position)
-    for node in ordered:
-        earlier = nx.ancestors(drawn, node) & set(ordered)
-        if earlier:
-            return Blocked(node, f"{_describe(recording, node)}, one of several that build on each other")
-    if not ordered:
-        return Blocked(scores, _describe(recording, scores))
-    return tuple(_widen(recording, node, positions) for node in ordered)
-
-
-def find_between(drawn: nx.DiGraph, classifiers: tuple[Classifier, ...], scores: fx.Node) -> set[fx.Node]:
-    """Find the nodes that lead from the classifiers to the scores."""
-    after = {node for held in classifiers for node in nx.descendants(drawn, held.result)}
-    return after & (nx.ancestors(drawn, scores) | {scores})
-
-
-def _is_followed(drawn: nx.DiGraph, node: fx.Node) -> bool:
-    return node in drawn and node.op != "get_attr"
+        waiting += [source for source in node.all_input_nodes if source in flow and source.op != "get_attr"]
+    return sorted(ends, key=position_of)
 
 
 def _is_passed(recording: Recording, node: fx.Node, positions: frozenset[fx.Node]) -> bool:
-    if name_of(node) in ("relu", "relu_") or isinstance(module_of(recording, node), nn.ReLU):
+    if function_of(node) in ("relu", "relu_") or isinstance(module_of(recording, node), nn.ReLU):
         return node in positions
-    if is_blend(node) and not all(_is_number_like(held) for held in node.all_input_nodes if held.op == "get_attr"):
-        return False
-    kinds = (is_drop, is_layout, is_pool, is_squash)
-    return is_pick(node) or is_blend(node) or any(kind(recording, node) for kind in kinds)
+    weights = [source for source in node.all_input_nodes if source.op == "get_attr"]
+    if is_blend(node):
+        return all(is_tensor(weight) and shape_of(weight) in ((), (1,)) for weight in weights)
+    kinds = (is_dropout, is_layout, is_pool, is_squash)
+    return is_pick(node) or any(kind(recording, node) for kind in kinds)
 
 
-def _is_number_like(node: fx.Node) -> bool:
-    value = meta_of(node).value
-    return isinstance(value, TensorMeta) and value.shape in ((), (1,))
+def find_between(flow: nx.DiGraph, classifiers: tuple[Classifier, ...], scores: fx.Node) -> set[fx.Node]:
+    """Find the nodes that lead from the classifiers to the scores."""
+    results = [classifier.result for classifier in classifiers]
+    return set(keep_between(flow, results, [scores])) - set(results)
 
 
 def _describe(recording: Recording, node: fx.Node) -> str:
@@ -114,7 +110,7 @@ def _describe(recording: Recording, node: fx.Node) -> str:
     if module is not None:
         return f"{type(module).__name__} {str(node.target)!r}"
     path = recording.module_calls[meta_of(node).module_call].path
-    return f"{name_of(node) or node.op}{f' in {path!r}' if path else ''}"
+    return f"{function_of(node) or node.op}{f' in {path!r}' if path else ''}"
 
 
 def _widen(recording: Recording, node: fx.Node, positions: frozenset[fx.Node]) -> Classifier:
@@ -127,36 +123,27 @@ def _widen(recording: Recording, node: fx.Node, positions: frozenset[fx.Node]) -
     around = ancestors(recording.module_calls, module_call.index)
     outer = recording.module_calls[around[0]] if around else module_call
     if outer.path and outer.result is node and _only_norms(recording, outer, node):
-        entry = next((held for held in _tensors_of(outer) if held not in positions), None)
+        entry = next((given for given in _tensors_of(outer) if given not in positions), None)
         if entry is not None:
             return Classifier(entry, node, outer.path, layer)
     return Classifier(source, node, layer, layer)
 
 
 def _input_of(node: fx.Node, positions: frozenset[fx.Node]) -> fx.Node:
-    known = [held for held in node.all_input_nodes if held.op != "get_attr" and _is_tensor(held)]
-    return next((held for held in known if not meta_of(held).constant), known[0] if known else node.all_input_nodes[0])
-
-
-def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(meta_of(node).value, TensorMeta)
+    values = [source for source in node.all_input_nodes if source.op != "get_attr" and is_tensor(source)]
+    computed = [source for source in values if not meta_of(source).constant]
+    return [*computed, *values, *node.all_input_nodes][0]
 
 
 def _tensors_of(module_call: ModuleCall) -> list[fx.Node]:
-    return [
-        held
-        for held in (*module_call.args, *module_call.kwargs.values())
-        if isinstance(held, fx.Node) and _is_tensor(held)
-    ]
+    given = (*module_call.args, *module_call.kwargs.values())
+    return [value for value in given if isinstance(value, fx.Node) and is_tensor(value)]
 
 
 def _only_norms(recording: Recording, module_call: ModuleCall, layer: fx.Node) -> bool:
     """Say whether a module does nothing but norm, drop and apply one linear layer."""
-    inside = [
-        node
-        for node in recording.nodes[module_call.start : module_call.stop]
-        if node.op != "get_attr" and _is_tensor(node)
-    ]
+    nodes = recording.nodes[module_call.start : module_call.stop]
+    inside = [node for node in nodes if node.op != "get_attr" and is_tensor(node)]
     norms = [node for node in inside if is_norm(recording, node)]
-    rest = [node for node in inside if node is not layer and node not in norms and not is_drop(recording, node)]
+    rest = [node for node in inside if node is not layer and node not in norms and not is_dropout(recording, node)]
     return bool(norms) and not rest and len(_tensors_of(module_call)) == 1

@@ -5,29 +5,26 @@ from __future__ import annotations
 import networkx as nx
 from torch import fx
 
-from fxfeat.backbone.chain import find_chain, inputs_of
-from fxfeat.backbone.operations import (
-    is_adaptive_pool,
-    is_drop,
-    is_layout,
-    is_linear,
-    is_norm,
-    is_pick,
-    name_of,
-)
-from fxfeat.backbone.position_embeddings import ATTENTION
 from fxfeat.ir.module_call import ancestors
-from fxfeat.ir.node_meta import (
-    TensorMeta,
-    meta_of,
-)
+from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.written import nodes_in
-from fxfeat.pyramid.mixing import mixes
+from fxfeat.vision.data_flow import find_chain, inputs_of
+from fxfeat.vision.learnt import is_linear, mixes
+from fxfeat.vision.operations import (
+    ATTENTION,
+    function_of,
+    is_adaptive_pool,
+    is_dropout,
+    is_layout,
+    is_norm,
+    is_pick,
+)
+from fxfeat.vision.shapes import is_tensor, position_of, shape_of
 
 
 def find_cut(
-    recording: Recording, drawn: nx.DiGraph, source: fx.Node, result: fx.Node, positions: frozenset[fx.Node]
+    recording: Recording, flow: nx.DiGraph, source: fx.Node, result: fx.Node, positions: frozenset[fx.Node]
 ) -> fx.Node | None:
     """Find the last value with positions on every path from the input to a classifier.
 
@@ -36,7 +33,7 @@ def find_cut(
 
     Args:
         recording: the model's recording.
-        drawn: which tensors are computed from which.
+        flow: which tensors are computed from which.
         source: what goes into the classifier.
         result: what comes out.
         positions: the values that have positions.
@@ -44,28 +41,28 @@ def find_cut(
     Returns:
         The value; None where every path has another.
     """
-    chain = find_chain(drawn, inputs_of(recording), source)
-    before = [node for node in chain if isinstance(meta_of(node).value, TensorMeta)]
+    chain = find_chain(flow, inputs_of(recording), [source])
+    before = [node for node in chain if is_tensor(node)]
     spread = [node for node in before if node in positions and node.op != "placeholder"]
     if not spread:
         return _before_dropout(recording, [node for node in before if node not in positions])
     later = chain[chain.index(spread[-1]) + 1 :]
     pool = next((node for node in later if node not in positions), result)
-    if name_of(pool) in ATTENTION:
+    if function_of(pool) in ATTENTION:
         spread = _before_attention(recording, spread, pool)
-    spread = _before_own_layers(recording, spread, [pool, result])
+    spread = _before_own_layers(recording, spread, pool, result)
     while len(spread) > 1 and _belongs_to_pool(recording, spread, pool):
         spread.pop()
     return spread[-1]
 
 
-def _before_own_layers(recording: Recording, spread: list[fx.Node], held: list[fx.Node]) -> list[fx.Node]:
+def _before_own_layers(recording: Recording, spread: list[fx.Node], pool: fx.Node, result: fx.Node) -> list[fx.Node]:
     """Leave out what a head's own module does before it pools, if that is a linear layer at each position alone."""
     for module_call in recording.module_calls[1:]:
-        if not all(module_call.start <= meta_of(node).position < module_call.stop for node in held):
+        if not all(module_call.start <= position_of(node) < module_call.stop for node in (pool, result)):
             continue
         given = [node for node in spread if node in nodes_in((module_call.args, module_call.kwargs))]
-        inside = recording.nodes[module_call.start : meta_of(held[0]).position]
+        inside = recording.nodes[module_call.start : position_of(pool)]
         if given and not any(mixes(recording, node) for node in inside):
             own = any(is_linear(recording, node, False) for node in inside)
             return spread[: spread.index(given[-1]) + 1] if own else spread
@@ -73,7 +70,7 @@ def _before_own_layers(recording: Recording, spread: list[fx.Node], held: list[f
 
 
 def _before_dropout(recording: Recording, pooled: list[fx.Node]) -> fx.Node | None:
-    while len(pooled) > 1 and is_drop(recording, pooled[-1]):
+    while len(pooled) > 1 and is_dropout(recording, pooled[-1]):
         pooled.pop()
     return pooled[-1] if pooled else None
 
@@ -94,19 +91,18 @@ def _is_put_back(recording: Recording, spread: list[fx.Node]) -> bool:
         return False
     source, there, norm, back = spread[-4:]
     turns = is_layout(recording, there) and is_layout(recording, back) and is_norm(recording, norm)
-    return turns and meta_of(source).value.shape == meta_of(back).value.shape
+    return turns and shape_of(source) == shape_of(back)
 
 
 def _belongs_to_pool(recording: Recording, spread: list[fx.Node], pool: fx.Node) -> bool:
     """Say whether a node only hands its input on to the pooling: other axes, a part, a smaller map, dropout."""
     before, node = spread[-2:]
-    kinds = (is_drop, is_layout, is_adaptive_pool)
+    kinds = (is_dropout, is_layout, is_adaptive_pool)
     if not (is_pick(node) or any(kind(recording, node) for kind in kinds)):
         return False
     if _is_put_back(recording, spread):
         return False
-    sources = [held for held in node.all_input_nodes if isinstance(meta_of(held).value, TensorMeta)]
-    if before not in sources:
+    if before not in node.all_input_nodes or not is_tensor(before):
         return False
     owner = _owner(recording, node)
     return owner in {_owner(recording, pool), *ancestors(recording.module_calls, meta_of(pool).module_call)}

@@ -17,7 +17,7 @@ def dtype_of(model: nn.Module) -> torch.dtype | None:
     >>> dtype_of(nn.Linear(2, 2).double())
     torch.float64
     """
-    return next((held.dtype for held in model.parameters() if held.is_floating_point()), None)
+    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
 
 
 def match_example(setup: Setup, before: torch.dtype | None) -> torch.dtype | None:
@@ -38,6 +38,6 @@ def match_example(setup: Setup, before: torch.dtype | None) -> torch.dtype | Non
         return value.to(dtype) if isinstance(value, torch.Tensor) and value.dtype is before else value
 
     args, kwargs = setup.examples[0].args, setup.examples[0].kwargs
-    setup.examples = (Example(tuple(map(cast, args)), {name: cast(held) for name, held in kwargs.items()}),)
+    setup.examples = (Example(tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}),)
     setup._recordings.clear()
     return dtype

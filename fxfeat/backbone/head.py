@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import networkx as nx
 from torch import fx
 
-from fxfeat.backbone.chain import draw_data, inputs_of
 from fxfeat.backbone.classifier import Blocked, Classifier, find_between, find_classifiers
 from fxfeat.backbone.cut import find_cut
-from fxfeat.backbone.operations import is_squash
-from fxfeat.backbone.position_embeddings import find_known_sizes, find_positions, record_larger
+from fxfeat.backbone.position_embeddings import find_constant_sizes, find_positions, record_same_code
 from fxfeat.errors import FxfeatError, RequestError
-from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.names.table import name_nodes
-from fxfeat.pyramid.naming import name_value
 from fxfeat.trace.setup import Setup, record_mode
+from fxfeat.vision.data_flow import draw_memory_flow, inputs_of
+from fxfeat.vision.operations import is_squash
+from fxfeat.vision.shapes import is_tensor, shape_of
+from fxfeat.vision.value_names import name_value
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Head:
 
     ``features`` are the last values that have positions: one, or one for each classifier. ``scores`` is what the
     classifiers lead to, ``squashes`` what lies between the two and is no part of an embedding: softmax and the like.
-    ``why`` says in words what was found; ``names`` are those of the features. ``known`` holds sizes that were read
+    ``why`` says in words what was found; ``names`` are those of the features. ``sizes`` holds sizes that were read
     from values without positions, and so are the same for every input.
     """
 
@@ -35,7 +36,7 @@ class Head:
     squashes: frozenset[fx.Node]
     names: tuple[str, ...]
     why: str
-    known: dict[fx.Node, int]
+    sizes: dict[fx.Node, int]
 
 
 def find_head(recording: Recording, larger: Recording | None) -> Head:
@@ -49,75 +50,73 @@ def find_head(recording: Recording, larger: Recording | None) -> Head:
         RequestError: where the model's results still have positions, so that there is no head.
     """
     positions = find_positions(recording, larger)
-    drawn = draw_data(recording)
-    tried: list[str] = []
+    flow = draw_memory_flow(recording)
+    failures: list[str] = []
     for scores in _results(recording):
-        if scores not in drawn or not any(source in drawn for source in inputs_of(recording)):
+        if scores not in flow or not any(source in flow for source in inputs_of(recording)):
             continue
-        found = find_classifiers(recording, drawn, scores, positions)
-        if scores in positions:
-            shape = meta_of(scores).value.shape
-            tried.append(f"its result of shape {tuple(shape)} still has positions, so nothing pools it")
-            continue
-        classifiers = () if isinstance(found, Blocked) else found
-        cuts = [find_cut(recording, drawn, held.source, held.result, positions) for held in classifiers]
-        found_cuts = tuple(dict.fromkeys(cuts or [find_cut(recording, drawn, scores, scores, positions)]))
-        features = tuple(node for node in found_cuts if node is not None)
-        if len(features) < len(found_cuts):
-            tried.append("no one value lies on every path from the input to its classifier")
-            continue
-        between = find_between(drawn, classifiers, scores)
-        squashes = frozenset(node for node in between if is_squash(recording, node))
-        names = tuple(_name(recording, node) for node in features)
-        why = _explain(names, features, classifiers, positions, found)
-        return Head(features, scores, classifiers, squashes, names, why, find_known_sizes(recording, positions))
-    found_instead = "; ".join(dict.fromkeys(tried)) or "its result depends on no input"
+        head = _find_head_of(recording, flow, scores, positions)
+        if isinstance(head, Head):
+            return head
+        failures.append(head)
+    instead = "; ".join(dict.fromkeys(failures)) or "its result depends on no input"
     raise RequestError(
         f"{type(recording.root).__name__} has no head: fxfeat looked for a value with positions, pooling after it and "
-        f"a linear layer that makes scores, but {found_instead}. For inner values of such a model, use "
+        f"a linear layer that makes scores, but {instead}. For inner values of such a model, use "
         "fxfeat.features_only or fxfeat.create_feature_extractor."
     )
+
+
+def _find_head_of(recording: Recording, flow: nx.DiGraph, scores: fx.Node, positions: frozenset[fx.Node]) -> Head | str:
+    """Split a model before the classifiers of one result, or say why it cannot be."""
+    if scores in positions:
+        return f"its result of shape {shape_of(scores)} still has positions, so nothing pools it"
+    ends = find_classifiers(recording, flow, scores, positions)
+    classifiers = () if isinstance(ends, Blocked) else ends
+    ways = [(classifier.source, classifier.result) for classifier in classifiers] or [(scores, scores)]
+    cuts = dict.fromkeys(find_cut(recording, flow, source, result, positions) for source, result in ways)
+    features = tuple(node for node in cuts if node is not None)
+    if len(features) < len(cuts):
+        return "no one value lies on every path from the input to its classifier"
+    between = find_between(flow, classifiers, scores)
+    squashes = frozenset(node for node in between if is_squash(recording, node))
+    names = tuple(name_value(recording, node, name_nodes(recording)) or node.name for node in features)
+    why = _explain(names, features, positions, ends)
+    return Head(features, scores, classifiers, squashes, names, why, find_constant_sizes(recording, positions))
 
 
 def describe_head(setup: Setup) -> str:
     """Say in words where a model's features end and what its classifier is, or why it has no head."""
     recording = record_mode(setup, False)
     try:
-        return find_head(recording, record_larger(setup, recording, False)).why
+        return find_head(recording, record_same_code(setup, recording)).why
     except FxfeatError as error:
         return str(error)
 
 
 def _results(recording: Recording) -> list[fx.Node]:
     """List what the model returns, what it calls logits first."""
-    leaves = [
-        (steps, node) for steps, node in recording.module_calls[0].leaves if isinstance(meta_of(node).value, TensorMeta)
-    ]
-    if isinstance(recording.result, fx.Node):
+    leaves = [(steps, node) for steps, node in recording.module_calls[0].leaves if is_tensor(node)]
+    if isinstance(recording.result, fx.Node) and is_tensor(recording.result):
         leaves = [((), recording.result), *leaves]
-    leaves = [pair for pair in leaves if isinstance(meta_of(pair[1]).value, TensorMeta)]
-    named_first = sorted(leaves, key=lambda pair: not any(step == "logits" for _, step in pair[0]))
+    named_first = sorted(leaves, key=lambda leaf: not any(step == "logits" for _, step in leaf[0]))
     return list(dict.fromkeys(node for _, node in named_first))
-
-
-def _name(recording: Recording, node: fx.Node) -> str:
-    return name_value(recording, node, name_nodes(recording)) or node.name
 
 
 def _explain(
     names: tuple[str, ...],
     features: tuple[fx.Node, ...],
-    classifiers: tuple[Classifier, ...],
     positions: frozenset[fx.Node],
-    found: tuple[Classifier, ...] | Blocked,
+    ends: tuple[Classifier, ...] | Blocked,
 ) -> str:
-    shown = " and ".join(
-        f"{name!r} {tuple(meta_of(node).value.shape)}" for name, node in zip(names, features, strict=True)
-    )
+    shown = " and ".join(f"{name!r} {shape_of(node)}" for name, node in zip(names, features, strict=True))
     spread = set(features) <= positions
     place = "the last value with positions before the pooling" if spread else "what goes into the classifier"
-    layers = " and ".join(repr(held.path or held.result.name) for held in classifiers)
-    end = f"the classifier is {layers}" if layers else "no classifier was found"
-    if isinstance(found, Blocked):
-        end += f": the scores come from {found.what}"
-    return f"features are {shown}, {place}; {end}"
+    return f"features are {shown}, {place}; {_describe_ends(ends)}"
+
+
+def _describe_ends(ends: tuple[Classifier, ...] | Blocked) -> str:
+    if isinstance(ends, Blocked):
+        return f"no classifier was found: the scores come from {ends.what}"
+    layers = " and ".join(repr(classifier.path or classifier.result.name) for classifier in ends)
+    return f"the classifier is {layers}" if layers else "no classifier was found"

@@ -25,29 +25,30 @@ class Place:
 def read_places(root: nn.Module, classifiers: Sequence[Classifier]) -> tuple[Place, ...] | None:
     """Find the modules of classifiers; None where one has none of its own."""
     places = []
-    for held in classifiers:
-        layer = None if held.layer is None else read_layer(root.get_submodule(held.layer))
-        if held.path is None or held.layer is None or layer is None:
+    for classifier in classifiers:
+        path, layer_path = classifier.path, classifier.layer
+        layer = None if layer_path is None else read_layer(root.get_submodule(layer_path))
+        if path is None or layer_path is None or layer is None:
             return None
-        places.append(Place(held.path, held.layer, layer))
+        places.append(Place(path, layer_path, layer))
     return tuple(places)
 
 
 def reset(root: nn.Module, place: Place, num_classes: int) -> None:
     """Put a fresh layer with so many outputs in a place, or the identity for none."""
-    held = root.get_submodule(place.path)
     if num_classes == 0:
         replace(root, place.path, nn.Identity())
         return
-    path = place.path if isinstance(held, nn.Identity) else place.layer_path
+    removed = isinstance(root.get_submodule(place.path), nn.Identity)
+    path = place.path if removed else place.layer_path
     replace(root, path, make_layer(place.layer, num_classes, next(root.parameters(), None)))
 
 
 def count_outputs(root: nn.Module, place: Place) -> int:
     """Return how many scores the layer in a place makes."""
-    held = root.get_submodule(place.path)
-    is_layer = isinstance(held, (place.layer.kind, nn.Identity))
-    return outputs_of(held if is_layer else root.get_submodule(place.layer_path))
+    module = root.get_submodule(place.path)
+    is_layer = isinstance(module, (place.layer.kind, nn.Identity))
+    return outputs_of(module if is_layer else root.get_submodule(place.layer_path))
 
 
 def check_unpooled(shape: tuple[int, ...], channels: int, places: tuple[Place, ...]) -> None:

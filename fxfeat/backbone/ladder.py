@@ -14,8 +14,8 @@ from fxfeat.backbone.level_programs import Levels, Tail, bring, read_levels, wri
 from fxfeat.backbone.program import Program
 from fxfeat.backbone.split import FEATURES
 from fxfeat.ir.emission import UsedState
-from fxfeat.pyramid.layout import Order
 from fxfeat.trace.setup import Setup
+from fxfeat.vision.layout import Order
 
 
 @dataclass
@@ -43,8 +43,8 @@ def build_ladder(setup: Setup, features: str | None) -> Ladder:
         FxfeatError: where it has none.
     """
     levels = read_levels(setup)
-    found = None if features is None else write_tail(setup, levels, features)
-    tail, use = found if found is not None else (None, UsedState(frozenset(), frozenset()))
+    written = None if features is None else write_tail(setup, levels, features)
+    tail, use = written or (None, UsedState(frozenset(), frozenset()))
     return Ladder(levels, features, tail, use, len(levels.names) - 1)
 
 
@@ -80,12 +80,12 @@ def read_maps(
     image: tuple[int, ...],
 ) -> list[Map]:
     """Bring some levels to a format, in the order in which the model makes them, each beside its prefix tokens."""
-    made = []
+    maps = []
     for index in sorted(set(indices)):
         value = values[str(index)]
         value = pass_tail(ladder, root, value) if norm and is_normed(ladder, index) else value
-        made.append(bring(value, ladder.levels.layouts[index], image, output_fmt))
-    return made
+        maps.append(bring(value, ladder.levels.layouts[index], image, output_fmt))
+    return maps
 
 
 def is_normed(ladder: Ladder, index: int) -> bool:
@@ -98,8 +98,8 @@ def pass_tail(ladder: Ladder, root: nn.Module, value: torch.Tensor) -> torch.Ten
     """Lead the value of a level on to the features."""
     if ladder.tail is None:
         return value
-    found: torch.Tensor = ladder.tail.program.run(root, value)[FEATURES]
-    return found
+    features: torch.Tensor = ladder.tail.program.run(root, value)[FEATURES]
+    return features
 
 
 def cut_ladder(ladder: Ladder, setup: Setup, last: int, prune_norm: bool) -> UsedState:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from fxfeat.vision.operations import CONVOLUTION_LAYERS
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Layer:
     @property
     def is_convolution(self) -> bool:
         """Whether it works on maps, channels first."""
-        return self.kind in _CONVOLUTIONS
+        return self.kind in CONVOLUTION_LAYERS
 
 
 def read_layer(module: nn.Module) -> Layer | None:
@@ -34,7 +34,7 @@ def read_layer(module: nn.Module) -> Layer | None:
     bias = getattr(module, "bias", None) is not None
     if isinstance(module, nn.Linear):
         return Layer(nn.Linear, module.in_features, (("bias", bias),))
-    for kind in _CONVOLUTIONS:
+    for kind in CONVOLUTION_LAYERS:
         if isinstance(module, kind):
             given = {name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")}
             return Layer(kind, int(getattr(module, "in_channels", 0)), (("bias", bias), *given.items()))

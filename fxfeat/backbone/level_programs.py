@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import networkx as nx
 import torch
 from torch import fx
 
 from fxfeat.api import emit_request, warn_of_taps
-from fxfeat.backbone.chain import draw_data, find_chain, inputs_of
-from fxfeat.backbone.operations import is_drop, is_layout, is_norm, is_pick
 from fxfeat.backbone.program import Program, Version, plant_constants
 from fxfeat.backbone.split import FEATURES, X, write_downstream
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.ir.emission import UsedState
-from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.names.query import Found, find
 from fxfeat.names.request import select_feature
 from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.features_only import describe_level
-from fxfeat.pyramid.formats import FORMATS, to_format
-from fxfeat.pyramid.layout import Layout, Order
+from fxfeat.pyramid.formats import to_format
 from fxfeat.pyramid.search import search_levels
 from fxfeat.trace.setup import Setup, record_mode
+from fxfeat.vision.data_flow import draw_memory_flow, find_chain, inputs_of, keep_between
+from fxfeat.vision.layout import Layout, Order
+from fxfeat.vision.operations import is_dropout, is_layout, is_norm, is_pick
+from fxfeat.vision.shapes import is_tensor
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,13 @@ def read_levels(setup: Setup) -> Levels:
     Raises:
         FxfeatError: where it has none.
     """
-    found = search_levels(setup)
-    info = [describe_level(level, found.maps.extent.batch, "NCHW") for level in found.levels]
+    search = search_levels(setup)
+    info = [describe_level(level, search.maps.extent.batch, "NCHW") for level in search.levels]
     return Levels(
-        tuple(level.module for level in found.levels),
-        tuple(level.layout for level in found.levels),
+        tuple(level.module for level in search.levels),
+        tuple(level.layout for level in search.levels),
         FeatureInfo(info, tuple(range(len(info)))),
-        found.flat,
+        search.flat,
     )
 
 
@@ -107,9 +105,9 @@ def write_tail(setup: Setup, levels: Levels, features: str) -> tuple[Tail, UsedS
 
 
 def _find(recording: Recording, name: str) -> fx.Node:
-    held = find(recording, name_nodes(recording), name)
-    value = select_feature(recording, held, name).value if isinstance(held, Found) else None
-    if not isinstance(value, fx.Node) or not isinstance(meta_of(value).value, TensorMeta):
+    named = find(recording, name_nodes(recording), name)
+    value = select_feature(recording, named, name).value if isinstance(named, Found) else None
+    if not isinstance(value, fx.Node) or not is_tensor(value):
         raise RequestError(f"{name!r} is no tensor of its own in this mode.")
     return value
 
@@ -118,30 +116,16 @@ def _between(recording: Recording, level: fx.Node, cut: fx.Node) -> list[fx.Node
     """List what lies between a level and the features; None where the features also come from elsewhere."""
     if level is cut:
         return []
-    drawn = draw_data(recording)
-    if level not in find_chain(drawn, inputs_of(recording), cut):
+    flow = draw_memory_flow(recording)
+    if level not in find_chain(flow, inputs_of(recording), [cut]):
         return None
-    return [*((nx.descendants(drawn, level)) & nx.ancestors(drawn, cut)), cut]
+    return [node for node in keep_between(flow, [level], [cut]) if node is not level]
 
 
 def _is_norm(recording: Recording, nodes: list[fx.Node]) -> bool:
     norms = [node for node in nodes if is_norm(recording, node)]
-    kinds = (is_layout, is_drop)
-    return bool(norms) and all(
-        node in norms or is_pick(node) or any(kind(recording, node) for kind in kinds) for node in nodes
-    )
-
-
-def check_format(output_fmt: Any) -> Order:
-    """Check the format asked for.
-
-    Raises:
-        RequestError: where there is no such format.
-    """
-    if output_fmt not in FORMATS:
-        raise RequestError(f"output_fmt is {output_fmt!r}; it must be one of {', '.join(map(repr, FORMATS))}.")
-    found: Order = output_fmt
-    return found
+    kinds = (is_norm, is_layout, is_dropout)
+    return bool(norms) and all(is_pick(node) or any(kind(recording, node) for kind in kinds) for node in nodes)
 
 
 def bring(

@@ -12,19 +12,19 @@ from torch import fx, nn
 from fxfeat.api import emit_request, warn_of_taps
 from fxfeat.backbone.head import Head, find_head
 from fxfeat.backbone.head_places import Place, read_places
-from fxfeat.backbone.position_embeddings import find_channels, record_larger
+from fxfeat.backbone.position_embeddings import find_channels, record_same_code
 from fxfeat.backbone.program import Program, Version, plant_constants
 from fxfeat.codegen.emit import emit
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import UsedState
-from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.names.query import Found
 from fxfeat.names.request import select_feature
 from fxfeat.passes.downstream import check_start, start_from
 from fxfeat.passes.run_passes import PASSES, rewrite
 from fxfeat.trace.setup import Setup, record_mode
+from fxfeat.vision.shapes import shape_of
 
 X = "x"
 FEATURES = "features"
@@ -84,10 +84,10 @@ def split_model(setup: Setup) -> tuple[Split, Programs]:
 
 def _collect(written: dict[bool, _Written], errors: dict[bool, FxfeatError]) -> Programs:
     def program(name: str) -> Program:
-        return Program({**{mode: held[name][0] for mode, held in written.items()}, **errors})
+        return Program({**{mode: parts[name][0] for mode, parts in written.items()}, **errors})
 
     def used(*names: str) -> UsedState:
-        every = [held[name][1] for held in written.values() for name in names]
+        every = [parts[name][1] for parts in written.values() for name in names]
         return functools.reduce(operator.or_, every)
 
     features, head, inputs, after = map(program, _NAMES)
@@ -96,9 +96,9 @@ def _collect(written: dict[bool, _Written], errors: dict[bool, FxfeatError]) -> 
 
 def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
     recording = record_mode(setup, training)
-    larger = record_larger(setup, recording, training)
+    larger = record_same_code(setup, recording)
     head = find_head(recording, larger)
-    shapes = tuple(meta_of(node).value.shape for node in head.features)
+    shapes = tuple(shape_of(node) for node in head.features)
     channels = tuple(find_channels(node, larger) for node in head.features)
     split = Split(head.names, head.why, shapes, channels, read_places(recording.root, head.classifiers))
     return split, _write(setup, recording, training, head)
@@ -108,14 +108,14 @@ def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _W
     emission = emit_request(setup, training, {str(i): name for i, name in enumerate(head.names)}, on_model=True)
     plant_constants(setup.model, emission)
     warn_of_taps(setup, emission.source)
-    sources = {str(i): held.source for i, held in enumerate(head.classifiers)}
-    results = {f"scores_{i}": held.result for i, held in enumerate(head.classifiers)}
+    sources = {str(i): classifier.source for i, classifier in enumerate(head.classifiers)}
+    results = {f"scores_{i}": classifier.result for i, classifier in enumerate(head.classifiers)}
     cut = dict(zip(_parameters(len(head.features)), head.features, strict=True))
     scores = {"scores": head.scores}
     return {
         "features": (emission.source, emission.kept),
-        "head": write_downstream(setup.model, recording, cut, scores, known=head.known),
-        "inputs": write_downstream(setup.model, recording, cut, sources or scores, known=head.known),
+        "head": write_downstream(setup.model, recording, cut, scores, sizes=head.sizes),
+        "inputs": write_downstream(setup.model, recording, cut, sources or scores, sizes=head.sizes),
         "after": write_downstream(setup.model, recording, results or {X: head.scores}, scores, head.squashes),
     }
 
@@ -136,10 +136,10 @@ def write_downstream(
     sources: Mapping[str, fx.Node],
     wanted: Mapping[str, fx.Node],
     passed: frozenset[fx.Node] = frozenset(),
-    known: Mapping[fx.Node, int] | None = None,
+    sizes: Mapping[fx.Node, int] | None = None,
 ) -> tuple[Version, UsedState]:
     """Write the code from some inner values to others, or say why it cannot be written; list what it uses."""
-    behind = start_from(recording, sources, passed, known or {})
+    behind = start_from(recording, sources, passed, sizes or {})
     draft = draft_of(behind.recording, {key: behind.copies[node] for key, node in wanted.items()})
     try:
         emission = emit(rewrite(draft, (*PASSES, check_start))[0])

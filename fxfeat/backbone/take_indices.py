@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from fxfeat.errors import RequestError
+from fxfeat.vision.level_indices import Wording, read_level_indices
 
 
 def take_indices(count: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
@@ -22,17 +21,11 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> tuple[list[
     """
     if indices is None:
         return list(range(count)), count - 1
-    if isinstance(indices, int) and not isinstance(indices, bool):
-        if not 0 < indices <= count:
-            raise RequestError(f"indices={indices} asks for the last {indices} levels, and there are {count}.")
-        return list(range(count - indices, count)), count - 1
-    asked: list[Any] = list(indices) if isinstance(indices, (list, tuple, range)) else []
-    if not asked or not all(type(index) is int for index in asked):
-        raise RequestError(f"indices is {indices!r}; it must be an int, several as in (2, -1), or None for all levels.")
-    wrong = [index for index in asked if not -count <= index < count]
-    if wrong:
-        raise RequestError(
-            f"indices={tuple(asked)} asks for level {wrong[0]}; there are {count}: 0 to {count - 1}, or -{count} to -1."
-        )
-    found = [index % count for index in asked]
-    return found, max(found)
+    wording = Wording(
+        "indices",
+        "an int, several as in (2, -1), or None for all levels",
+        after_count=f", and there are {count}.",
+        after_index=f"; there are {count}: 0 to {count - 1}, or -{count} to -1.",
+    )
+    taken = read_level_indices(indices, count, wording)
+    return list(taken), max(taken)

@@ -13,7 +13,7 @@ from torch import nn
 from fxfeat.backbone.head import describe_head
 from fxfeat.cli.usage import Outcome
 from fxfeat.pyramid.levels import Level
-from fxfeat.pyramid.search import Found, search_levels
+from fxfeat.pyramid.search import LevelSearch, search_levels
 from fxfeat.report.spelled_shapes import spell_shape
 from fxfeat.report.tables import make_table
 from fxfeat.trace.run import describe_example
@@ -32,7 +32,7 @@ def show_pyramid(model: nn.Module, inputs: Any, options: argparse.Namespace, wid
     return Outcome(Group(_render(found), Text(summary, style="dim"), Text(describe_head(setup), style="dim")))
 
 
-def _render(found: Found) -> RenderableType:
+def _render(found: LevelSearch) -> RenderableType:
     table = make_table("index", "reduction", "channels", "shape", "module", "why")
     for level in found.levels:
         shape = (found.maps.extent.batch, level.layout.channels, *level.layout.grid)
@@ -41,7 +41,7 @@ def _render(found: Found) -> RenderableType:
     return table
 
 
-def _describe_layouts(found: Found) -> str:
+def _describe_layouts(found: LevelSearch) -> str:
     orders = ", ".join(dict.fromkeys(level.layout.order for level in found.levels))
     prefixes = sorted({level.layout.prefix for level in found.levels} - {0})
     count = " or ".join(map(str, prefixes))
@@ -49,7 +49,7 @@ def _describe_layouts(found: Found) -> str:
     return f"works in {orders}{tokens}"
 
 
-def _write_json(model: nn.Module, found: Found, head: str) -> str:
+def _write_json(model: nn.Module, found: LevelSearch, head: str) -> str:
     rows = ",\n".join(f"  {json.dumps(_to_json(level, found.maps.extent.batch))}" for level in found.levels)
     about = f'"model": {json.dumps(type(model).__name__)}, "flat": {json.dumps(found.flat)}, "head": {json.dumps(head)}'
     return f'{{{about}, "levels": [\n{rows}\n]}}'

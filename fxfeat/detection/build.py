@@ -112,8 +112,9 @@ def build_backbone(
     if type(out_channels) is not int or out_channels < 1:
         raise RequestError(f"out_channels is {out_channels!r}; it must be a positive int, such as 256.")
     extra = make_extra_blocks(extra_blocks, out_channels)
-    held = freeze_norms(model) if freeze_norm and isinstance(model, nn.Module) else model
-    body = find_body(held, Request(out_indices, least_stride, trainable_levels, output_stride, engine), example_inputs)
+    source = freeze_norms(model) if freeze_norm and isinstance(model, nn.Module) else model
+    request = Request(out_indices, least_stride, trainable_levels, output_stride, engine)
+    body = find_body(source, request, example_inputs)
     top = _put_on_block if body.flat else _put_on_levels
     backbone = top(body, out_channels, extra, norm_layer, least_stride)
     # The modes of the model's own modules are the user's.
@@ -140,10 +141,10 @@ def _put_on_block(body: Body, out_channels: int, extra: Any, norm_layer: Any, le
     strides = [stride for stride in _FLAT_STRIDES if stride >= least_stride]
     fpn = SimpleFeaturePyramid(channels, out_channels, patches.stride, strides, extra, norm_layer)
     levels = measure_levels(fpn, torch.empty(1, channels, 64, 64, device="meta"), strides)
-    found = _find_sizes(body)
-    divisor = math.lcm(found.divisor // patch * patches.stride, strides[-1]) if found.fixed is None else strides[-1]
-    least = math.ceil(found.least * patches.stride / patch) if found.least > 1 else 1
-    sizes = Sizes(divisor, found.fixed, least)
+    own = _find_sizes(body)
+    divisor = math.lcm(own.divisor // patch * patches.stride, strides[-1]) if own.fixed is None else strides[-1]
+    least = math.ceil(own.least * patches.stride / patch) if own.least > 1 else 1
+    sizes = Sizes(divisor, own.fixed, least)
     return FPNBackbone(
         freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, patches, body.orders
     )

@@ -10,10 +10,10 @@ from torch import nn
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.isolation.shared_copy import share
 
-Held = TypeVar("Held", bound=nn.Module)
+Copied = TypeVar("Copied", bound=nn.Module)
 
 
-def copy_sharing(module: Held, replaced: Mapping[int, Any]) -> Held:
+def copy_sharing(module: Copied, replaced: Mapping[int, Any]) -> Copied:
     """Copy a module and all that is in it, except its parameters and buffers, which the copy shares.
 
     Example:
@@ -38,7 +38,7 @@ def copy_sharing(module: Held, replaced: Mapping[int, Any]) -> Held:
         ) from error
 
 
-def freeze_parameters(module: Held, names: frozenset[str]) -> Held:
+def freeze_parameters(module: Copied, names: frozenset[str]) -> Copied:
     """Copy a module with some parameters frozen: parameters of their own that share the originals' memory.
 
     Example:
@@ -51,6 +51,6 @@ def freeze_parameters(module: Held, names: frozenset[str]) -> Held:
         module: the module; it is not changed.
         names: of the parameters, as in ``named_parameters()``.
     """
-    found = {id(held): held for name, held in module.named_parameters() if name in names and held.requires_grad}
-    replaced = {key: nn.Parameter(held.detach(), requires_grad=False) for key, held in found.items()}
+    frozen = [tensor for name, tensor in module.named_parameters() if name in names and tensor.requires_grad]
+    replaced = {id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in frozen}
     return copy_sharing(module, replaced) if replaced else module

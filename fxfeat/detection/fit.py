@@ -60,7 +60,7 @@ def widen(level: torch.Tensor, size: Size) -> torch.Tensor:
         >>> widen(torch.ones(1, 1, 35, 35), (38, 38)).shape, widen(torch.ones(1, 1, 37, 37), (38, 38)).shape
         (torch.Size([1, 1, 38, 38]), torch.Size([1, 1, 37, 37]))
     """
-    missing = [wanted - held for wanted, held in zip(size, level.shape[-2:], strict=True)]
+    missing = [wanted - own for wanted, own in zip(size, level.shape[-2:], strict=True)]
     if max(missing) < 2:
         return level
     top, left = (max(0, count) // 2 for count in missing)

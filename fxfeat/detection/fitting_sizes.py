@@ -100,9 +100,9 @@ def _find_least(trial: Trial, divisor: int) -> int:
 def _list_divisors(strides: Sequence[int], flat: bool) -> list[int]:
     """List what a size may have to be a multiple of: powers of two, strides, and windows on the grids."""
     windows = {stride * part for stride in strides for part in _PARTS}
-    found = {1, *_STEPS, *windows, *strides}
+    divisors = {1, *_STEPS, *windows, *strides}
     least = strides[-1] if flat else 1
-    return sorted(divisor for divisor in found if divisor <= _LARGEST_DIVISOR and divisor % least == 0)
+    return sorted(divisor for divisor in divisors if divisor <= _LARGEST_DIVISOR and divisor % least == 0)
 
 
 def _list_multiples(size: Size, divisor: int) -> list[Size]:
@@ -115,13 +115,13 @@ def _list_multiples(size: Size, divisor: int) -> list[Size]:
 
 def _spoil(factors: list[float], divisor: int) -> list[int]:
     """Raise factors until they differ and are no multiples of 2, 3, 5 or 7, while that makes no huge image."""
-    found: list[int] = []
+    spoilt: list[int] = []
     for factor in factors:
         whole = math.ceil(factor)
-        while divisor < _COARSE and (whole in found or math.gcd(whole, 210) > 1):
+        while divisor < _COARSE and (whole in spoilt or math.gcd(whole, 210) > 1):
             whole += 1
-        found.append(whole)
-    return found
+        spoilt.append(whole)
+    return spoilt
 
 
 def _fits(trial: Trial, size: Size) -> bool:
@@ -132,7 +132,7 @@ def _fits(trial: Trial, size: Size) -> bool:
         return False
     own = trial.image.shape[-2:]
     for shape, grid, stride in zip(shapes, trial.grids, trial.strides, strict=True):
-        expected = [held + (now - then) / stride for held, now, then in zip(grid, size, own, strict=True)]
+        expected = [places + (now - then) / stride for places, now, then in zip(grid, size, own, strict=True)]
         if any(abs(places - wanted) > _SLACK for places, wanted in zip(shape[-2:], expected, strict=True)):
             return False
     return True

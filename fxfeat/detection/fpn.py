@@ -109,10 +109,10 @@ class FPNBackbone(nn.Module):
         """
         size = (x.shape[-2], x.shape[-1])
         image = pad(x, self.size_divisibility, self.least_size)
-        found = self._merge(self._compute_maps(image), (image.shape[-2], image.shape[-1]))
+        levels = self._merge(self._compute_maps(image), (image.shape[-2], image.shape[-1]))
         if image is x:
-            return found
-        pairs = zip(found.items(), self.levels.strides, strict=True)
+            return levels
+        pairs = zip(levels.items(), self.levels.strides, strict=True)
         return OrderedDict((name, crop(level, count_places(size, stride))) for (name, level), stride in pairs)
 
     def _compute_maps(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -126,17 +126,18 @@ class FPNBackbone(nn.Module):
         assert size is not None
         orders = (self.get_buffer(f"order{index}") for index in range(self.num_orders))
         strides = self.body.feature_info.reduction()
-        return [to_map(*held, size) for held in zip(maps, orders, strides, strict=True)]
+        return [to_map(*ordered, size) for ordered in zip(maps, orders, strides, strict=True)]
 
     def _merge(self, maps: list[torch.Tensor], size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        levels: dict[str, torch.Tensor]
         if self.patches is not None:
-            found: dict[str, torch.Tensor] = self.fpn(resize(maps[-1], count_places(size, self.patches.stride)))
-            return found
+            levels = self.fpn(resize(maps[-1], count_places(size, self.patches.stride)))
+            return levels
         fit = widen if self.fixed_size is None else resize
         pairs = zip(maps, self.levels.strides, strict=False)
         maps = [fit(level, count_places(size, stride)) for level, stride in pairs]
-        found = self.fpn(OrderedDict((str(index), level) for index, level in enumerate(maps)))
-        return found
+        levels = self.fpn(OrderedDict((str(index), level) for index, level in enumerate(maps)))
+        return levels
 
     def anchor_generator(self, sizes: Any = None, aspect_ratios: Any = (0.5, 1.0, 2.0)) -> AnchorGenerator:
         """Make anchors for all levels, extra ones included.
@@ -163,9 +164,8 @@ class FPNBackbone(nn.Module):
         return self._make_pool(output_size)
 
     def _make_pool(self, output_size: int) -> MultiScaleRoIAlign:
-        held: Sequence[str] = self.levels.names
-        count = len(held) - self.levels.extra
-        return make_roi_pool(held[:count], self.levels.strides[:count], output_size)
+        count = self.num_levels - self.levels.extra
+        return make_roi_pool(self.levels.names[:count], self.levels.strides[:count], output_size)
 
     def extra_repr(self) -> str:
         """Say what is returned."""

@@ -31,12 +31,10 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps)
         _copy_numbers(norm, self)
-        self._parameters.update({k: held for k, held in norm._parameters.items() if k not in ("weight", "bias")})
+        self._parameters.update({k: tensor for k, tensor in norm._parameters.items() if k not in ("weight", "bias")})
         self._modules.update(norm._modules)
-        kept = {
-            name: held for name, held in norm._buffers.items() if name not in (*self._buffers, "num_batches_tracked")
-        }
-        self._buffers.update(kept)
+        counted = (*self._buffers, "num_batches_tracked")
+        self._buffers.update({name: tensor for name, tensor in norm._buffers.items() if name not in counted})
         inner = copy.copy(norm)
         inner.training = False
         # Shared, not copied: what moves or replaces the tensors here does so there.
@@ -58,7 +56,7 @@ def freeze_norms(model: nn.Module) -> nn.Module:
     Args:
         model: any module; it is not changed. Norms without running statistics stay: there is nothing to freeze.
     """
-    norms = [held for held in model.modules() if isinstance(held, _BatchNorm) and held.running_mean is not None]
+    norms = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
     return copy_sharing(model, {id(norm): freeze_norm(norm) for norm in norms}) if norms else model
 
 

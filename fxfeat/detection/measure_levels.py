@@ -24,11 +24,11 @@ def measure_levels(fpn: nn.Module, maps: Any, strides: Sequence[int]) -> Levels:
     """
     bare = copy.deepcopy(fpn).to("meta").eval()
     with torch.no_grad():
-        found: dict[str, torch.Tensor] = bare(maps)
-    grids = [level.shape[-1] for level in found.values()]
+        levels: dict[str, torch.Tensor] = bare(maps)
+    grids = [level.shape[-1] for level in levels.values()]
     last = len(strides) - 1
     measured = [*strides, *(round(strides[last] * grids[last] / grid) for grid in grids[last + 1 :])]
-    return Levels(tuple(found), tuple(measured), len(found) - len(strides))
+    return Levels(tuple(levels), tuple(measured), len(levels) - len(strides))
 
 
 def make_maps(channels: Sequence[int], strides: Sequence[int]) -> dict[str, torch.Tensor]:

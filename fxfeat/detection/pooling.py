@@ -59,8 +59,8 @@ class StrideMapper:
 
     def __call__(self, boxes: list[torch.Tensor]) -> torch.Tensor:
         """Return the index of a level for each box ``(x1, y1, x2, y2)``, in pixels."""
-        held = torch.cat(boxes)
-        side = ((held[:, 2] - held[:, 0]) * (held[:, 3] - held[:, 1])).sqrt()
+        every = torch.cat(boxes)
+        side = ((every[:, 2] - every[:, 0]) * (every[:, 3] - every[:, 1])).sqrt()
         wanted = side * (_CANONICAL_STRIDE / _CANONICAL_SIZE)
         # Equal strides: the first of them takes the boxes, as in torchvision.
         coarser = sorted(set(self.strides[1:]) - {self.strides[0]})

@@ -40,8 +40,8 @@ def rehearse(
         >>> from fxfeat import features_only
         >>> conv = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1))
         >>> body = features_only(conv, example_inputs=torch.rand(1, 3, 32, 32))
-        >>> found = rehearse(body, torch.rand(1, 3, 32, 32), (64, 96), gradients=True)
-        >>> found.shapes, sorted(found.used[0])
+        >>> rehearsal = rehearse(body, torch.rand(1, 3, 32, 32), (64, 96), gradients=True)
+        >>> rehearsal.shapes, sorted(rehearsal.used[0])
         (((1, 8, 32, 48), (1, 8, 16, 24)), ['0.bias', '0.weight'])
 
     Args:
@@ -69,20 +69,23 @@ def rehearse(
 
 @contextlib.contextmanager
 def _stage(body: FeaturePyramid, kind: Kind) -> Iterator[None]:
-    """Put tensors without data in the places of a module's own; ``untouched`` puts those back."""
+    """Put tensors without data in the places of a module's own; ``preserved`` puts those back."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         if kind == "fake":
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if kind == "meta":
             stack.enter_context(torch.device("meta"))
-        held: dict[int, torch.Tensor] = {}
-        for module in (body.extractor, *body.modules()):
-            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
-            for table in tables:
-                tensors = [(name, value) for name, value in table.items() if isinstance(value, torch.Tensor)]
-                table.update({name: held.setdefault(id(value), _stand_in(value, kind)) for name, value in tensors})
+        stand_ins: dict[int, torch.Tensor] = {}
+        for table in _tables_of(body):
+            tensors = [(name, value) for name, value in table.items() if isinstance(value, torch.Tensor)]
+            table.update({name: stand_ins.setdefault(id(value), _stand_in(value, kind)) for name, value in tensors})
         yield
+
+
+def _tables_of(body: FeaturePyramid) -> Iterator[dict[str, Any]]:
+    for module in (body.extractor, *body.modules()):
+        yield from (module._parameters, module._buffers, module.__dict__)
 
 
 def _stand_in(tensor: torch.Tensor, kind: Kind) -> torch.Tensor:
@@ -105,12 +108,12 @@ def _run(body: FeaturePyramid, image: torch.Tensor, gradients: bool) -> Rehearsa
     shapes = tuple(tuple(level.shape) for level in maps)
     if not gradients:
         return Rehearsal(shapes)
-    named = {name: held for name, held in body.named_parameters() if held.requires_grad}
+    named = {name: parameter for name, parameter in body.named_parameters() if parameter.requires_grad}
     return Rehearsal(shapes, tuple(_find_used(level, named) for level in maps))
 
 
 def _find_used(level: torch.Tensor, named: dict[str, Any]) -> frozenset[str]:
     if not level.requires_grad or not named:
         return frozenset()
-    found = torch.autograd.grad(level.sum(), list(named.values()), retain_graph=True, allow_unused=True)
-    return frozenset(name for name, gradient in zip(named, found, strict=True) if gradient is not None)
+    gradients = torch.autograd.grad(level.sum(), list(named.values()), retain_graph=True, allow_unused=True)
+    return frozenset(name for name, gradient in zip(named, gradients, strict=True) if gradient is not None)

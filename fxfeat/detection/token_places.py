@@ -10,23 +10,23 @@ import torch
 from torch import fx
 
 from fxfeat.errors import RequestError
-from fxfeat.ir.node_meta import TensorMeta, meta_of
-from fxfeat.ir.written import map_nodes
-from fxfeat.pyramid.layout import Layout
+from fxfeat.ir.node_meta import meta_of
 from fxfeat.pyramid.levels import Level
-from fxfeat.pyramid.search import Found
+from fxfeat.pyramid.search import LevelSearch
+from fxfeat.vision.layout import Layout
+from fxfeat.vision.operations import PARTS, TURNS, VIEWS, function_of
+from fxfeat.vision.replay import run_call
+from fxfeat.vision.shapes import Shape, is_tensor, shape_of
+from fxfeat.vision.token_layout import lay_out
 
-_RESHAPES = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone")
-_TURNS = ("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims")
-_PARTS = ("unbind", "getitem", "__getitem__", "chunk", "split")
-_REPLAYED = frozenset(_RESHAPES + _TURNS + _PARTS)
+_REPLAYED = VIEWS | TURNS | PARTS
 _REDUCTIONS = frozenset(("amax", "amin", "mean", "sum"))
 
 Places = tuple[Any, Any]
 """The row and the column that each number of a value belongs to, in pixels, in the value's own structure."""
 
 
-def find_order(found: Found, level: Level) -> torch.Tensor:
+def find_order(search: LevelSearch, level: Level) -> torch.Tensor:
     """Find the order of a level's tokens that makes them the rows of a map.
 
     Places are followed through the recording from the last value that holds them in the image's order: steps that
@@ -34,7 +34,7 @@ def find_order(found: Found, level: Level) -> torch.Tensor:
     these, and any other step leaves them where they are; attention gives the places of its queries.
 
     Args:
-        found: the levels of a model.
+        search: the levels of a model.
         level: one of them, of tokens.
 
     Returns:
@@ -44,11 +44,11 @@ def find_order(found: Found, level: Level) -> torch.Tensor:
         RequestError: where the places cannot be followed.
     """
     if not level.layout.shuffled:
-        return torch.arange(math.prod(level.layout.grid))
-    places = _follow(found, level.node)
+        return torch.arange(level.layout.places)
+    places = _follow(search, level.node)
     prefix, grid = level.layout.prefix, level.layout.grid
     if places is not None:
-        rows, columns = (held[0, prefix:, 0].double() for held in places)
+        rows, columns = (axis[0, prefix:, 0].double() for axis in places)
         order = torch.argsort(columns, stable=True)
         order = order[torch.argsort(rows[order], stable=True)]
         if _is_grid(rows[order], columns[order], grid):
@@ -67,55 +67,52 @@ def _is_grid(rows: torch.Tensor, columns: torch.Tensor, grid: tuple[int, ...]) -
     return same and bool((tall[1:, 0] > tall[:-1, 0]).all()) and bool((wide[0, 1:] > wide[0, :-1]).all())
 
 
-def _follow(found: Found, wanted: fx.Node) -> Places | None:
-    known: dict[fx.Node, Places] = {}
-    for node in found.recording.nodes:
-        layout = found.maps.layouts.get(node)
-        value = meta_of(node).value
-        if layout is not None and not layout.shuffled and not layout.prefix and isinstance(value, TensorMeta):
-            known[node] = _place(layout, value.shape)
-        else:
-            places = _move(node, known)
-            if places is not None:
-                known[node] = places
+def _follow(search: LevelSearch, wanted: fx.Node) -> Places | None:
+    places: dict[fx.Node, Places] = {}
+    for node in search.recording.nodes:
+        here = _place(node, search.maps.layouts.get(node), places)
+        if here is not None:
+            places[node] = here
         if node is wanted:
-            return known.get(node)
-    return None
+            break
+    return places.get(wanted)
 
 
-def _place(layout: Layout, shape: tuple[int, ...]) -> Places:
+def _place(node: fx.Node, layout: Layout | None, places: Mapping[fx.Node, Places]) -> Places | None:
+    """Say where the numbers of a value lie, by its layout or from where those it was computed from do."""
+    if layout is None or layout.shuffled or layout.prefix or not is_tensor(node):
+        return _move(node, places)
+    return _lay_out(layout, shape_of(node))
+
+
+def _lay_out(layout: Layout, shape: Shape) -> Places:
     """Write its own row and column at each number of a value that holds a map in the image's order."""
     rows, columns = (torch.arange(size) * scale for size, scale in zip(layout.grid, layout.scale, strict=True))
     tall, wide = torch.meshgrid(rows, columns, indexing="ij")
-    forms = {"NCHW": (1, 1, *layout.grid), "NHWC": (1, *layout.grid, 1), "NLC": (1, math.prod(layout.grid), 1)}
-    form = forms[layout.order]
-    return tall.reshape(form).expand(shape), wide.reshape(form).expand(shape)
+    return lay_out(tall, layout, shape), lay_out(wide, layout, shape)
 
 
-def _move(node: fx.Node, known: Mapping[fx.Node, Places]) -> Places | None:
-    """Say where the numbers of a value lie, from where those it was computed from do."""
-    sources = [source for source in node.all_input_nodes if source in known]
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+def _move(node: fx.Node, places: Mapping[fx.Node, Places]) -> Places | None:
+    sources = [source for source in node.all_input_nodes if source in places]
     if not sources:
         return None
-    if node.op != "call_module" and name in _REPLAYED | _REDUCTIONS:
+    if function_of(node) in _REPLAYED | _REDUCTIONS:
         try:
-            return _replay(node, name, sources[0], known, 0), _replay(node, name, sources[0], known, 1)
+            return _replay(node, sources[0], places, 0), _replay(node, sources[0], places, 1)
         except (RuntimeError, TypeError, AttributeError, IndexError):
             return None
-    shape = getattr(meta_of(node).value, "shape", None)
-    fitting = [known[s] for s in sources if shape and getattr(known[s][0], "shape", (None,))[:-1] == shape[:-1]]
+    shape = shape_of(node)
+    fitting = [places[s] for s in sources if shape and getattr(places[s][0], "shape", (None,))[:-1] == shape[:-1]]
     if not fitting:
         return None
     rows, columns = fitting[0]
     return rows[..., :1].expand(shape), columns[..., :1].expand(shape)
 
 
-def _replay(node: fx.Node, name: str, source: fx.Node, known: Mapping[fx.Node, Places], axis: int) -> Any:
-    def value_of(held: fx.Node) -> Any:
-        return known[held][axis] if held is source else meta_of(held).value
+def _replay(node: fx.Node, moved: fx.Node, places: Mapping[fx.Node, Places], axis: int) -> Any:
+    """Run a step on the rows or the columns of one value that it reads."""
 
-    name = "mean" if name in _REDUCTIONS else name
-    own = getattr(torch.Tensor, name, None) if isinstance(node.target, str) or name == "mean" else None
-    call: Any = own or node.target
-    return call(*map_nodes(node.args, value_of), **map_nodes(dict(node.kwargs), value_of))
+    def value_of(source: fx.Node) -> Any:
+        return places[source][axis] if source is moved else meta_of(source).value
+
+    return run_call(node, value_of, torch.Tensor.mean if function_of(node) in _REDUCTIONS else None)

@@ -9,15 +9,15 @@ import networkx as nx
 from torch import fx
 
 from fxfeat.ir.module_call import ModuleCall
-from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.names.table import name_nodes
+from fxfeat.names.table import NameTable, name_nodes
 from fxfeat.pyramid.drops import Drop
-from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.maps import Maps
-from fxfeat.pyramid.mixing import mixes
-from fxfeat.pyramid.naming import name_value
+from fxfeat.vision.layout import Layout
+from fxfeat.vision.learnt import mixes
+from fxfeat.vision.shapes import position_of
+from fxfeat.vision.value_names import name_value
 
 _LEAST_SHARE = 0.5
 
@@ -49,40 +49,50 @@ def find_blocks(
     Returns:
         One level for each block; none where the model is not flat.
     """
-    first = max((_position(node) for drop in drops for node in drop.nodes), default=0)
+    first = max((position_of(node) for drop in drops for node in drop.nodes), default=0)
     runs = [run for run in _find_runs(recording, maps, flow) if len(run) >= least and run[0].module_call.start > first]
-    run = max(runs, key=lambda held: _count_parameters(recording, held), default=[])
+    run = max(runs, key=lambda run: (_count_parameters(recording, run), -run[0].module_call.index), default=[])
     if not run or not _is_most(recording, run) or not _is_one_stem(recording, drops, run):
         return ()
-    table = name_nodes(recording)
-    name = type(recording.root.get_submodule(run[0].module_call.path)).__name__
-    levels = []
     reduction = math.prod(drop.factor for drop in drops) if drops else round(maps.layouts[run[0].node].size)
+    return _make_levels(recording, maps, run, reduction)
+
+
+def _make_levels(recording: Recording, maps: Maps, run: list[Block], reduction: int) -> tuple[Level, ...]:
+    table = name_nodes(recording)
+    kind = type(recording.root.get_submodule(run[0].module_call.path)).__name__
+    levels = []
     for index, block in enumerate(run):
-        layout = maps.layouts[block.node]
-        query = name_value(recording, block.node, table, lambda call, at=block.module_call: call.index >= at.index)  # type: ignore[misc]
-        why = f"block {index + 1} of {len(run)}: {name}, repeated at one resolution"
-        levels.append(Level(index, query or block.module_call.path, reduction, layout, block.node, why))
+        name = _name_block(recording, block, table)
+        why = f"block {index + 1} of {len(run)}: {kind}, repeated at one resolution"
+        levels.append(Level(index, name, reduction, maps.layouts[block.node], block.node, why))
     return tuple(levels)
+
+
+def _name_block(recording: Recording, block: Block, table: NameTable) -> str:
+    """Name what a block returned by the block or a module inside it, not by one around it."""
+    name = name_value(recording, block.node, table, lambda call: call.index >= block.module_call.index)
+    return name or block.module_call.path
 
 
 def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[Block]]:
     groups: dict[object, list[Block]] = {}
     for module_call in recording.module_calls[1:]:
         module = recording.root.get_submodule(module_call.path)
-        node = _find_map(module_call, maps.layouts, flow) if any(True for _ in module.children()) else None
-        if node is None:
+        node = _find_map(module_call, maps.layouts, flow)
+        if node is None or next(module.children(), None) is None:
             continue
         layout = maps.layouts[node]
-        kind = type(module)
-        groups.setdefault((kind, module_call.parent, layout.grid, layout.order), []).append(Block(module_call, node))
+        alike = (type(module), module_call.parent, layout.grid, layout.order)
+        groups.setdefault(alike, []).append(Block(module_call, node))
     return [_take_line(flow, group) for group in groups.values()]
 
 
 def _find_map(module_call: ModuleCall, layouts: dict[fx.Node, Layout], flow: nx.DiGraph) -> fx.Node | None:
     """Find the first map among what a module returned."""
-    held = [module_call.result] if isinstance(module_call.result, fx.Node) else [node for _, node in module_call.leaves]
-    return next((node for node in held if node in layouts and node in flow), None)
+    result = module_call.result
+    returned = [result] if isinstance(result, fx.Node) else [node for _, node in module_call.leaves]
+    return next((node for node in returned if node in layouts and node in flow), None)
 
 
 def _take_line(flow: nx.DiGraph, group: list[Block]) -> list[Block]:
@@ -97,29 +107,28 @@ def _take_line(flow: nx.DiGraph, group: list[Block]) -> list[Block]:
 def _is_most(recording: Recording, run: list[Block]) -> bool:
     """Say whether a run is at least half of all up to its end, by its parameters or by its mixing operations."""
     start, stop = run[0].module_call.start, run[-1].module_call.stop
-    used = {call.path for call in recording.module_calls if call.stop <= stop and (call.leaf or call.start < start)}
-    seen = {parameter for path in used for parameter in recording.root.get_submodule(path).parameters()}
-    inside = {p for block in run for p in recording.root.get_submodule(block.module_call.path).parameters()}
-    total = sum(parameter.numel() for parameter in seen | inside)
-    if sum(parameter.numel() for parameter in inside) >= _LEAST_SHARE * total:
+    before = {call.path for call in recording.module_calls if call.stop <= stop and (call.leaf or call.start < start)}
+    everything = before | {block.module_call.path for block in run}
+    if _count_parameters(recording, run) >= _LEAST_SHARE * _count_in(recording, everything):
         return True
-    before = sum(mixes(recording, node) for node in recording.nodes[:start])
-    return sum(mixes(recording, node) for node in recording.nodes[start:stop]) >= before
+    mixing = [node for node in recording.nodes[:stop] if mixes(recording, node)]
+    return sum(position_of(node) >= start for node in mixing) >= sum(position_of(node) < start for node in mixing)
 
 
-def _count_parameters(recording: Recording, run: list[Block]) -> tuple[int, int]:
-    held = {p for block in run for p in recording.root.get_submodule(block.module_call.path).parameters()}
-    return sum(parameter.numel() for parameter in held), -run[0].module_call.index
+def _count_parameters(recording: Recording, run: list[Block]) -> int:
+    return _count_in(recording, {block.module_call.path for block in run})
+
+
+def _count_in(recording: Recording, paths: set[str]) -> int:
+    """Count the numbers of the parameters of some modules, shared ones once."""
+    parameters = {parameter for path in paths for parameter in recording.root.get_submodule(path).parameters()}
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _is_one_stem(recording: Recording, drops: list[Drop], run: list[Block]) -> bool:
     """Say whether all drops are in one module's call, or are one drop."""
     if len(drops) < 2:
         return True
-    first, last = _position(drops[0].nodes[0]), _position(drops[-1].nodes[-1])
+    first, last = position_of(drops[0].nodes[0]), position_of(drops[-1].nodes[-1])
     start = run[0].module_call.start
     return any(call.start <= first and last < call.stop <= start for call in recording.module_calls)
-
-
-def _position(node: fx.Node) -> int:
-    return int(meta_of(node).position)

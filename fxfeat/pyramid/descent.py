@@ -8,17 +8,15 @@ from dataclasses import dataclass
 import networkx as nx
 from torch import fx
 
-from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.pyramid.flow import SINK, find_chain
-from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.maps import Maps
+from fxfeat.vision.data_flow import find_chain, results_of
+from fxfeat.vision.layout import Layout
+from fxfeat.vision.operations import JOINS, function_of
+from fxfeat.vision.shapes import position_of
 
 DROP = 1.5
 """A map is of a lower resolution than another if its scale is at least this many times the other's."""
-
-
-_JOINS = ("cat", "concat", "concatenate")
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,14 @@ def find_descent(recording: Recording, flow: nx.DiGraph, maps: Maps) -> Descent:
 
     Source: dominators of a flow graph, Lengauer and Tarjan 1979.
     """
-    spine = find_chain(flow, maps.image, SINK)
+    spine = find_chain(flow, [maps.image], results_of(recording))
     chain = _take_descent([node for node in spine if node in maps.layouts], maps.layouts)
     bottom = chain[-1] if chain else maps.image
     if not _is_passed_by(recording, flow, maps, bottom):
-        after = next((node for node in spine if meta_of(node).position > meta_of(bottom).position), None)
+        after = next((node for node in spine if position_of(node) > position_of(bottom)), None)
         return Descent(tuple(chain), _above(flow, bottom), True, after)
     bottom = _find_bottom(flow, maps)
-    chain = [node for node in (*find_chain(flow, maps.image, bottom), bottom) if node in maps.layouts]
+    chain = [node for node in find_chain(flow, [maps.image], [bottom]) if node in maps.layouts]
     return Descent(tuple(_take_descent(chain, maps.layouts)), _above(flow, bottom), False)
 
 
@@ -83,11 +81,11 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
     A block may look at a smaller copy of its map and come back. A U goes down twice or more, or from the image itself,
     or has several blocks at its bottom; and a map that is returned counts in any case.
     """
-    layouts = maps.layouts
+    layouts, results = maps.layouts, set(results_of(recording))
     deeper = [node for node in flow if node in layouts and is_drop(layouts[bottom], layouts[node])]
     if not deeper:
         return False
-    if not is_drop(layouts[maps.image], layouts[bottom]) or any(SINK in flow[node] for node in deeper):
+    if not is_drop(layouts[maps.image], layouts[bottom]) or not results.isdisjoint(deeper):
         return True
     below = flow.subgraph(deeper)
     twice = any(is_drop(layouts[left], layouts[right]) for left, right in below.edges)
@@ -96,34 +94,28 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
 
 def _has_blocks(recording: Recording, flow: nx.DiGraph) -> bool:
     """Say whether two calls of one class follow each other, without coming up in between."""
-    made: dict[type, list[fx.Node]] = {}
+    results: dict[type, list[fx.Node]] = {}
     for module_call in recording.module_calls:
         if not module_call.leaf and module_call.result in flow:
-            made.setdefault(type(recording.root.get_submodule(module_call.path)), []).append(module_call.result)
-    pairs = (pair for nodes in made.values() for pair in itertools.pairwise(dict.fromkeys(nodes)))
+            results.setdefault(type(recording.root.get_submodule(module_call.path)), []).append(module_call.result)
+    pairs = (pair for nodes in results.values() for pair in itertools.pairwise(dict.fromkeys(nodes)))
     return any(nx.has_path(flow, left, right) for left, right in pairs)
 
 
 def _find_bottom(flow: nx.DiGraph, maps: Maps) -> fx.Node:
     """Find the last map of the lowest resolution that ran before the first way up."""
     layouts = maps.layouts
-    held = sorted((node for node in flow if node in layouts), key=lambda node: meta_of(node).position)
-    lowest = max((layouts[node] for node in held), key=lambda layout: layout.size)
-    bottoms = {node for node in held if not is_drop(layouts[node], lowest)}
-    ascent = (
-        node for node in held if node not in bottoms and any(source in bottoms for source in flow.predecessors(node))
-    )
+    ran = sorted((node for node in flow if node in layouts), key=position_of)
+    lowest = max((layouts[node] for node in ran), key=lambda layout: layout.size)
+    bottoms = {node for node in ran if not is_drop(layouts[node], lowest)}
+    ascent = (node for node in ran if node not in bottoms and not bottoms.isdisjoint(flow.predecessors(node)))
     first = next(ascent, None)
-    before = [node for node in held if node in bottoms and (first is None or _runs_before(node, first))]
-    return _leave_skip(flow, before[-1], bottoms)
+    before = ran if first is None else ran[: ran.index(first)]
+    return _leave_skip(flow, [node for node in before if node in bottoms][-1], bottoms)
 
 
 def _leave_skip(flow: nx.DiGraph, bottom: fx.Node, bottoms: set[fx.Node]) -> fx.Node:
     """Step back from where a way round the bottom of a U is joined to it again, which is where the way up begins."""
-    joined = sorted(set(flow.predecessors(bottom)) & bottoms, key=lambda node: meta_of(node).position)
-    joins = getattr(bottom.target, "__name__", "") in _JOINS and len(joined) == 2
+    joined = sorted(set(flow.predecessors(bottom)) & bottoms, key=position_of)
+    joins = function_of(bottom) in JOINS and len(joined) == 2
     return joined[1] if joins and nx.has_path(flow, joined[0], joined[1]) else bottom
-
-
-def _runs_before(left: fx.Node, right: fx.Node) -> bool:
-    return bool(meta_of(left).position < meta_of(right).position)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from fxfeat.ir.module_call import ModuleCall
-from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.descent import DROP, Descent, is_drop
 from fxfeat.pyramid.flow import Sources, find_sources
-from fxfeat.pyramid.layout import Layout
-from fxfeat.pyramid.mixing import has_weights, mixes
+from fxfeat.vision.layout import Layout
+from fxfeat.vision.learnt import has_weights, mixes
+from fxfeat.vision.shapes import position_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def find_drops(recording: Recording, descent: Descent, layouts: dict[fx.Node, La
     drops: list[Drop] = []
     for before, after in zip(descent.chain, descent.chain[1:], strict=False):
         if is_drop(layouts[before], layouts[after]):
-            region = [node for node in lowering if _position(before) < _position(node) <= _position(after)]
+            region = [node for node in lowering if position_of(before) < position_of(node) <= position_of(after)]
             drops += _split(region, before, layouts[after], sources, layouts)
     return [_place(recording, descent, drop, drops, sources, layouts) for drop in drops]
 
@@ -69,7 +69,7 @@ def _split(
         lowered = {node: [s for s in sources[node] if _is_near(layouts[s].size, size)] for node in region}
         last = [node for node in region if any(is_drop(layouts[s], layouts[node]) for s in lowered[node])][-1:]
         factor = max(1, round(following / size))
-        drops += [Drop((node,), max(lowered[node], key=_position), factor, passed=True) for node in last]
+        drops += [Drop((node,), max(lowered[node], key=position_of), factor, passed=True) for node in last]
     return drops
 
 
@@ -114,16 +114,16 @@ def _place(
         return drop
     size = layouts[drop.source].size
     if drop.passed:
-        inside = [node for node in sources if module_call.start <= _position(node) < module_call.stop]
+        inside = [node for node in sources if module_call.start <= position_of(node) < module_call.stop]
         entering = {source for node in inside for source in sources[node]}
     else:
         entering = set(descent.chain)
-    held = [s for s in entering if _position(s) < module_call.start and _is_near(layouts[s].size, size)]
-    return replace(drop, module_call=module_call, source=max(held, key=_position, default=drop.source))
+    given = [s for s in entering if position_of(s) < module_call.start and _is_near(layouts[s].size, size)]
+    return replace(drop, module_call=module_call, source=max(given, key=position_of, default=drop.source))
 
 
 def _holds(module_call: ModuleCall, nodes: Iterable[fx.Node], quantifier: Callable[[Iterable[bool]], bool]) -> bool:
-    return quantifier(module_call.start <= _position(node) < module_call.stop for node in nodes)
+    return quantifier(module_call.start <= position_of(node) < module_call.stop for node in nodes)
 
 
 def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall, nodes: tuple[fx.Node, ...]) -> bool:
@@ -132,15 +132,14 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
     Then what it was given is not yet the feature of that resolution: a stage of blocks with the reduction at its end,
     or a convolution, an activation and a pool in one container.
     """
-    first, last = _position(nodes[0]), _position(nodes[-1])
-    before = [node for node in descent.chain if module_call.start <= _position(node) < first]
-    inner = [
-        held
-        for held in recording.module_calls
-        if module_call.start <= held.start and held.stop <= first and not held.leaf
+    first, last = position_of(nodes[0]), position_of(nodes[-1])
+    before = [node for node in descent.chain if module_call.start <= position_of(node) < first]
+    blocks = [
+        call
+        for call in recording.module_calls
+        if module_call.start <= call.start and call.stop <= first and not call.leaf and _returns(call, before)
     ]
-    blocks = [held for held in inner if _returns(held, before)]
-    worked = {n for held in blocks for n in recording.nodes[held.start : held.stop] if mixes(recording, n)}
+    worked = {n for call in blocks for n in recording.nodes[call.start : call.stop] if mixes(recording, n)}
     left = [node for node in recording.nodes[first : module_call.stop] if mixes(recording, node)]
     if len(worked) > len(left):
         return True
@@ -151,7 +150,3 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
 
 def _returns(module_call: ModuleCall, nodes: list[fx.Node]) -> bool:
     return module_call.result in nodes or bool(module_call.leaves and module_call.leaves[0][1] in nodes)
-
-
-def _position(node: fx.Node) -> int:
-    return int(meta_of(node).position)

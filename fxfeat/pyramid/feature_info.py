@@ -35,8 +35,8 @@ class FeatureInfo:
             key: such as ``"num_chs"``.
             idx: a level's index for its entry alone, several for a list, None for the levels that are returned.
         """
-        found = self.get_dicts([key], idx)
-        return found[key] if isinstance(found, dict) else [level[key] for level in found]
+        levels = self.get_dicts([key], idx)
+        return levels[key] if isinstance(levels, dict) else [level[key] for level in levels]
 
     def get_dicts(self, keys: Sequence[str] | None = None, idx: Index = None) -> Any:
         """Return levels as dicts of some keys, all if not given; ``idx`` as for ``get``."""

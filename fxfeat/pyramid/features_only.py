@@ -6,22 +6,20 @@ import inspect
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from fxfeat.api import create_feature_extractor
-from fxfeat.errors import RequestError
 from fxfeat.ir.engine import Engine
-from fxfeat.ir.example import Example
 from fxfeat.pyramid.feature_info import FeatureInfo
-from fxfeat.pyramid.formats import FORMATS
-from fxfeat.pyramid.layout import Order
+from fxfeat.pyramid.formats import check_format
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.pyramid import FeaturePyramid
 from fxfeat.pyramid.search import search_levels
 from fxfeat.stride import limit_stride
 from fxfeat.trace.setup import read_setup
+from fxfeat.vision.example_arguments import as_example_inputs
+from fxfeat.vision.layout import Order
 
 
 def features_only(
@@ -66,21 +64,20 @@ def features_only(
 
     Source: timm's ``create_model(..., features_only=True)``.
     """
-    if output_fmt not in FORMATS:
-        raise RequestError(f"output_fmt is {output_fmt!r}; it must be one of {', '.join(map(repr, FORMATS))}.")
+    check_format(output_fmt)
     setup = read_setup(model, None, None, example_inputs, engine)
-    found = search_levels(setup)
-    wanted = read_out_indices(out_indices, found.levels, found.flat)
-    levels, example = found.levels, _as_inputs(setup.examples[0])
+    search = search_levels(setup)
+    wanted = read_out_indices(out_indices, search.levels, search.flat)
+    levels, example = search.levels, as_example_inputs(setup.examples[0])
     source = setup.model
     if output_stride is not None and output_stride != levels[-1].reduction:
         source = limit_stride(source, output_stride, example_inputs=example)
         levels = tuple(limit_level(level, output_stride) for level in levels)
     names = {levels[index].module: str(index) for index in sorted(set(wanted))}
     extractor = create_feature_extractor(source, names, example_inputs=example, engine=engine)
-    info = FeatureInfo([describe_level(level, found.maps.extent.batch, output_fmt) for level in levels], wanted)
+    info = FeatureInfo([describe_level(level, search.maps.extent.batch, output_fmt) for level in levels], wanted)
     layouts = {index: levels[index].layout for index in wanted}
-    return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, found.maps.image), output_fmt, return_dict)
+    return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, search.maps.image), output_fmt, return_dict)
 
 
 def limit_level(level: Level, output_stride: int) -> Level:
@@ -92,14 +89,10 @@ def limit_level(level: Level, output_stride: int) -> Level:
     return replace(level, reduction=level.reduction // factor, layout=layout)
 
 
-def _as_inputs(example: Example) -> Any:
-    return example.args if not example.kwargs else example.kwargs
-
-
 def _place_of(model: nn.Module, image: fx.Node) -> tuple[int, str]:
     """Say which argument of ``forward`` holds the image: its position and its name."""
-    held = image if image.op == "placeholder" else image.args[0]
-    name = str(getattr(held, "target", "")).lstrip("*")
+    argument = image if image.op == "placeholder" else image.args[0]
+    name = str(getattr(argument, "target", "")).lstrip("*")
     names = list(inspect.signature(model.forward).parameters)
     return (names.index(name) if name in names else 0), name
 
@@ -110,7 +103,7 @@ def describe_level(level: Level, batch: int, output_fmt: Order) -> dict[str, Any
     shapes: dict[Order, tuple[int, ...]] = {
         "NCHW": (batch, layout.channels, *layout.grid),
         "NHWC": (batch, *layout.grid, layout.channels),
-        "NLC": (batch, int(torch.Size(layout.grid).numel()), layout.channels),
+        "NLC": (batch, layout.places, layout.channels),
     }
     return {
         "num_chs": layout.channels,

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 
 from fxfeat.errors import GuardError, RequestError
-from fxfeat.pyramid.layout import Layout, Order
+from fxfeat.vision.layout import Layout, Order
 
 FORMATS: tuple[Order, ...] = ("NCHW", "NHWC", "NLC")
+
+
+def check_format(output_fmt: Any) -> Order:
+    """Check the format asked for.
+
+    Raises:
+        RequestError: where there is no such format.
+    """
+    if output_fmt not in FORMATS:
+        raise RequestError(f"output_fmt is {output_fmt!r}; it must be one of {', '.join(map(repr, FORMATS))}.")
+    checked: Order = output_fmt
+    return checked
 
 
 def to_format(value: torch.Tensor, layout: Layout, image: tuple[int, ...], wanted: Order) -> torch.Tensor:
@@ -61,14 +74,13 @@ def find_grid(places: int, layout: Layout, image: tuple[int, ...]) -> tuple[int,
     """
     exact = [pixels / scale for pixels, scale in zip(image, layout.scale, strict=True)]
     sizes = [sorted({math.floor(size), math.ceil(size), round(size)}, key=lambda n: abs(n - size)) for size in exact]
-    grids = itertools.product(*sizes)
-    found = next((grid for grid in grids if math.prod(grid) == places), None)
-    if found is None and layout.grid is not None and math.prod(layout.grid) == places:
+    fitting = next((grid for grid in itertools.product(*sizes) if math.prod(grid) == places), None)
+    if fitting is not None:
+        return fitting
+    if layout.places == places:
         return layout.grid
-    if found is None:
-        steps = tuple(round(step) for step in layout.scale)
-        raise GuardError(
-            f"The map has {places} places, which fit no grid over an image of {image} pixels in steps of {steps}. "
-            "Create the pyramid with example_inputs= like this input."
-        )
-    return found
+    steps = tuple(round(step) for step in layout.scale)
+    raise GuardError(
+        f"The map has {places} places, which fit no grid over an image of {image} pixels in steps of {steps}. "
+        "Create the pyramid with example_inputs= like this input."
+    )

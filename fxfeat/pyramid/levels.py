@@ -15,10 +15,11 @@ from fxfeat.ir.recording import Recording
 from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.descent import Descent
 from fxfeat.pyramid.drops import Drop
-from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.maps import Maps
-from fxfeat.pyramid.mixing import has_weights, mixes
-from fxfeat.pyramid.naming import name_value
+from fxfeat.vision.layout import Layout
+from fxfeat.vision.learnt import has_weights, mixes
+from fxfeat.vision.shapes import position_of
+from fxfeat.vision.value_names import name_value
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
     if not drops:
         return ()
     ends = [(drop.source, _explain(drop)) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
-    return _number(recording, maps, descent.flow, ends, drops)
+    return _name_levels(recording, maps, descent.flow, ends, drops)
 
 
 def _explain(drop: Drop) -> str:
@@ -81,14 +82,18 @@ def _last_end(
     container = _container_of(recording, drop)
     head = _find_head(recording, descent, drop)
     stop = min(container.stop, _find_stage_end(recording, drop), container.stop if head is None else head.start)
-    last = meta_of(drop.nodes[-1]).position
-    held = [node for node in descent.chain if last <= meta_of(node).position < stop] or [descent.chain[-1]]
-    tail = _find_tail(recording, layouts, drop, container, held)
+    last = position_of(drop.nodes[-1])
+    lowest = [node for node in descent.chain if last <= position_of(node) < stop] or [descent.chain[-1]]
+    tail = _find_tail(recording, layouts, drop, container, lowest)
     if tail is not None:
-        before = [node for node in held if meta_of(node).position < tail.start]
-        return before[-1], f"the last map of the lowest resolution before {tail.path}, which only adds channels"
+        why = f"the last map of the lowest resolution before {tail.path}, which only adds channels"
+        return _last_before(lowest, tail), why
     where = f"inside {container.path}" if container.path else "before the head"
-    return held[-1], f"the last map of the lowest resolution {where}"
+    return lowest[-1], f"the last map of the lowest resolution {where}"
+
+
+def _last_before(nodes: list[fx.Node], module_call: ModuleCall) -> fx.Node:
+    return [node for node in nodes if position_of(node) < module_call.start][-1]
 
 
 def _find_stage_end(recording: Recording, drop: Drop) -> int:
@@ -97,7 +102,7 @@ def _find_stage_end(recording: Recording, drop: Drop) -> int:
     module_calls = recording.module_calls
     if drop.stage is None or not owner or any(call.path == owner for call in module_calls):
         return len(recording.nodes)
-    last = meta_of(drop.nodes[-1]).position
+    last = position_of(drop.nodes[-1])
     if not any(mixes(recording, node) for node in recording.nodes[last + 1 : drop.stage.stop]):
         return len(recording.nodes)
     return max(
@@ -106,27 +111,29 @@ def _find_stage_end(recording: Recording, drop: Drop) -> int:
 
 
 def _find_tail(
-    recording: Recording, layouts: dict[fx.Node, Layout], drop: Drop, container: ModuleCall, held: list[fx.Node]
+    recording: Recording, layouts: dict[fx.Node, Layout], drop: Drop, container: ModuleCall, lowest: list[fx.Node]
 ) -> ModuleCall | None:
     """Find where, at the end of the container, channels are added for the head: 1x1 convolutions, norms, activations.
 
     They are told from a stage by their classes, which are others than that of the module that holds the last drop.
     """
-    last, tail = meta_of(held[-1]).position, None
-    children = [call for call in recording.module_calls if call.parent == container.index and call.start <= last]
-    for child in reversed(children):
-        if drop.module_call is None or child.start <= meta_of(held[0]).position:
-            break
-        nodes = recording.nodes[child.start : child.stop]
-        if _class_of(recording, child) is _class_of(recording, drop.module_call) or any(
-            mixes(recording, n) for n in nodes
-        ):
-            break
-        tail = child
-    if tail is None:
+    if drop.module_call is None:
         return None
-    before = [node for node in held if meta_of(node).position < tail.start]
-    return tail if layouts[held[-1]].channels > layouts[before[-1]].channels else None
+    first, last = position_of(lowest[0]), position_of(lowest[-1])
+    children = [
+        call for call in recording.module_calls if call.parent == container.index and first < call.start <= last
+    ]
+    stage = _class_of(recording, drop.module_call)
+    added = list(itertools.takewhile(lambda call: _may_add(recording, call, stage), reversed(children)))
+    if not added:
+        return None
+    tail = added[-1]
+    return tail if layouts[lowest[-1]].channels > layouts[_last_before(lowest, tail)].channels else None
+
+
+def _may_add(recording: Recording, module_call: ModuleCall, stage: type) -> bool:
+    nodes = recording.nodes[module_call.start : module_call.stop]
+    return _class_of(recording, module_call) is not stage and not any(mixes(recording, node) for node in nodes)
 
 
 def _class_of(recording: Recording, module_call: ModuleCall) -> type:
@@ -143,22 +150,22 @@ def _find_head(recording: Recording, descent: Descent, drop: Drop) -> ModuleCall
     """Find the outermost module call after the last drop that does away with the map."""
     if descent.after is None:
         return None
-    first, last = meta_of(descent.chain[-1]).position + 1, meta_of(descent.after).position
-    after_drop = meta_of(drop.nodes[-1]).position
+    first, last = position_of(descent.chain[-1]) + 1, position_of(descent.after)
+    after_drop = position_of(drop.nodes[-1])
     holding = (call for call in recording.module_calls if after_drop < call.start <= first and last < call.stop)
     return next(holding, None)
 
 
 def _is_learnt(recording: Recording, flow: nx.DiGraph, node: fx.Node) -> bool:
     """Say whether a map is more than the image, normalised or cut up."""
-    return any(has_weights(recording, held) for held in (node, *nx.ancestors(flow, node)))
+    return any(has_weights(recording, value) for value in (node, *nx.ancestors(flow, node)))
 
 
-def _number(
+def _name_levels(
     recording: Recording, maps: Maps, flow: nx.DiGraph, ends: list[tuple[fx.Node, str]], drops: list[Drop]
 ) -> tuple[Level, ...]:
     def is_one_stage(module_call: ModuleCall) -> bool:
-        return sum(module_call.start <= meta_of(drop.nodes[-1]).position < module_call.stop for drop in drops) < 2
+        return sum(module_call.start <= position_of(drop.nodes[-1]) < module_call.stop for drop in drops) < 2
 
     table = name_nodes(recording)
     levels: list[Level] = []

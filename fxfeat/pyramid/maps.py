@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
+import math
 import operator
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import fx
 
-from fxfeat.errors import FxfeatError, TraceError
-from fxfeat.inputs.resized import Axis, Group, find_groups, resize
-from fxfeat.ir.example import Example
+from fxfeat.errors import TraceError
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.names.table import name_nodes
-from fxfeat.pyramid.layout import Extent, Layout, Shape, read_layout
-from fxfeat.pyramid.mixing import attends, slides
+from fxfeat.pyramid.read_layout import Extent, read_layout
 from fxfeat.pyramid.token_order import is_shuffled
-from fxfeat.trace.setup import Setup, record_variant
+from fxfeat.trace.setup import Setup
+from fxfeat.vision.larger_recording import enlarge, find_image_axes, find_length_axes, record_larger
+from fxfeat.vision.layout import Layout
+from fxfeat.vision.learnt import attends
+from fxfeat.vision.operations import slides
+from fxfeat.vision.shapes import Shape, shape_of
+from fxfeat.vision.token_layout import nearest_layouts
 
 _MOST_NEAR = 6
+_GROWTHS = ((3, 2), (2, 2))
+"""How much taller and wider to make the image, likeliest to suit a model first: multiples suit windows and patches."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +54,30 @@ def find_maps(setup: Setup, recording: Recording) -> Maps:
         TraceError: where no input is an image, a volume or a signal.
     """
     image = find_image(recording)
-    larger = record_larger(setup, recording)
-    found = None if larger is None else _read_maps(recording, image, pair_shapes(recording, larger))
-    # A model that resizes its input has maps of one size for images of all sizes.
-    return found if found is not None and len(found.layouts) > 1 else _read_maps(recording, image, None)
+    larger = record_larger_image(setup, recording)
+    if larger is not None:
+        maps = _read_maps(recording, image, pair_shapes(recording, larger))
+        # A model that resizes its input has maps of one size for images of all sizes.
+        if len(maps.layouts) > 1:
+            return maps
+    return _read_maps(recording, image, None)
 
 
 def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape] | None) -> Maps:
-    extent = Extent(_shape(image)[0], _shape(image)[2:], None if larger is None else larger[image][2:])
-    layouts: dict[fx.Node, Layout] = {image: Layout("NCHW", extent.grid, _shape(image)[1], (1.0,) * len(extent.grid))}
+    extent = Extent(shape_of(image)[0], shape_of(image)[2:], None if larger is None else larger[image][2:])
+    layouts: dict[fx.Node, Layout] = {image: Layout("NCHW", extent.grid, shape_of(image)[1], (1.0,) * len(extent.grid))}
     grids: dict[object, Layout] = {}
     for node in recording.graph.nodes:
-        shape, other = _shape(node), None if larger is None else larger.get(node)
+        shape, other = shape_of(node), None if larger is None else larger.get(node)
         if node is image or node.op in ("placeholder", "get_attr") or (larger is not None and other is None):
             continue
         if len(shape) > 3 and attends(node):
             continue
-        found = read_layout(shape, other, extent, _near(node, layouts, grids), slides(recording, node))
-        if found is not None:
-            found = replace(found, shuffled=is_shuffled(node, found, layouts))
-            layouts[node] = found
-            grids[found.grid, found.scale] = found
+        layout = read_layout(shape, other, extent, _near(node, layouts, grids), slides(recording, node))
+        if layout is not None:
+            layout = replace(layout, shuffled=is_shuffled(node, layout, layouts))
+            layouts[node] = layout
+            grids[layout.grid, layout.scale] = layout
     return Maps(image, extent, layouts)
 
 
@@ -82,14 +89,14 @@ def find_image(recording: Recording) -> fx.Node:
     """
     inputs = [node for node in recording.graph.nodes if node.op == "placeholder"]
     inputs += [node for node in recording.graph.nodes if _is_element_of_input(node)]
-    found = [node for node in inputs if _may_be_image(node)]
-    if not found:
-        shown = ", ".join(f"{node} of shape {_shape(node)}" for node in inputs if _shape(node)) or "no tensor"
+    images = [node for node in inputs if _may_be_image(node)]
+    if not images:
+        shown = ", ".join(f"{node} of shape {shape_of(node)}" for node in inputs if shape_of(node)) or "no tensor"
         raise TraceError(
             f"A feature pyramid needs an image (N, C, H, W), a volume (N, C, D, H, W) or a signal (N, C, L), and "
             f"{type(recording.root).__name__} takes {shown}. If it takes images too, pass example_inputs= with one."
         )
-    return max(found, key=lambda node: (len(_shape(node)), _count(_shape(node))))
+    return max(images, key=lambda node: (len(shape_of(node)), math.prod(shape_of(node))))
 
 
 def _is_element_of_input(node: fx.Node) -> bool:
@@ -101,41 +108,13 @@ def _may_be_image(node: fx.Node) -> bool:
     return isinstance(value, TensorMeta) and len(value.shape) >= 3 and value.dtype.is_floating_point
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    value = meta_of(node).value
-    return value.shape if isinstance(value, TensorMeta) else ()
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def record_larger(setup: Setup, recording: Recording) -> Recording | None:
+def record_larger_image(setup: Setup, recording: Recording) -> Recording | None:
     """Record the model with an image of another size; None where it takes no other."""
-    for example in _enlarge(setup.examples[0]):
-        with contextlib.suppress(FxfeatError):
-            return record_variant(setup, recording, recording.training, example)
-    return None
-
-
-def _enlarge(example: Example) -> Iterator[Example]:
-    """Yield examples with larger images, likeliest to suit a model first: multiples suit windows and patches."""
-    groups = tuple(group for group in find_groups(example) if group.name == "extent") or _signals(example)
-    if not groups:
-        return
-    for tall, wide in ((3, 2), (2, 2)):
-
-        def grow(axis: Axis, tall: int = tall, wide: int = wide) -> int:
-            return axis.size * (tall if axis.dimension % 2 == 0 else wide)
-
-        yield resize(example, groups, grow)
-
-
-def _signals(example: Example) -> tuple[Group, ...]:
-    return tuple(group for group in find_groups(example) if group.name == "length 2")
+    example = setup.examples[0]
+    signals = tuple(group for group in find_length_axes(example) if group.name == "length 2")
+    groups = find_image_axes(example) or signals
+    examples = (enlarge(example, groups, *growth) for growth in _GROWTHS) if groups else ()
+    return record_larger(setup, recording, examples)
 
 
 def pair_shapes(recording: Recording, larger: Recording) -> dict[fx.Node, tuple[int, ...]]:
@@ -149,21 +128,11 @@ def pair_shapes(recording: Recording, larger: Recording) -> dict[fx.Node, tuple[
     else:
         names = name_nodes(larger).nodes
         pairs = [(node, names[name]) for name, node in name_nodes(recording).nodes.items() if name in names]
-    ranks = [(node, other) for node, other in pairs if len(_shape(node)) == len(_shape(other))]
-    return {node: _shape(other) for node, other in ranks if _shape(node)}
+    ranks = [(node, other) for node, other in pairs if len(shape_of(node)) == len(shape_of(other))]
+    return {node: shape_of(other) for node, other in ranks if shape_of(node)}
 
 
 def _near(node: fx.Node, layouts: dict[fx.Node, Layout], grids: dict[object, Layout]) -> list[Layout]:
     """List the layouts of the nearest values that a node was computed from, then those of all grids, latest first."""
-    seen, waiting = {node}, deque(node.all_input_nodes)
-    found: list[Layout] = []
-    while waiting and len(found) < _MOST_NEAR:
-        source = waiting.popleft()
-        if source in seen:
-            continue
-        seen.add(source)
-        if source in layouts:
-            found.append(layouts[source])
-        else:
-            waiting.extend(source.all_input_nodes)
-    return [*found, *reversed(grids.values())]
+    nearest = itertools.islice(nearest_layouts(node, layouts), _MOST_NEAR)
+    return [*nearest, *reversed(grids.values())]

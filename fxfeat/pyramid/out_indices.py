@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fxfeat.errors import RequestError
 from fxfeat.pyramid.levels import Level
+from fxfeat.vision.level_indices import Wording, read_level_indices
 
 _MOST_LEVELS = 5
 _BLOCKS = 3
@@ -25,18 +25,15 @@ def read_out_indices(out_indices: Any, levels: Sequence[Level], flat: bool) -> t
     """
     if out_indices is None:
         return _choose_usual(levels, flat)
-    if isinstance(out_indices, int) and not isinstance(out_indices, bool):
-        if not 0 < out_indices <= len(levels):
-            raise RequestError(f"out_indices={out_indices} asks for the last {out_indices} levels. {_list(levels)}")
-        return tuple(range(len(levels) - out_indices, len(levels)))
-    if not isinstance(out_indices, (tuple, list)) or not all(type(index) is int for index in out_indices):
-        raise RequestError(f"out_indices is {out_indices!r}; it must be an int or several, as in (1, 2, 3) or 3.")
-    if not out_indices:
-        raise RequestError(f"out_indices is empty; ask for at least one level. {_list(levels)}")
-    wrong = [index for index in out_indices if not -len(levels) <= index < len(levels)]
-    if wrong:
-        raise RequestError(f"out_indices={tuple(out_indices)} asks for level {wrong[0]}. {_list(levels)}")
-    return tuple(index % len(levels) for index in out_indices)
+    listed = _list(levels)
+    wording = Wording(
+        "out_indices",
+        "an int or several, as in (1, 2, 3) or 3",
+        after_count=f". {listed}",
+        after_index=f". {listed}",
+        empty=f"out_indices is empty; ask for at least one level. {listed}",
+    )
+    return read_level_indices(out_indices, len(levels), wording)
 
 
 def _choose_usual(levels: Sequence[Level], flat: bool) -> tuple[int, ...]:

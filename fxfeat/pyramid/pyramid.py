@@ -12,7 +12,7 @@ from fxfeat.codegen.extractor import FeatureExtractor
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.formats import to_format
 from fxfeat.pyramid.hf_backbone import HFBackbone
-from fxfeat.pyramid.layout import Layout, Order
+from fxfeat.vision.layout import Layout, Order
 
 
 class FeaturePyramid(nn.Module):
@@ -61,8 +61,8 @@ class FeaturePyramid(nn.Module):
     @property
     def channels(self) -> list[int]:
         """The number of channels of each map that is returned."""
-        found: list[int] = self.feature_info.channels()
-        return found
+        channels: list[int] = self.feature_info.channels()
+        return channels
 
     def as_hf_backbone(self) -> HFBackbone:
         """Return the pyramid as transformers' models use a backbone: its forward returns ``.feature_maps``."""
@@ -86,7 +86,7 @@ class FeaturePyramid(nn.Module):
         ]
         if not self.return_dict:
             return maps
-        return OrderedDict((str(index), held) for index, held in zip(self.feature_info.out_indices, maps, strict=True))
+        return OrderedDict(zip(map(str, self.feature_info.out_indices), maps, strict=True))
 
     def _size_of_image(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
         position, name = self.image

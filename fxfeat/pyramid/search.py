@@ -12,15 +12,15 @@ from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.blocks import find_blocks
 from fxfeat.pyramid.descent import find_descent
 from fxfeat.pyramid.drops import find_drops
-from fxfeat.pyramid.flow import draw_flow
+from fxfeat.pyramid.flow import draw_image_flow
 from fxfeat.pyramid.levels import Level, find_levels
 from fxfeat.pyramid.maps import Maps, find_maps
 from fxfeat.trace.setup import Setup, record_mode
 
 
 @dataclass(frozen=True)
-class Found:
-    """The levels of a model.
+class LevelSearch:
+    """The levels of a model, and where they were found.
 
     Attributes:
         recording: of the model in eval mode, that the levels' nodes belong to.
@@ -35,7 +35,7 @@ class Found:
     flat: bool
 
 
-def search_levels(setup: Setup) -> Found:
+def search_levels(setup: Setup) -> LevelSearch:
     """Find the levels of a model, be it hierarchical or flat.
 
     Args:
@@ -46,17 +46,17 @@ def search_levels(setup: Setup) -> Found:
     """
     recording = _record_open(setup)
     maps = find_maps(setup, recording)
-    flow = draw_flow(recording, maps.image)
+    flow = draw_image_flow(recording, maps.image)
     descent = find_descent(recording, flow, maps)
     drops = find_drops(recording, descent, maps.layouts)
     # At the bottom of a U, two convolutions of one class are no flat model.
     blocks = find_blocks(recording, maps, flow, drops, least=2 if descent.whole else 3)
     if blocks:
-        return Found(recording, maps, blocks, True)
+        return LevelSearch(recording, maps, blocks, True)
     levels = find_levels(recording, maps, descent, drops)
     if not levels:
         raise TraceError(_explain_none(recording, maps))
-    return Found(recording, maps, levels, False)
+    return LevelSearch(recording, maps, levels, False)
 
 
 def _record_open(setup: Setup) -> Recording:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from torch import nn
@@ -33,25 +34,35 @@ def apply_changes(setup: Setup, flows: dict[bool, Flow]) -> nn.Module:
     """
     changed = share(setup.model)
     places = Places(setup.model, flows)
+    done = _change_layers(changed, places, flows)
+    return _change_codes(changed, setup.model, places, flows, done)
+
+
+def _change_layers(changed: nn.Module, places: Places, flows: dict[bool, Flow]) -> set[str]:
+    """Give layers other settings, and list their paths."""
     layers, done = _layer_changes(flows), set[str]()
     for path, change in layers.items():
         if path in done:
             continue
-        alike = {other for other, held in layers.items() if held.agrees(change)}
-        paths = places.same_as(path, alike)
+        paths = places.same_as(path, {other for other, wanted in layers.items() if wanted.agrees(change)})
         layer = change_layer(own(changed, path, paths), flows, change)
         done.update(paths)
         for place in paths:
             replace(changed, place, layer)
-    # The innermost first: a forward that is written out calls modules that are done.
+    return done
+
+
+def _change_codes(
+    changed: nn.Module, original: nn.Module, places: Places, flows: dict[bool, Flow], done: set[str]
+) -> nn.Module:
+    """Change what each ``forward`` calls, the innermost first: one that is written out calls modules that are done."""
     codes = _code_changes(flows)
-    for path in sorted(codes, key=lambda held: (held.count("."), bool(held)), reverse=True):
+    for path in sorted(codes, key=lambda path: (path.count("."), bool(path)), reverse=True):
         if path in done:
             continue
-        alike = {other for other, runs in codes.items() if _agree_runs(runs, codes[path])}
-        paths = places.same_as(path, alike)
+        paths = places.same_as(path, {other for other, runs in codes.items() if _agree_runs(runs, codes[path])})
         module = own(changed, path, paths)
-        written = _change_code(setup.model.get_submodule(path), module, codes[path])
+        written = _change_code(original.get_submodule(path), module, codes[path])
         done.update(paths)
         for place in paths:
             changed = replace(changed, place, written)
@@ -70,11 +81,10 @@ def _change_code(original: nn.Module, module: nn.Module, runs: dict[bool, Run]) 
     trial, settled = set_attributes(original, changes), set_attributes(module, changes)
     if trial is not None and settled is not None and all(is_as_planned(trial, run) for run in runs.values()):
         return settled
-    for run in runs.values():
-        for change in run.changes.values():
-            if change.computed:
-                reason = "its padding is worked out from a stride that is no setting of its module"
-                refuse(run.flow.recording, change.node, reason)
+    computed = ((run, change) for run in runs.values() for change in run.changes.values() if change.computed)
+    for run, change in computed:
+        reason = "its padding is worked out from a stride that is no setting of its module"
+        refuse(run.flow.recording, change.node, reason)
     return write_out(original, module, runs)
 
 
@@ -85,15 +95,18 @@ def _layer_changes(flows: dict[bool, Flow]) -> dict[str, Change]:
         RequestError: where calls by one path want different windows.
     """
     wanted: dict[str, Change] = {}
-    for flow in flows.values():
-        known = {change.node: change for change in flow.changes if change.node.op == "call_module"}
-        paths = {str(node.target) for node in known}
-        calls = [node for node in flow.recording.graph.nodes if node.op == "call_module" and str(node.target) in paths]
-        for node in calls:
-            change = known.get(node)
-            if change is None or not change.agrees(wanted.setdefault(str(node.target), change)):
-                _refuse_two(str(node.target))
+    for path, change in itertools.chain.from_iterable(map(_calls_of_changed, flows.values())):
+        if change is None or not change.agrees(wanted.setdefault(path, change)):
+            _refuse_two(path)
     return wanted
+
+
+def _calls_of_changed(flow: Flow) -> Iterator[tuple[str, Change | None]]:
+    """Yield each call of a layer that changes: the path it is called by, and its change, if this call has one."""
+    changes = {change.node: change for change in flow.changes if change.node.op == "call_module"}
+    paths = {str(node.target) for node in changes}
+    calls = (node for node in flow.recording.nodes if node.op == "call_module" and str(node.target) in paths)
+    yield from ((str(node.target), changes.get(node)) for node in calls)
 
 
 def _code_changes(flows: dict[bool, Flow]) -> dict[str, dict[bool, Run]]:
@@ -102,32 +115,36 @@ def _code_changes(flows: dict[bool, Flow]) -> dict[str, dict[bool, Run]]:
     Raises:
         RequestError: where two calls of one module want different windows.
     """
-    found: dict[str, dict[bool, Run]] = {}
+    codes: dict[str, dict[bool, Run]] = {}
     for training, flow in flows.items():
-        module_calls = flow.recording.module_calls
-        paths = {
-            module_calls[meta_of(held.node).module_call].path for held in flow.changes if held.node.op != "call_module"
-        }
-        for path in paths:
-            runs = list(_runs(flow, path))
-            if any(not _agree(run.changes, runs[0].changes) for run in runs):
-                _refuse_two(path or type(flow.recording.root).__name__)
-            found.setdefault(path, {})[training] = runs[0]
-    for path, held in found.items():
+        for path in _calling_paths(flow):
+            codes.setdefault(path, {})[training] = _first_run(flow, path)
+    for path, by_mode in codes.items():
         # A forward that changes in one mode is written out in both.
-        for training in set(flows) - set(held):
-            run = next(_runs(flows[training], path), None)
-            if run is not None:
-                held[training] = run
-    return found
+        others = {training: next(_runs(flows[training], path), None) for training in set(flows) - set(by_mode)}
+        by_mode.update({training: run for training, run in others.items() if run is not None})
+    return codes
+
+
+def _calling_paths(flow: Flow) -> set[str]:
+    """List the paths of the modules whose own code calls functions that are to change."""
+    nodes = (change.node for change in flow.changes if change.node.op != "call_module")
+    return {flow.recording.module_calls[meta_of(node).module_call].path for node in nodes}
+
+
+def _first_run(flow: Flow, path: str) -> Run:
+    runs = list(_runs(flow, path))
+    if any(not _agree(run.changes, runs[0].changes) for run in runs):
+        _refuse_two(path or type(flow.recording.root).__name__)
+    return runs[0]
 
 
 def _runs(flow: Flow, path: str) -> Iterator[Run]:
-    known = {change.node: change for change in flow.changes}
+    planned = {change.node: change for change in flow.changes}
     for module_call in flow.recording.module_calls:
         if module_call.path == path:
             sites = call_sites(flow.recording, module_call.index)
-            changes = {index: known[node] for index, node in enumerate(sites) if node in known}
+            changes = {index: planned[node] for index, node in enumerate(sites) if node in planned}
             yield Run(flow, module_call, changes, len(sites))
 
 
@@ -173,9 +190,9 @@ def check_result(changed: nn.Module, setup: Setup, flow: Flow) -> None:
 def _innermost(model: nn.Module, error: BaseException) -> str:
     """Name the innermost module whose code an error passed through."""
     paths = {id(module): path for path, module in model.named_modules()}
-    found = type(model).__name__
+    innermost = type(model).__name__
     trace = (error.__cause__ or error).__traceback__
     while trace is not None:
         path = paths.get(id(trace.tb_frame.f_locals.get("self")))
-        found, trace = path or found, trace.tb_next
-    return found
+        innermost, trace = path or innermost, trace.tb_next
+    return innermost

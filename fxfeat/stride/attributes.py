@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from torch import nn
@@ -21,13 +22,13 @@ def set_attributes(module: nn.Module, changes: Changes) -> nn.Module | None:
     Returns:
         The copy, or None where the module has no such settings, or would need two values of one.
     """
+    if any(change.dropped or change.after.kind == "slice" for change in changes.values()):
+        return None
     settings: dict[str, Any] = {}
-    for change in changes.values():
-        if change.dropped or change.after.kind == "slice":
+    wanted = [_settings_of(module, change.before, change.after).items() for change in changes.values()]
+    for name, value in itertools.chain.from_iterable(wanted):
+        if value is _UNKNOWN or settings.setdefault(name, value) != value:
             return None
-        for name, value in _settings_of(module, change.before, change.after).items():
-            if value is _UNKNOWN or settings.setdefault(name, value) != value:
-                return None
     clone = clone_module(module)
     for name, value in settings.items():
         setattr(clone, name, value)
@@ -35,23 +36,23 @@ def set_attributes(module: nn.Module, changes: Changes) -> nn.Module | None:
 
 
 def _settings_of(module: nn.Module, before: Window, after: Window) -> dict[str, Any]:
-    held = vars(module)
+    own = vars(module)
     if before.kind == "pad":
-        return {"padding": _like(held.get("padding"), tuple(ends_of(before)), tuple(ends_of(after)))}
-    found: dict[str, Any] = {}
+        return {"padding": _like(own.get("padding"), tuple(ends_of(before)), tuple(ends_of(after)))}
+    settings: dict[str, Any] = {}
     for name in ("stride", "dilation"):
         if getattr(before, name) != getattr(after, name):
-            found[name] = _like(held.get(name), getattr(before, name), getattr(after, name))
+            settings[name] = _like(own.get(name), getattr(before, name), getattr(after, name))
     if before.pads != after.pads:
         old, new = even_pads(before), even_pads(after)
-        found["padding"] = _UNKNOWN if old is None or new is None else _like(held.get("padding"), old, new)
-    return found
+        settings["padding"] = _UNKNOWN if old is None or new is None else _like(own.get("padding"), old, new)
+    return settings
 
 
-def _like(held: Any, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
+def _like(setting: Any, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
     """Write a new setting the way the old one is written."""
-    if type(held) is int and set(before) == {held} and len(set(after)) == 1:
+    if type(setting) is int and set(before) == {setting} and len(set(after)) == 1:
         return after[0]
-    if type(held) in (tuple, list) and tuple(held) == before:
-        return type(held)(after)
+    if type(setting) in (tuple, list) and tuple(setting) == before:
+        return type(setting)(after)
     return _UNKNOWN

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import networkx as nx
 from torch import fx
 
-from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import flat, nodes_in
-from fxfeat.stride.windows import read_window
-
-_ENTRY, _EXIT = "entry", "exit"
+from fxfeat.stride.read_windows import read_window
+from fxfeat.vision.data_flow import draw_data_flow, find_dominators, inputs_of, keep_between, results_of
 
 
 class Treatment(enum.Enum):
@@ -29,70 +27,70 @@ class Treatment(enum.Enum):
     DROPPED = "dropped"
 
 
+Dominators = dict[fx.Node, fx.Node | None]
+
+
+@dataclass(frozen=True)
 class Branches:
-    """Where the data flow of a recording forks and joins."""
+    """Where the data flow of a recording forks and joins.
 
-    def __init__(self, recording: Recording, strided: Iterable[fx.Node]) -> None:
-        self.recording, self.strided = recording, set(strided)
-        self.flow = _draw(recording)
-        self.above = nx.immediate_dominators(self.flow, _ENTRY)
-        self.below = nx.immediate_dominators(self.flow.reverse(copy=False), _EXIT)
+    Attributes:
+        recording: the recording.
+        strided: the calls that lose a stride.
+        flow: the values between the inputs and the results.
+        before: the last value that every way to each goes through.
+        behind: the first value that every way on from each goes through.
+    """
 
-    def treat(self, node: fx.Node) -> Treatment:
-        """Say how to treat a smoothing filter."""
-        if node not in self.above or node not in self.below:
-            return Treatment.DILATED
-        fork, between = self._innermost_fork(node)
-        if fork is None or not self._has_strided_sibling(fork, node):
-            return Treatment.DILATED
-        learned = any(self._is_learned_convolution(held) for held in between)
-        return Treatment.DROPPED if learned else Treatment.PLAIN
-
-    def _innermost_fork(self, node: fx.Node) -> tuple[object | None, list[fx.Node]]:
-        """Find the last value on every way to a node from which a way leads around it, and what lies between."""
-        between: list[fx.Node] = []
-        held = self.above.get(node)
-        while held is not None and held != _ENTRY:
-            if not self._must_pass(held, node):
-                return held, between
-            between.append(held)
-            held = self.above.get(held)
-        return None, between
-
-    def _must_pass(self, start: object, node: fx.Node) -> bool:
-        held = start
-        while held is not None and held != _EXIT:
-            if held is node:
-                return True
-            after = self.below.get(held)
-            held = None if after is held else after
-        return False
-
-    def _has_strided_sibling(self, fork: object, node: fx.Node) -> bool:
-        """Say whether a way around the node, from the fork to where the ways meet, loses a stride too."""
-        behind = nx.descendants(self.flow, node)
-        around = nx.descendants(self.flow, fork) - behind - {node}
-        return bool(self.strided & around)
-
-    def _is_learned_convolution(self, node: fx.Node) -> bool:
-        window = read_window(self.recording, node)
-        return window is not None and window.kind == "conv" and window.learned
+    recording: Recording
+    strided: frozenset[fx.Node]
+    flow: nx.DiGraph
+    before: Dominators
+    behind: Dominators
 
 
-def _draw(recording: Recording) -> nx.DiGraph:
-    """Draw an edge from each tensor to those computed from it; sizes read on the way are no data flow."""
-    drawn = nx.DiGraph()
-    drawn.add_nodes_from((_ENTRY, _EXIT))
-    held = [node for node in recording.graph.nodes if _carries(node)]
-    for node in held:
-        if node.op == "placeholder":
-            drawn.add_edge(_ENTRY, node)
-        drawn.add_edges_from((source, node) for source in node.all_input_nodes if _carries(source))
-    drawn.add_edges_from((node, _EXIT) for node in nodes_in(recording.result) if node in drawn)
-    drawn.add_edges_from((node, _EXIT) for _, node in recording.module_calls[0].leaves if node in drawn)
-    useful = nx.descendants(drawn, _ENTRY) & nx.ancestors(drawn, _EXIT)
-    return drawn.subgraph({*useful, _ENTRY, _EXIT}).copy()
+def find_branches(recording: Recording, strided: Iterable[fx.Node]) -> Branches:
+    """Find where the data flow of a recording forks and joins."""
+    inputs, results = inputs_of(recording), results_of(recording)
+    flow = keep_between(draw_data_flow(recording), inputs, results)
+    behind = find_dominators(flow.reverse(copy=False), results)
+    return Branches(recording, frozenset(strided), flow, find_dominators(flow, inputs), behind)
 
 
-def _carries(node: fx.Node) -> bool:
-    return any(isinstance(held, TensorMeta) for held in flat(meta_of(node).value))
+def treat_filter(branches: Branches, node: fx.Node) -> Treatment:
+    """Say how to treat a smoothing filter."""
+    if node not in branches.flow:
+        return Treatment.DILATED
+    fork, between = _find_innermost_fork(branches, node)
+    if fork is None or not _has_strided_sibling(branches, fork, node):
+        return Treatment.DILATED
+    learned = any(_is_learned_convolution(branches.recording, value) for value in between)
+    return Treatment.DROPPED if learned else Treatment.PLAIN
+
+
+def _find_innermost_fork(branches: Branches, node: fx.Node) -> tuple[fx.Node | None, list[fx.Node]]:
+    """Find the last value on every way to a node from which a way leads around it, and what lies between."""
+    between: list[fx.Node] = []
+    for value in _walk(branches.before, node):
+        if node not in _walk(branches.behind, value):
+            return value, between
+        between.append(value)
+    return None, between
+
+
+def _walk(dominators: Dominators, node: fx.Node) -> Iterator[fx.Node]:
+    value = dominators[node]
+    while value is not None:
+        yield value
+        value = dominators[value]
+
+
+def _has_strided_sibling(branches: Branches, fork: fx.Node, node: fx.Node) -> bool:
+    """Say whether a way around the node, from the fork to where the ways meet, loses a stride too."""
+    around = nx.descendants(branches.flow, fork) - nx.descendants(branches.flow, node) - {node}
+    return not branches.strided.isdisjoint(around)
+
+
+def _is_learned_convolution(recording: Recording, node: fx.Node) -> bool:
+    window = read_window(recording, node)
+    return window is not None and window.kind == "conv" and window.learned

@@ -14,6 +14,7 @@ from fxfeat.ir.recording import Recording
 from fxfeat.ir.written import nodes_in
 from fxfeat.stride.change import Change
 from fxfeat.stride.grid import Axes, Grid
+from fxfeat.stride.read_windows import read_window
 from fxfeat.stride.refusals import refuse, refuse_fixed_size, refuse_growth, refuse_loss, refuse_window
 from fxfeat.stride.shape_rules import (
     first_tensor,
@@ -29,7 +30,8 @@ from fxfeat.stride.shape_rules import (
 )
 from fxfeat.stride.slices import crops, is_slice, starts_of, steps_of
 from fxfeat.stride.smoothing import treat_side_branches
-from fxfeat.stride.windows import Window, densify, read_window
+from fxfeat.stride.windows import Window, densify
+from fxfeat.vision.shapes import shape_of
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ class Flow:
     @property
     def planned(self) -> list[Window]:
         """The windows of the changed model, in the order in which they run."""
-        known = {change.node: change for change in self.changes}
-        found = []
+        changes = {change.node: change for change in self.changes}
+        windows = []
         for node in self.recording.graph.nodes:
-            window = read_window(self.recording, node)
-            if window is not None and window.kind != "pad" and not (node in known and known[node].dropped):
-                found.append(known[node].after if node in known else window)
-        return found
+            window, change = read_window(self.recording, node), changes.get(node)
+            if window is not None and window.kind != "pad" and (change is None or not change.dropped):
+                windows.append(window if change is None else change.after)
+        return windows
 
 
 def follow_image(recording: Recording, limit: int | None) -> Flow:
@@ -82,7 +84,7 @@ class _Follower:
 
     def run(self) -> Flow:
         for node in self.recording.graph.nodes:
-            if node.op != "placeholder" and all(held in self.fixed for held in node.all_input_nodes):
+            if node.op != "placeholder" and self.fixed.issuperset(node.all_input_nodes):
                 self.fixed.add(node)
             value = first_tensor(meta_of(node).value)
             if value is not None:
@@ -91,13 +93,13 @@ class _Follower:
         return Flow(self.recording, self.grids, changes, tuple(sorted(self.reductions)))
 
     def _place(self, node: fx.Node, shape: Axes) -> None:
-        sources = [self.grids[held] for held in node.all_input_nodes if held in self.grids]
+        sources = [self.grids[source] for source in node.all_input_nodes if source in self.grids]
         # What is on its way from one shape to another counts only where nothing else tells the positions.
-        sources = sources or [self.hidden[held] for held in node.all_input_nodes if held in self.hidden]
+        sources = sources or [self.hidden[source] for source in node.all_input_nodes if source in self.hidden]
         if not sources:
             self._start(node, shape)
             return
-        grid = max(sources, key=lambda held: (held.is_shown_by(shape), held.rate, held.sizes))
+        grid = max(sources, key=lambda grid: (grid.is_shown_by(shape), grid.rate, grid.sizes))
         window = read_window(self.recording, node)
         if window is not None and window.kind == "pad":
             self._place_pad(node, window, grid, shape)
@@ -117,7 +119,7 @@ class _Follower:
         grid = self.grids.get(source)
         rank = len(window.kernel)
         # A convolution on what a global pool left has no positions to keep.
-        if grid is None or grid.sizes != tuple(meta_of(source).value.shape[-rank:]):
+        if grid is None or grid.sizes != shape_of(source)[-rank:]:
             self._check_lost(node, window, source)
             return
         kept = self._kept(window.stride, grid)
@@ -132,7 +134,7 @@ class _Follower:
         """Refuse a window on a map whose place on the image is not known, unless it pools to a fixed size before."""
         # A convolution along channels, as efficient channel attention has it, slides over no positions.
         slides = len(window.kernel) == self.rank and (max(window.kernel) > 1 or max(window.stride) > 1)
-        sizes = meta_of(source).value.shape[-len(window.kernel) :]
+        sizes = shape_of(source)[-len(window.kernel) :]
         if self.limit is not None and slides and max(sizes) > 1 and source not in self.forgotten:
             refuse(self.recording, node, "how its input lies on the image cannot be told from the shapes")
 
@@ -148,7 +150,7 @@ class _Follower:
 
     def _place_pad(self, node: fx.Node, window: Window, grid: Grid, shape: Axes) -> None:
         rank = len(grid.sizes)
-        start = grid.first_axis(meta_of(node.all_input_nodes[0]).value.shape)
+        start = grid.first_axis(shape_of(node.all_input_nodes[0]))
         if start < 0:
             self._place_other(node, grid, shape)
             return
@@ -165,7 +167,7 @@ class _Follower:
         if is_image(node, shape):
             self.batch, self.rank = shape[0], len(shape) - 2
             self.grids[node] = image(shape[2:])
-        if any(held in self.forgotten for held in node.all_input_nodes):
+        if not self.forgotten.isdisjoint(node.all_input_nodes):
             self.forgotten.add(node)
 
     # -- slices -----------------------------------------------------------------------------------------------------
@@ -181,7 +183,7 @@ class _Follower:
                 refuse_loss(self.recording, node, "it takes one of several shifted maps")
             window = Window("slice", (1,) * len(steps), steps, ((0, 0),) * len(steps), (1,) * len(steps))
             self.changes.append(Change(node, window, densify(window, kept, grid.rate)))
-        start = grid.first_axis(meta_of(node.all_input_nodes[0]).value.shape)
+        start = grid.first_axis(shape_of(node.all_input_nodes[0]))
         sizes = tuple(shape[start : start + len(steps)])
         self._reduce(node, strided(grid, steps, kept, sizes))
 
@@ -202,13 +204,13 @@ class _Follower:
             self.grids[node] = grid
         elif factors is not None:
             self._place_shrunk(node, grid, factors)
-        elif crops(node) and len(shape) == len(meta_of(node.all_input_nodes[0]).value.shape):
+        elif crops(node) and len(shape) == len(shape_of(node.all_input_nodes[0])):
             self._place_crop(node, grid, shape)
         elif math.prod(shape) % (grid.tokens * self.batch) == 0:
             self.hidden[node] = grid
 
     def _place_crop(self, node: fx.Node, grid: Grid, shape: Axes) -> None:
-        start = grid.first_axis(meta_of(node.all_input_nodes[0]).value.shape)
+        start = grid.first_axis(shape_of(node.all_input_nodes[0]))
         if grid.is_dense:
             refuse(self.recording, node, "it cuts off a fixed number of positions")
         if start > 0:

@@ -22,12 +22,12 @@ def change_layer(layer: Any, flows: dict[bool, Flow], change: Change) -> nn.Modu
     """
     if change.dropped:
         return nn.Identity()
-    made = {"conv": _convolution, "max": _max_pool, "average": _average_pool, "pad": _pad}[change.after.kind]
-    layer = made(layer, change.after)
-    if layer is None:
-        flow = next(held for held in flows.values() if change in held.changes)
+    make = {"conv": _convolution, "max": _max_pool, "average": _average_pool, "pad": _pad}[change.after.kind]
+    changed = make(layer, change.after)
+    if changed is None:
+        flow = next(flow for flow in flows.values() if change in flow.changes)
         refuse(flow.recording, change.node, "its class takes no unequal padding")
-    return layer
+    return changed
 
 
 def _convolution(layer: Any, window: Window) -> nn.Module | None:

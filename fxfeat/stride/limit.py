@@ -84,14 +84,14 @@ def check_limit(model: nn.Module, flow: Flow, limit: int) -> None:
     Raises:
         RequestError: where it is not.
     """
-    known = flow.reductions
+    reductions = flow.reductions
     name = type(model).__name__
-    if not known:
+    if not reductions:
         raise RequestError(f"{name} has no convolution or pool that an image reaches, so there is no stride to limit.")
-    if isinstance(limit, int) and (limit in known or (limit > known[-1] and limit % known[-1] == 0)):
+    if isinstance(limit, int) and (limit in reductions or (limit > reductions[-1] and limit % reductions[-1] == 0)):
         return
-    shown = ", ".join(map(str, known))
-    near = min(known, key=lambda held: (abs(held - limit), held)) if isinstance(limit, int) else known[-1]
+    shown = ", ".join(map(str, reductions))
+    near = min(reductions, key=lambda r: (abs(r - limit), r)) if isinstance(limit, int) else reductions[-1]
     raise RequestError(
         f"output_stride={limit!r} is no reduction of {name}, whose convolutions and pools leave maps reduced by "
         f"{shown}. Pass one of these, for instance output_stride={near}."

@@ -35,20 +35,20 @@ class Places:
 
 def own(model: nn.Module, path: str, paths: Sequence[str]) -> nn.Module:
     """Return the module at a path; make all around it the path's own, unless all its paths change alike."""
-    held = model
+    module = model
     counts: dict[int, int] = {}
-    for _, module in model.named_modules(remove_duplicate=False):
-        counts[id(module)] = counts.get(id(module), 0) + 1
+    for _, hung in model.named_modules(remove_duplicate=False):
+        counts[id(hung)] = counts.get(id(hung), 0) + 1
     alone = len(paths) == 1
     for name in path.split(".") if path else ():
-        child = held._modules[name]
+        child = module._modules[name]
         assert child is not None
         if alone and counts[id(child)] > 1:
             child = clone_module(child)
-            held._modules[name] = child
+            module._modules[name] = child
             counts[id(child)] = 1
-        held = child
-    return held
+        module = child
+    return module
 
 
 def clone_module(module: nn.Module) -> nn.Module:

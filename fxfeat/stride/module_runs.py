@@ -10,22 +10,15 @@ from torch import fx, nn
 
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.example import Example
-from fxfeat.ir.module_call import (
-    Build,
-    ModuleAt,
-    ModuleCall,
-    Opaque,
-)
-from fxfeat.ir.node_meta import (
-    TensorMeta,
-    meta_of,
-)
+from fxfeat.ir.module_call import Build, ModuleAt, ModuleCall, Opaque
+from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.written import flat, map_nodes
 from fxfeat.stride.change import Change
 from fxfeat.stride.image_flow import Flow
+from fxfeat.stride.read_windows import read_window
 from fxfeat.stride.slices import is_slice
-from fxfeat.stride.windows import Window, read_window
+from fxfeat.stride.windows import Window
 from fxfeat.trace.setup import Setup, read_setup, record_mode
 
 Changes = dict[int, Change]
@@ -44,11 +37,8 @@ class Run:
 
 def call_sites(recording: Recording, module_call: int) -> list[fx.Node]:
     """List the calls of functions that slide a window, pad or slice, made by one module itself."""
-    own = (
-        node
-        for node in recording.graph.nodes
-        if node.op == "call_function" and meta_of(node).module_call == module_call
-    )
+    functions = (node for node in recording.graph.nodes if node.op == "call_function")
+    own = (node for node in functions if meta_of(node).module_call == module_call)
     return [node for node in own if is_slice(node) or read_window(recording, node) is not None]
 
 
@@ -59,7 +49,7 @@ def setup_alone(module: nn.Module, run: Run) -> Setup:
         TraceError: where an argument of that call cannot be made again.
     """
     given = (run.module_call.args, run.module_call.kwargs)
-    if any(isinstance(held, (Opaque, Build, ModuleAt)) for held in flat(given)):
+    if any(isinstance(part, (Opaque, Build, ModuleAt)) for part in flat(given)):
         raise TraceError(
             f"{run.module_call.path!r} calls a strided function, and is itself called with arguments that cannot be "
             "written down as code."
@@ -98,5 +88,5 @@ def _is_done(change: Change, actual: Window | None) -> bool:
 
 def windows_of(recording: Recording) -> list[Window]:
     """List the windows of a recording in the order in which they run."""
-    found = (read_window(recording, node) for node in recording.graph.nodes)
-    return [held for held in found if held is not None and held.kind != "pad"]
+    windows = (read_window(recording, node) for node in recording.graph.nodes)
+    return [window for window in windows if window is not None and window.kind != "pad"]

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import tensors
+from fxfeat.stride.comparison import Comparison
 from fxfeat.stride.grid import Grid
 from fxfeat.stride.image_flow import follow_image
-from fxfeat.stride.lattice import Lattice, find_lattice
 from fxfeat.stride.limit import limit_stride
+from fxfeat.stride.node_keys import Key, key_nodes
 from fxfeat.stride.reasons import explain
 from fxfeat.stride.recordings import record_dense, record_windows
-from fxfeat.stride.refusals import name_of
-from fxfeat.stride.replay import Key, key_nodes, replay
 from fxfeat.trace.setup import read_setup
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""The largest difference that counts as none, as a part of the largest value.
-
-Torch adds the products of a dilated convolution up in another order than those of a strided one.
-"""
+from fxfeat.vision.example_arguments import as_example_inputs
+from fxfeat.vision.replay import replay
+from fxfeat.vision.value_names import name_operation
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class Proof:
     @property
     def ok(self) -> bool:
         """Whether every denser map, subsampled, is the original's."""
-        return not any(held.inside for held in self.breaks)
+        return not any(broken.inside for broken in self.breaks)
 
 
 def prove(model: nn.Module, output_stride: int, *, example_inputs: Any = None) -> Proof:
@@ -77,7 +71,7 @@ def prove(model: nn.Module, output_stride: int, *, example_inputs: Any = None) -
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.GroupNorm(2, 8))
         >>> proof = prove(model, 2, example_inputs=torch.rand(1, 3, 32, 32))
-        >>> proof.ok, proof.compared, proof.dense, [held.name for held in proof.breaks]
+        >>> proof.ok, proof.compared, proof.dense, [broken.name for broken in proof.breaks]
         (False, 3, 2, ['2'])
 
     Args:
@@ -100,13 +94,21 @@ def prove(model: nn.Module, output_stride: int, *, example_inputs: Any = None) -
     setup.examples = tuple(_random(example) for example in setup.examples)
     strided = record_windows(setup, False)
     example = setup.examples[0]
-    changed = limit_stride(exact, output_stride, example_inputs=_as_given(example))
+    changed = limit_stride(exact, output_stride, example_inputs=as_example_inputs(example))
     dense = record_dense(changed, setup, False)
     with torch.no_grad():
-        seen = _see(strided, example)
-        comparison = _Comparison(seen, _places(strided), dense)
+        original = _copy_values(strided, example)
+        comparison = Comparison(original, dense, _places(dense), _places(strided))
         replay(dense, example, comparison.visit)
-    return comparison.conclude(output_stride)
+    return _conclude(comparison, dense, output_stride)
+
+
+def _conclude(comparison: Comparison, dense: Recording, output_stride: int) -> Proof:
+    breaks = tuple(
+        Break(name_operation(dense, node), explain(dense, node), difference, comparison.is_inside(node))
+        for node, difference in comparison.broken.items()
+    )
+    return Proof(output_stride, comparison.compared, len(comparison.denser), breaks, comparison.worst, comparison.last)
 
 
 def _places(recording: Recording) -> dict[Key, Grid]:
@@ -122,121 +124,20 @@ def _random(example: Example) -> Example:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             return torch.rand(value.shape, generator=generator, dtype=torch.float64)
         if isinstance(value, (list, tuple)):
-            return type(value)(draw(held) for held in value)
-        return {key: draw(held) for key, held in value.items()} if isinstance(value, dict) else value
+            return type(value)(draw(part) for part in value)
+        return {key: draw(part) for key, part in value.items()} if isinstance(value, dict) else value
 
     return Example(draw(example.args), draw(example.kwargs))
 
 
-def _as_given(example: Example) -> Any:
-    return example.args if not example.kwargs else dict(example.kwargs)
-
-
-def _see(recording: Recording, example: Example) -> dict[Key, list[torch.Tensor]]:
+def _copy_values(recording: Recording, example: Example) -> dict[Key, list[torch.Tensor]]:
     """Run the original and keep a copy of every value."""
     keys = key_nodes(recording)
-    seen: dict[Key, list[torch.Tensor]] = {}
+    copies: dict[Key, list[torch.Tensor]] = {}
 
     def keep(node: fx.Node, value: Any) -> Any:
-        seen[keys[node]] = [held.detach().clone() for _, held in tensors(value) if held.is_floating_point()]
+        copies[keys[node]] = [tensor.detach().clone() for _, tensor in tensors(value) if tensor.is_floating_point()]
         return value
 
     replay(recording, example, keep)
-    return seen
-
-
-class _Comparison:
-    """Compares as the dense model runs, and puts the original's value in where an operation breaks."""
-
-    def __init__(self, seen: dict[Key, list[torch.Tensor]], places: dict[Key, Grid], recording: Recording) -> None:
-        self.seen, self.recording = seen, recording
-        self.keys = key_nodes(recording)
-        self.ours, self.theirs = _places(recording), places
-        self.broken: dict[fx.Node, float | None] = {}
-        self.denser: set[fx.Node] = set()
-        self.offsets: dict[fx.Node, tuple[int, ...]] = {}
-        self.compared = 0
-        self.worst = 0.0
-        self.last: tuple[int, ...] = ()
-
-    def visit(self, node: fx.Node, value: Any) -> Any:
-        if node.op in ("placeholder", "get_attr") or _pads_zeros(node):
-            return value
-        held = [tensor for _, tensor in tensors(value) if tensor.is_floating_point()]
-        known = self.seen.get(self.keys[node], [])
-        if len(held) != len(known) or not held:
-            return value
-        for ours, theirs in zip(held, known, strict=True):
-            self._compare(node, ours, theirs)
-        return value
-
-    def _compare(self, node: fx.Node, ours: torch.Tensor, theirs: torch.Tensor) -> None:
-        key = self.keys[node]
-        lattice = find_lattice(tuple(ours.shape), tuple(theirs.shape), self.ours.get(key), self.theirs.get(key))
-        self.compared += 1
-        if lattice is None:
-            self.broken[node] = None
-            return
-        if ours.shape != theirs.shape:
-            self.denser.add(node)
-        difference = self._smallest_difference(node, ours, theirs, lattice)
-        if difference <= _bound(theirs):
-            self.worst = max(self.worst, difference)
-            return
-        self.broken[node] = difference
-        if any(step == 0 and size > 1 for step, size in zip(ours.stride(), ours.shape, strict=True)):
-            # An expanded value cannot be written to; what is behind it is compared without the original's.
-            return
-        ours[lattice.index(tuple(ours.shape), tuple(theirs.shape), self.offsets[node])] = theirs
-
-    def _smallest_difference(self, node: fx.Node, ours: torch.Tensor, theirs: torch.Tensor, lattice: Lattice) -> float:
-        """Try the offset of the inputs first; unequal padding moves it."""
-        axes = len(lattice.spread)
-        inherited = max((self.offsets.get(held, ()) for held in node.all_input_nodes), default=())
-        inherited = inherited if len(inherited) == axes else (0,) * axes
-        self.offsets[node] = inherited
-        smallest = float("inf")
-        for offset in itertools.chain([inherited], lattice.offsets()):
-            picked = ours[lattice.index(tuple(ours.shape), tuple(theirs.shape), offset)]
-            difference = _difference(picked, theirs) if picked.shape == theirs.shape else float("inf")
-            smallest = min(smallest, difference)
-            if difference <= _bound(theirs):
-                self.offsets[node] = offset
-                self.last = offset if axes else self.last
-                return difference
-        return smallest
-
-    def conclude(self, output_stride: int) -> Proof:
-        breaks = tuple(self._break(node, difference) for node, difference in self.broken.items())
-        return Proof(output_stride, self.compared, len(self.denser), breaks, self.worst, self.last)
-
-    def _break(self, node: fx.Node, difference: float | None) -> Break:
-        name, reason = name_of(self.recording, node), explain(self.recording, node)
-        return Break(name, reason, difference, not self.denser.isdisjoint(_behind(node)))
-
-
-def _pads_zeros(node: fx.Node) -> bool:
-    """Say whether a node pads by constants, which is no result of its own: the window behind it is compared."""
-    return bool(node.target is F.pad and node.kwargs.get("mode", "constant") == "constant")
-
-
-def _behind(node: fx.Node) -> set[fx.Node]:
-    """List a node and everything that is computed from it."""
-    waiting, seen = [node], {node}
-    while waiting:
-        fresh = set(waiting.pop().users) - seen
-        seen |= fresh
-        waiting += fresh
-    return seen
-
-
-def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    if not theirs.numel() or torch.equal(ours, theirs):
-        return 0.0
-    difference = (ours - theirs).abs()
-    return float(difference[~((ours == theirs) | (ours.isnan() & theirs.isnan()))].max())
-
-
-def _bound(theirs: torch.Tensor) -> float:
-    finite = theirs[theirs.isfinite()]
-    return _TOLERANCE.get(theirs.dtype, 1e-2) * max(float(finite.abs().max()) if finite.numel() else 0.0, 1e-30)
+    return copies

@@ -7,8 +7,8 @@ from torch import nn
 
 from fxfeat.ir.recording import Recording
 from fxfeat.stride.dense import DENSE_FUNCTIONS, DENSE_LAYERS
-from fxfeat.stride.windows import AVERAGE_POOLS, CONVOLUTIONS, MAX_POOLS
 from fxfeat.trace.setup import Setup, read_setup, record_mode
+from fxfeat.vision.operations import AVERAGE_POOL_LAYERS, CONVOLUTION_LAYERS, MAX_POOL_LAYERS
 
 
 def record_windows(setup: Setup, training: bool) -> Recording:
@@ -17,11 +17,11 @@ def record_windows(setup: Setup, training: bool) -> Recording:
     Raises:
         TraceError: where the model cannot be recorded in that mode.
     """
-    windows = (*CONVOLUTIONS, *MAX_POOLS, *AVERAGE_POOLS)
+    windows = (*CONVOLUTION_LAYERS, *MAX_POOL_LAYERS, *AVERAGE_POOL_LAYERS)
     opened = {
         path
         for path, module in setup.model.named_modules()
-        if path and any(isinstance(held, windows) for held in list(module.modules())[1:])
+        if path and any(isinstance(inner, windows) for inner in list(module.modules())[1:])
     }
     return record_mode(setup, training, frozenset(opened))
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from torch import fx
 
 from fxfeat.errors import RequestError
-from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.names.table import name_nodes
 from fxfeat.stride.grid import Axes, Grid
 from fxfeat.stride.windows import Window
-
-
-def name_of(recording: Recording, node: fx.Node) -> str:
-    """Name a node as ``get_graph_node_names`` does."""
-    names = {held: name for name, held in name_nodes(recording).nodes.items()}
-    return names.get(node, str(node.target))
+from fxfeat.vision.operations import ARITHMETIC, function_of, module_of
+from fxfeat.vision.shapes import is_tensor, shape_of
+from fxfeat.vision.value_names import name_operation
 
 
 def refuse(recording: Recording, node: fx.Node, reason: str) -> NoReturn:
@@ -29,7 +24,7 @@ def refuse(recording: Recording, node: fx.Node, reason: str) -> NoReturn:
         RequestError: always.
     """
     raise RequestError(
-        f"output_stride cannot be limited here: {name_of(recording, node)!r} lies past the limit, and {reason}. "
+        f"output_stride cannot be limited here: {name_operation(recording, node)!r} lies past the limit, and {reason}. "
         "Ask for a larger output_stride, or for none."
     )
 
@@ -77,18 +72,13 @@ def _spell(sizes: Axes) -> str:
     return "x".join(map(str, sizes))
 
 
-_ELEMENTWISE = {"add", "iadd", "sub", "isub", "mul", "imul", "div", "truediv", "itruediv", "add_", "sub_", "mul_"}
-
-
 def _meets_constant(node: fx.Node, grid: Grid, shape: Axes, fixed: Container[fx.Node]) -> bool:
     """Say whether a node combines positions one by one with a parameter that has a value for each."""
-    name = getattr(node.target, "__name__", str(node.target))
-    if name not in _ELEMENTWISE or max(grid.sizes) == 1:
+    if function_of(node) not in ARITHMETIC or max(grid.sizes) == 1:
         return False
-    values = (meta_of(held).value for held in node.all_input_nodes if held in fixed)
-    shapes = [held.shape for held in values if isinstance(held, TensorMeta)]
+    constants = [shape_of(source) for source in node.all_input_nodes if source in fixed and is_tensor(source)]
     axes = grid.axes_in(shape)
-    return any(any(_size_along(held, axis, len(shape)) > 1 for axis in axes) for held in shapes)
+    return any(_size_along(constant, axis, len(shape)) > 1 for constant in constants for axis in axes)
 
 
 def _size_along(shape: Axes, axis: int, rank: int) -> int:
@@ -98,19 +88,16 @@ def _size_along(shape: Axes, axis: int, rank: int) -> int:
 
 
 def _mixes_positions(recording: Recording, node: fx.Node, grid: Grid, batch: int) -> bool:
-    if node.op != "call_module" or not node.all_input_nodes:
+    width = getattr(module_of(recording, node), "in_features", None)
+    shape = shape_of(node.all_input_nodes[0]) if node.all_input_nodes else ()
+    if len(shape) < 3 or not shape[-1] == grid.tokens == width:
         return False
-    layer: Any = recording.root.get_submodule(str(node.target))
-    value = meta_of(node.all_input_nodes[0]).value
-    if not isinstance(value, TensorMeta) or not hasattr(layer, "in_features"):
-        return False
-    alone = not grid.is_shown_by(value.shape[:-1]) and value.shape[0] == batch
-    return bool(alone and value.shape[-1] == grid.tokens == layer.in_features and len(value.shape) > 2)
+    return shape[0] == batch and not grid.is_shown_by(shape[:-1])
 
 
 def _cuts_windows(node: fx.Node, grid: Grid, shape: Axes, batch: int) -> bool:
     """Say whether a reshape splits the spatial axes."""
-    if getattr(node.target, "__name__", node.target) not in ("view", "reshape", "unflatten", "unfold"):
+    if function_of(node) not in ("view", "reshape", "unflatten", "unfold"):
         return False
     # As many channels as positions look like tokens on the last axis.
     shown = grid.is_shown_by(shape[:-1]) or grid.has_axes(shape) or (len(shape) <= 3 and grid.has_tokens(shape))

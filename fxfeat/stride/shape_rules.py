@@ -7,11 +7,13 @@ import operator
 import torch.nn.functional as F
 from torch import fx
 
-from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.node_meta import TensorMeta
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.written import nodes_in
 from fxfeat.stride.grid import Axes, Grid
-from fxfeat.stride.windows import arguments_of
+from fxfeat.stride.read_windows import arguments_of
+from fxfeat.vision.operations import kind_of
+from fxfeat.vision.shapes import is_tensor, shape_of
 
 
 def first_tensor(value: object) -> TensorMeta | None:
@@ -23,15 +25,11 @@ def first_tensor(value: object) -> TensorMeta | None:
 
 def is_image(node: fx.Node, shape: Axes) -> bool:
     """Say whether a value is, or was picked from, an input that has positions."""
-    held = node
-    while held.op == "call_function" and held.target in (operator.getitem, getattr) and held.all_input_nodes:
-        held = held.all_input_nodes[0]
-    whole = held is node or not _is_tensor(held)
-    return held.op == "placeholder" and len(shape) >= 3 and whole and _is_tensor(node)
-
-
-def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(meta_of(node).value, TensorMeta)
+    owner = node
+    while owner.op == "call_function" and owner.target in (operator.getitem, getattr) and owner.all_input_nodes:
+        owner = owner.all_input_nodes[0]
+    whole = owner is node or not is_tensor(owner)
+    return owner.op == "placeholder" and len(shape) >= 3 and whole and is_tensor(node)
 
 
 def image(sizes: Axes) -> Grid:
@@ -42,7 +40,7 @@ def image(sizes: Axes) -> Grid:
 
 def padded(grid: Grid, node: fx.Node, shape: Axes) -> Grid:
     """Place a padded map, whose channels may come first or last."""
-    start = grid.first_axis(meta_of(node.all_input_nodes[0]).value.shape)
+    start = grid.first_axis(shape_of(node.all_input_nodes[0]))
     return Grid(tuple(shape[start : start + len(grid.sizes)]), grid.density, grid.rate)
 
 
@@ -55,19 +53,7 @@ def strided(grid: Grid, stride: Axes, kept: Axes, sizes: Axes) -> Grid:
 
 def forgets_positions(recording: Recording, node: fx.Node) -> bool:
     """Say whether a node pools to a size that does not depend on its input's."""
-    return called(recording, node).startswith("adaptive")
-
-
-def called(recording: Recording, node: fx.Node) -> str:
-    """Spell what a node calls without underscores and capitals, so that layers and functions are alike.
-
-    A layer is ``AdaptiveAvgPool2d``, the function ``adaptive_avg_pool2d``.
-    """
-    if node.op == "call_module":
-        name = type(recording.root.get_submodule(str(node.target))).__name__
-    else:
-        name = getattr(node.target, "__name__", str(node.target))
-    return name.lower().replace("_", "")
+    return kind_of(recording, node).startswith("adaptive")
 
 
 def shrunk_by(grid: Grid, shape: Axes, batch: int) -> Axes | None:
@@ -89,7 +75,7 @@ _GROWS = ("interpolate", "upsamp", "convtranspose", "pixelshuffle", "maxunpool",
 def grown_to(recording: Recording, node: fx.Node, grid: Grid, shape: Axes) -> Axes | None:
     """Return the sizes that an upsampling leads to."""
     rank = len(grid.sizes)
-    if not called(recording, node).startswith(_GROWS) or len(shape) != rank + 2:
+    if not kind_of(recording, node).startswith(_GROWS) or len(shape) != rank + 2:
         return None
     sizes = tuple(shape[-rank:])
     # An interpolation to a smaller map is a downsampling.

@@ -23,7 +23,8 @@ from fxfeat.passes.run_passes import rewrite
 from fxfeat.stride.change import Change
 from fxfeat.stride.dense import convolve, leave_out, pool_average, pool_max
 from fxfeat.stride.module_runs import Changes, Run, call_sites, setup_alone
-from fxfeat.stride.windows import Window, arguments_of, ends_of, even_pads, fits_pool
+from fxfeat.stride.read_windows import arguments_of
+from fxfeat.stride.windows import Window, ends_of, even_pads, fits_pool
 from fxfeat.trace.setup import Setup, record_mode, record_variant
 
 _OUTPUT = "output"
@@ -82,10 +83,10 @@ def _draft(recording: Recording, run: Run) -> Draft:
     sites = call_sites(recording, 0)
     if len(sites) == run.sites:
         change_calls(sites, run.changes)
-    found = find(recording, name_nodes(recording), _OUTPUT)
-    assert isinstance(found, Found)
+    output = find(recording, name_nodes(recording), _OUTPUT)
+    assert isinstance(output, Found)
     try:
-        feature = select_feature(recording, found, _OUTPUT)
+        feature = select_feature(recording, output, _OUTPUT)
     except RequestError as error:
         raise TraceError(f"The code of {run.module_call.path!r} cannot be written out: {error}") from error
     return Draft(recording, recording.graph, (feature,))
@@ -112,11 +113,8 @@ def _call(node: fx.Node, change: Change) -> tuple[Any, tuple[Any, ...], dict[str
     if change.dropped:
         return leave_out, (given["input"],), {}
     if window.kind == "pad":
-        return (
-            node.target,
-            (given["input"], ends_of(window)),
-            {k: v for k, v in given.items() if k in ("mode", "value")},
-        )
+        settings = {name: given[name] for name in given if name in ("mode", "value")}
+        return node.target, (given["input"], ends_of(window)), settings
     return {"conv": _convolution, "max": _max_pool, "average": _average_pool}[window.kind](node, given, window)
 
 
@@ -153,9 +151,9 @@ def _index(index: Any, change: Change) -> Any:
     """Write a slice with the steps that are left of it."""
     left = dict(zip(change.before.stride, change.after.stride, strict=True))
 
-    def settle(held: Any) -> Any:
-        if not isinstance(held, slice) or held.step in (None, 1):
-            return held
-        return slice(held.start, held.stop, left[held.step] if left[held.step] > 1 else None)
+    def settle(part: Any) -> Any:
+        if not isinstance(part, slice) or part.step in (None, 1):
+            return part
+        return slice(part.start, part.stop, left[part.step] if left[part.step] > 1 else None)
 
-    return tuple(settle(held) for held in index) if isinstance(index, tuple) else settle(index)
+    return tuple(settle(part) for part in index) if isinstance(index, tuple) else settle(index)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import fxfeat
-from fxfeat.pyramid.layout import Extent, Layout, read_layout
+from fxfeat.pyramid.read_layout import Extent, read_layout
+from fxfeat.vision.layout import Layout
 
 TWO = Extent(2, (64, 64), (192, 128))
 ONE = Extent(2, (64, 64))

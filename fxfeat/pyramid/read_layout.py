@@ -1,44 +1,16 @@
-"""In which layout a value holds a map of the image: which axes are the grid's, and how much smaller it is."""
+"""Read from its shape in which layout a value holds a map of the image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-Order = Literal["NCHW", "NHWC", "NLC"]
-Shape = tuple[int, ...]
+from fxfeat.vision.layout import Layout, Order
+from fxfeat.vision.shapes import Shape
 
 _MOST_PREFIX_TOKENS = 32
 _MOST_FITTING = 3
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a value holds a map.
-
-    Attributes:
-        order: ``NCHW`` (one channel axis, then the grid), ``NHWC`` (the grid, then channels) or ``NLC`` (tokens).
-            The same words are used for grids of one or three axes.
-        grid: the size of the map, as in ``(14, 14)``.
-        channels: how many numbers each place has.
-        scale: how many pixels of the image one step on each axis of the grid is, not rounded.
-        prefix: how many tokens come before those of the grid.
-        shuffled: whether the places are in another order than the image's rows.
-    """
-
-    order: Order
-    grid: tuple[int, ...]
-    channels: int
-    scale: tuple[float, ...]
-    prefix: int = 0
-    shuffled: bool = False
-
-    @property
-    def size(self) -> float:
-        """The scale as one number."""
-        return math.prod(self.scale) ** (1 / len(self.scale))
 
 
 @dataclass(frozen=True)
@@ -81,17 +53,17 @@ def read_layout(
 
 def _read_map(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout], slid: bool) -> Layout | None:
     orders: tuple[tuple[Order, slice, int], ...] = (("NCHW", slice(2, None), 1), ("NHWC", slice(1, -1), -1))
-    found = []
+    fitting = []
     for order, place, channel in orders[: 1 if slid else 2]:
         if larger is not None:
             scale = _grow(shape[place], larger[place], extent) if larger[channel] == shape[channel] else None
         else:
             scale = _fit(shape[place], extent, near, slid)
         if scale is not None:
-            found.append(Layout(order, shape[place], shape[channel], scale))
+            fitting.append(Layout(order, shape[place], shape[channel], scale))
     # A grid of as many places as there are channels fits both; then it is what it was before.
-    same = [held for held in found if any(held.order == other.order for other in near[:1])]
-    return next(iter(same or found), None)
+    same = [layout for layout in fitting if any(layout.order == other.order for other in near[:1])]
+    return next(iter(same or fitting), None)
 
 
 def _grow(grid: Shape, larger: Shape, extent: Extent) -> tuple[float, ...] | None:
@@ -129,16 +101,16 @@ def _is_whole_part(grid: Shape, other: Shape) -> bool:
 def _read_tokens(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout]) -> Layout | None:
     if larger is not None and (larger[1] == shape[1] or larger[2] != shape[2]):
         return None
-    if any((other.channels, math.prod(other.grid)) == shape[1:] for other in near[:_MOST_FITTING]):
+    if any((other.channels, other.places) == shape[1:] for other in near[:_MOST_FITTING]):
         return None  # channels first, then the places in one axis
-    prefixes = [(shape[1] - math.prod(other.grid), other) for other in near]
+    prefixes = [(shape[1] - other.places, other) for other in near]
     fitting = [
         (prefix, other)
         for prefix, other in prefixes
         if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(other, prefix, larger, extent)
     ]
     if fitting:
-        prefix, other = min(fitting, key=lambda held: held[0])
+        prefix, other = min(fitting, key=lambda pair: pair[0])
         return Layout("NLC", other.grid, shape[2], other.scale, prefix)
     return next(_guess_grids(shape, larger, extent, near), None)
 
@@ -161,6 +133,6 @@ def _guess_grids(shape: Shape, larger: Shape | None, extent: Extent, near: Seque
         grid = tuple(-(-size // step) for size in before.grid)
         prefix = shape[1] - math.prod(grid)
         scale = tuple(size * step for size in before.scale)
-        held = Layout("NLC", grid, shape[2], scale, prefix)
-        if math.prod(grid) > 1 and prefix == before.prefix and _grows_alike(held, prefix, larger, extent):
-            yield held
+        layout = Layout("NLC", grid, shape[2], scale, prefix)
+        if layout.places > 1 and prefix == before.prefix and _grows_alike(layout, prefix, larger, extent):
+            yield layout

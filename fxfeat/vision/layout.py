@@ -1,0 +1,41 @@
+"""How a value holds a map of the image: which axes are the grid's, and how much smaller it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Order = Literal["NCHW", "NHWC", "NLC"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a value holds a map.
+
+    Attributes:
+        order: ``NCHW`` (one channel axis, then the grid), ``NHWC`` (the grid, then channels) or ``NLC`` (tokens).
+            The same words are used for grids of one or three axes.
+        grid: the size of the map, as in ``(14, 14)``.
+        channels: how many numbers each place has.
+        scale: how many pixels of the image one step on each axis of the grid is, not rounded.
+        prefix: how many tokens come before those of the grid.
+        shuffled: whether the places are in another order than the image's rows.
+    """
+
+    order: Order
+    grid: tuple[int, ...]
+    channels: int
+    scale: tuple[float, ...]
+    prefix: int = 0
+    shuffled: bool = False
+
+    @property
+    def size(self) -> float:
+        """The scale as one number."""
+        return math.prod(self.scale) ** (1 / len(self.scale))
+
+    @property
+    def places(self) -> int:
+        """How many places the grid has."""
+        return math.prod(self.grid)

@@ -1,0 +1,19 @@
+"""Recordings of small models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+from fxfeat.ir.recording import Recording
+from fxfeat.trace.setup import read_setup, record_mode
+
+
+def record_small(model: nn.Module, inputs: Any) -> Recording:
+    return record_mode(read_setup(model, None, None, inputs), False)
+
+
+def calls(recording: Recording) -> dict[str, fx.Node]:
+    """Map each call by the name of its node."""
+    return {node.name: node for node in recording.nodes}
