@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.node_meta import Storage, amend, meta_of
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 
 COPIES_OR_NOT = frozenset(
     {

@@ -17,7 +17,7 @@ from fxfeat.ir.node_meta import (
     meta_of,
 )
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 
 
 def draw_dependencies(nodes: Iterable[fx.Node]) -> nx.DiGraph:

@@ -14,7 +14,7 @@ from fxfeat.errors import TraceError
 from fxfeat.inputs.resized import Axis, find_groups, resize
 from fxfeat.ir.node_meta import TensorMeta, holds_tensor, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import flat
+from fxfeat.ir.tree import parts_of
 from fxfeat.trace.setup import Setup, record_variant
 
 _RESIZES = {"interpolate", "upsample", "resize"}
@@ -69,8 +69,8 @@ def _double(axis: Axis) -> int:
 
 def _comes_with_positions(node: fx.Node, found: set[fx.Node]) -> bool:
     if node.op == "placeholder":
-        held = [value for value in flat(meta_of(node).value) if isinstance(value, TensorMeta)]
-        return any(len(value.shape) > 2 or not value.dtype.is_floating_point for value in held)
+        given = parts_of(meta_of(node).value, TensorMeta)
+        return any(len(tensor.shape) > 2 or not tensor.dtype.is_floating_point for tensor in given)
     if name_of(node) in ATTENTION:
         # A query without positions gathers those of keys and values up: attention pooling.
         return any(held in found for held in node.all_input_nodes[:1])

@@ -15,7 +15,7 @@ from fxfeat.codegen.globals import Globals, is_identifier, to_identifier
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Source
 from fxfeat.ir.node_meta import MODEL_DEVICE, Context, TensorMeta, holds_tensor, meta_of
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 from fxfeat.runtime.check import check
 
 _TAB = "    "

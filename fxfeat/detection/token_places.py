@@ -11,7 +11,7 @@ from torch import fx
 
 from fxfeat.errors import RequestError
 from fxfeat.ir.node_meta import TensorMeta, meta_of
-from fxfeat.ir.written import map_nodes
+from fxfeat.ir.tree import map_nodes
 from fxfeat.pyramid.layout import Layout
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.search import Found

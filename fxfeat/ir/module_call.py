@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from fxfeat.ir.node_meta import Context
-from fxfeat.ir.tree import Steps
+from fxfeat.ir.tree import Steps, map_structure, parts_of
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,6 @@ class Opaque:
     type_name: str
     module_call: int | None = None
     steps: Steps = ()
-
-
-@dataclass(frozen=True)
-class Build:
-    """A dataclass instance to be built again from its written-down fields."""
-
-    factory: type
-    fields: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,25 @@ class ModuleCall:
     entered: bool = False
     mutated: bool = False
     contexts: tuple[Context, ...] = ()
+
+
+def opaque_in(value: Any) -> list[Opaque]:
+    """List the parts of a structure that cannot be written down.
+
+    >>> opaque_in([Opaque("Cache")])
+    [Opaque(type_name='Cache', module_call=None, steps=())]
+    """
+    return parts_of(value, Opaque)
+
+
+def without_opaque(value: Any) -> Any:
+    """Put None where something cannot be written down."""
+    return map_structure(value, lambda part: None if isinstance(part, Opaque) else part)
+
+
+def hide_modules(value: Any) -> Any:
+    """Put ``Opaque`` where a result holds a module: an extractor has no such module to hand out."""
+    return map_structure(value, lambda part: Opaque("module") if isinstance(part, ModuleAt) else part)
 
 
 def ancestors(module_calls: tuple[ModuleCall, ...], index: int) -> list[int]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxfeat.ir.tree import parts_of
+
 Storage = object
 """Identity of a piece of memory. Two tensors that share memory share it; ``RNG`` stands for the random state."""
 
@@ -106,9 +108,5 @@ MODEL_DEVICE = "the model's device"
 
 
 def holds_tensor(value: Any) -> bool:
-    """Say whether measured facts describe at least one tensor."""
-    if isinstance(value, TensorMeta):
-        return True
-    if isinstance(value, dict):
-        return any(holds_tensor(held) for held in value.values())
-    return isinstance(value, (tuple, list)) and any(holds_tensor(held) for held in value)
+    """Say whether what is known of a value describes at least one tensor."""
+    return bool(parts_of(value, TensorMeta))

@@ -11,12 +11,11 @@ from torch import fx
 
 from fxfeat.errors import NodeNotFoundError
 from fxfeat.ir.module_call import (
-    Build,
     ModuleCall,
 )
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import Steps
+from fxfeat.ir.tree import Build, Steps
 from fxfeat.names.table import NameTable
 
 OUTPUT = "output"

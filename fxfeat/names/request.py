@@ -11,15 +11,14 @@ from torch import fx
 from fxfeat.errors import NodeNotFoundError, RequestError
 from fxfeat.ir.feature import Feature, Given, OpOccurrence, Origin
 from fxfeat.ir.module_call import (
-    Build,
     ModuleCall,
+    opaque_in,
 )
 from fxfeat.ir.node_meta import (
     meta_of,
 )
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import Steps, spell
-from fxfeat.ir.written import opaque_in
+from fxfeat.ir.tree import Build, Steps, spell
 from fxfeat.names.query import Found
 
 

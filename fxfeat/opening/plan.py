@@ -24,13 +24,14 @@ from fxfeat.ir.module_call import (
     ModuleCall,
     Opaque,
     ancestors,
+    opaque_in,
 )
 from fxfeat.ir.node_meta import (
     Storage,
     meta_of,
 )
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import map_nodes, nodes_in, opaque_in
+from fxfeat.ir.tree import map_nodes, nodes_in
 
 _PICKS = (operator.getitem, getattr)
 

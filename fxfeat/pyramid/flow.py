@@ -9,7 +9,7 @@ from torch import fx
 
 from fxfeat.ir.node_meta import Storage, holds_tensor, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 from fxfeat.pyramid.layout import Layout
 
 SINK = "output"

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxfeat.ir.node_meta import TensorMeta, meta_of
-from fxfeat.ir.written import map_nodes
+from fxfeat.ir.tree import map_nodes
 from fxfeat.pyramid.layout import Layout, Shape
 
 _VIEWS = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone")

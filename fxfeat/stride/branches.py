@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import networkx as nx
 from torch import fx
 
-from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.node_meta import holds_tensor, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import flat, nodes_in
+from fxfeat.ir.tree import nodes_in
 from fxfeat.stride.windows import read_window
 
 _ENTRY, _EXIT = "entry", "exit"
@@ -95,4 +95,4 @@ def _draw(recording: Recording) -> nx.DiGraph:
 
 
 def _carries(node: fx.Node) -> bool:
-    return any(isinstance(held, TensorMeta) for held in flat(meta_of(node).value))
+    return holds_tensor(meta_of(node).value)

@@ -11,7 +11,6 @@ from torch import fx, nn
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.example import Example
 from fxfeat.ir.module_call import (
-    Build,
     ModuleAt,
     ModuleCall,
     Opaque,
@@ -21,7 +20,7 @@ from fxfeat.ir.node_meta import (
     meta_of,
 )
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import flat, map_nodes
+from fxfeat.ir.tree import Build, leaves_of, map_nodes
 from fxfeat.stride.change import Change
 from fxfeat.stride.image_flow import Flow
 from fxfeat.stride.slices import is_slice
@@ -59,7 +58,7 @@ def setup_alone(module: nn.Module, run: Run) -> Setup:
         TraceError: where an argument of that call cannot be made again.
     """
     given = (run.module_call.args, run.module_call.kwargs)
-    if any(isinstance(held, (Opaque, Build, ModuleAt)) for held in flat(given)):
+    if any(isinstance(held, (Opaque, Build, ModuleAt)) for held in leaves_of(given)):
         raise TraceError(
             f"{run.module_call.path!r} calls a strided function, and is itself called with arguments that cannot be "
             "written down as code."

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import tensors
+from fxfeat.ir.tree import is_structure, map_parts, tensors
 from fxfeat.stride.grid import Grid
 from fxfeat.stride.image_flow import follow_image
 from fxfeat.stride.lattice import Lattice, find_lattice
@@ -121,11 +121,9 @@ def _random(example: Example) -> Example:
     def draw(value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             return torch.rand(value.shape, generator=generator, dtype=torch.float64)
-        if isinstance(value, (list, tuple)):
-            return type(value)(draw(held) for held in value)
-        return {key: draw(held) for key, held in value.items()} if isinstance(value, dict) else value
+        return value
 
-    return Example(draw(example.args), draw(example.kwargs))
+    return Example(*map_parts((example.args, example.kwargs), draw, is_structure))
 
 
 def _as_given(example: Example) -> Any:

@@ -9,10 +9,9 @@ from torch import fx
 
 from fxfeat.inputs.examples import bind
 from fxfeat.ir.example import Example
-from fxfeat.ir.module_call import Build
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import map_nodes
+from fxfeat.ir.tree import Build, map_structure
 
 Visit = Callable[[fx.Node, Any], Any]
 Key = tuple[str, int, str, int]
@@ -41,7 +40,7 @@ def replay(recording: Recording, example: Example, visit: Visit) -> None:
 
 
 def _run(recording: Recording, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    args, kwargs = _built(map_nodes((node.args, dict(node.kwargs)), values.__getitem__))
+    args, kwargs = _valued((node.args, dict(node.kwargs)), values)
     target: Any = node.target
     if node.op == "get_attr":
         return _reach(recording, str(target))
@@ -52,12 +51,15 @@ def _run(recording: Recording, node: fx.Node, values: dict[fx.Node, Any]) -> Any
     return target(*args, **kwargs)
 
 
-def _built(value: Any) -> Any:
-    if isinstance(value, Build):
-        return value.factory(**{name: _built(held) for name, held in value.fields})
-    if isinstance(value, (tuple, list)):
-        return type(value)(_built(held) for held in value)
-    return {key: _built(held) for key, held in value.items()} if isinstance(value, dict) else value
+def _valued(arguments: Any, values: dict[fx.Node, Any]) -> Any:
+    """Put values in place of nodes, and what is to be built in place of how."""
+
+    def value_of(part: Any) -> Any:
+        if isinstance(part, fx.Node):
+            return values[part]
+        return part.factory(**_valued(dict(part.fields), values)) if isinstance(part, Build) else part
+
+    return map_structure(arguments, value_of)
 
 
 def _reach(recording: Recording, path: str) -> Any:

@@ -9,15 +9,15 @@ from torch import fx
 
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 from fxfeat.stride.grid import Axes, Grid
 from fxfeat.stride.windows import arguments_of
 
 
 def first_tensor(value: object) -> TensorMeta | None:
     """Return what is known of a tensor, or of the first part of one that was split."""
-    if isinstance(value, (tuple, list)) and value:
-        return first_tensor(value[0])
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
     return value if isinstance(value, TensorMeta) else None
 
 

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import map_nodes, nodes_in
+from fxfeat.ir.tree import map_nodes, nodes_in
 from fxfeat.stride.dense import END_PADDED, DenseAvgPool, DenseMaxPool, convolve, pool_average, pool_max
 
 Kind = Literal["conv", "max", "average", "pad", "slice"]

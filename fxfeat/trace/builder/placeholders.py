@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from fxfeat.errors import TraceError
 from fxfeat.ir.module_call import (
-    Build,
     ContainerAt,
     ModuleAt,
     Opaque,
@@ -26,7 +25,7 @@ from fxfeat.ir.node_meta import (
     measure,
     meta_of,
 )
-from fxfeat.ir.tree import Steps, is_named_tuple, spell, tensors, walk
+from fxfeat.ir.tree import Build, Steps, is_named_tuple, spell, tensors, walk
 from fxfeat.trace.builder.measure import LITERALS, storage_of
 from fxfeat.trace.builder.provenance import Provenance
 from fxfeat.trace.proxies import numbers

@@ -16,10 +16,9 @@ import torch
 from torch import fx, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from fxfeat.ir.module_call import ModuleCall, Opaque
+from fxfeat.ir.module_call import ModuleCall, Opaque, hide_modules
 from fxfeat.ir.node_meta import DRAWN, MODEL_DEVICE, Context
 from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
-from fxfeat.ir.written import hide_modules
 from fxfeat.isolation.patching import patch
 from fxfeat.isolation.random_state import outside_torch
 from fxfeat.isolation.torch_settings import count_modes
