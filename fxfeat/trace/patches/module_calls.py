@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxfeat.ir.module_call import ModuleCall, Opaque, hide_modules
 from fxfeat.ir.node_meta import DRAWN, MODEL_DEVICE, Context
-from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
+from fxfeat.ir.tree import children, is_named_tuple, map_structure, replace_children, tensors, walk
 from fxfeat.isolation.patching import patch
 from fxfeat.isolation.random_state import outside_torch
 from fxfeat.isolation.torch_settings import count_modes
@@ -428,13 +428,7 @@ def _is_recorded(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_plain(held) for held in tuple.__iter__(value))
-    if isinstance(value, list):
-        return [_plain(held) for held in value]
-    if isinstance(value, dict):
-        return {key: _plain(held) for key, held in value.items()}
-    return numbers.plain(value)
+    return map_structure(value, numbers.plain)
 
 
 def _autocast_context(region: Any, device_type: str) -> Context:
