@@ -90,9 +90,8 @@ def describe_head(setup: Setup) -> str:
 
 def _results(recording: Recording) -> list[fx.Node]:
     """List what the model returns, what it calls logits first."""
-    leaves = [
-        (steps, node) for steps, node in recording.module_calls[0].leaves if isinstance(meta_of(node).value, TensorMeta)
-    ]
+    returned = recording.module_calls[0].result_nodes
+    leaves = [(steps, node) for steps, node in returned if isinstance(meta_of(node).value, TensorMeta)]
     if isinstance(recording.result, fx.Node):
         leaves = [((), recording.result), *leaves]
     leaves = [pair for pair in leaves if isinstance(meta_of(pair[1]).value, TensorMeta)]

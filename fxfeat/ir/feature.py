@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fxfeat.ir.node_meta import (
-    CallPath,
-)
+from fxfeat.ir.node_meta import CallPath
 from fxfeat.ir.tree import Steps
 
 
@@ -52,8 +50,8 @@ class Origin:
 class Feature:
     """One wanted value.
 
-    ``value`` holds nodes where the value holds tensors, and ``steps`` lead on from there. ``moment`` is the position
-    of the first node that ran after the value was produced: what overwrites it from there on must not be seen.
+    ``value`` holds nodes where the value holds tensors, and ``steps`` lead on from there. ``produced_at`` is the
+    position of the first node that ran after the value was produced: what overwrites it from there on must not be seen.
     ``module_call`` is the module call that returned it, if the name means one.
     """
 

@@ -1,4 +1,4 @@
-"""One call of one module, and what stands in it for what cannot be a node."""
+"""One call of one module, and what is written in it where a value cannot be a node."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ class ContainerAt:
 class ModuleCall:
     """One call of one module: what went in, what ran inside, what came out.
 
-    ``module`` is the module's identity. ``entered`` marks a leaf that was entered all the same, ``altered`` one whose
-    result is an object that later code changes.
+    ``module`` is the module's identity, ``start`` and ``stop`` bound the positions of its nodes, ``call`` counts its
+    calls by this path before it. ``result`` is written as a graph holds it, and ``result_nodes`` are the nodes of the
+    tensors and numbers in what the module really returned, by the steps to them. ``leaf`` says that the module is not
+    opened, ``entered`` that it was entered all the same, and ``mutated`` that its result is an object which later code
+    changes.
     """
 
     index: int
@@ -53,7 +56,7 @@ class ModuleCall:
     leaf: bool = False
     stop: int = -1
     result: Any = None
-    leaves: tuple[tuple[Steps, fx.Node], ...] = ()
+    result_nodes: tuple[tuple[Steps, fx.Node], ...] = ()
     entered: bool = False
     mutated: bool = False
     contexts: tuple[Context, ...] = ()

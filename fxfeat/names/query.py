@@ -173,7 +173,7 @@ def _find_attribute(table: NameTable, recording: Recording, parsed: Parsed) -> t
 
 def _has_attribute(module_call: ModuleCall, steps: Steps) -> bool:
     named = isinstance(module_call.result, Build) and steps[0][1] in dict(module_call.result.fields)
-    return named or any(known[: len(steps)] == steps for known, _ in module_call.leaves)
+    return named or any(known[: len(steps)] == steps for known, _ in module_call.result_nodes)
 
 
 def _leaf_around(recording: Recording, name: str) -> str | None:

@@ -40,7 +40,7 @@ _PICKS = (operator.getitem, getattr)
 class Plan:
     """Which module calls are opened, and what the features need of the recording, all of it before position ``end``.
 
-    ``restless`` are module calls that change what Python holds, by which later ones may go.
+    ``mutates_python`` are the module calls that change what Python holds, by which later ones may go.
     """
 
     opened: frozenset[int]
@@ -81,7 +81,7 @@ def plan_openings(draft: Draft) -> Plan:
 def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...]) -> Plan:
     recording = draft.recording
     mutates_python = frozenset(held.module_call for held in recording.attribute_writes)
-    if draft.opens_implicit_inputs and (recording.mutated or recording.changed):
+    if draft.opens_implicit_inputs and (recording.mutated or recording.changed_attributes):
         mutates_python = frozenset(call.index for call in recording.module_calls)
     plan = Plan(opened, frozenset(), features, (), last_produced_at(features), mutates_python)
     nodes = list(recording.graph.nodes)
@@ -235,7 +235,7 @@ def _hands_out(recording: Recording, module_call: ModuleCall, node: fx.Node, fea
 
 
 def _returns(module_call: ModuleCall, node: fx.Node) -> bool:
-    return module_call.result is node or any(held is node for _, held in module_call.leaves)
+    return module_call.result is node or any(held is node for _, held in module_call.result_nodes)
 
 
 def _unreachable(recording: Recording, plan: Plan) -> set[int]:
@@ -303,7 +303,7 @@ def whole_calls_mutating_python(recording: Recording, plan: Plan) -> set[int | N
 
 
 def find_implicit_inputs(recording: Recording, plan: Plan) -> set[int]:
-    """List the whole module calls that use what another module, or opened code, handed on in Python."""
+    """List the whole module calls that use what another module, or opened code, left behind in Python."""
     return {index for index in whole_calls_of(recording, plan) if _takes_unseen(recording, plan, index)}
 
 

@@ -213,7 +213,7 @@ def _copy_module_call(
         args=_map(module_call.args, copies, known),
         kwargs=_map(module_call.kwargs, copies, known),
         result=map_nodes(module_call.result, copies.__getitem__),
-        leaves=tuple((steps, copies[node]) for steps, node in module_call.leaves),
+        result_nodes=tuple((steps, copies[node]) for steps, node in module_call.result_nodes),
     )
 
 

@@ -129,7 +129,7 @@ class _Copy:
         self.calls[module_call.index] = call
         if isinstance(module_call.result, fx.Node):
             self.made.setdefault(module_call.result, call)
-        for steps, node in module_call.leaves:
+        for steps, node in module_call.result_nodes:
             if (
                 node in self.wanted
                 and self.plan.whole_call(self.recording, meta_of(node).module_call) == module_call.index
@@ -272,7 +272,7 @@ def _picked(known: NodeMeta, steps: Steps) -> NodeMeta:
 def _summed(module_call: ModuleCall, inside: list[NodeMeta]) -> NodeMeta:
     """Add up what the nodes of a module call read, wrote and drew."""
     nothing: frozenset[Any] = frozenset()
-    leaves = [meta_of(node) for _, node in module_call.leaves]
+    leaves = [meta_of(node) for _, node in module_call.result_nodes]
     result = meta_of(module_call.result) if isinstance(module_call.result, fx.Node) else None
     return NodeMeta(
         position=module_call.start,

@@ -31,16 +31,16 @@ def name_value(
     if found is not None:
         return _name_span(table, found)
     # The first of what a module returns in a tuple, a dict or a dataclass is what the module is for.
-    found = next((call for call in module_calls if call.leaves and call.leaves[0][1] is node), None)
+    found = next((call for call in module_calls if call.result_nodes and call.result_nodes[0][1] is node), None)
     if found is not None:
-        return _name_span(table, found) + spell(found.leaves[0][0])
+        return _name_span(table, found) + spell(found.result_nodes[0][0])
     own = next((name for name, held in table.nodes.items() if held is node), None)
     return own or _name_element(recording, node, table)
 
 
 def _name_element(recording: Recording, node: fx.Node, table: NameTable) -> str | None:
     for module_call in recording.module_calls:
-        steps = next((steps for steps, held in module_call.leaves if held is node), None)
+        steps = next((steps for steps, held in module_call.result_nodes if held is node), None)
         if steps is not None:
             return (_name_span(table, module_call) if module_call.path else "output") + spell(steps)
     return None

@@ -1,4 +1,4 @@
-"""The names of a model's nodes: as rows of facts, as a tree, as a flat list and as JSON."""
+"""The names of a model's nodes: as rows, as a tree, as a flat list and as JSON."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _draw(recording: Recording) -> nx.DiGraph:
             drawn.add_edge(_ENTRY, node)
         drawn.add_edges_from((source, node) for source in node.all_input_nodes if _carries(source))
     drawn.add_edges_from((node, _EXIT) for node in nodes_in(recording.result) if node in drawn)
-    drawn.add_edges_from((node, _EXIT) for _, node in recording.module_calls[0].leaves if node in drawn)
+    drawn.add_edges_from((node, _EXIT) for _, node in recording.module_calls[0].result_nodes if node in drawn)
     useful = nx.descendants(drawn, _ENTRY) & nx.ancestors(drawn, _EXIT)
     return drawn.subgraph({*useful, _ENTRY, _EXIT}).copy()
 

@@ -191,10 +191,12 @@ class ModuleCallPatches:
                 self._notice_draws()
             with unobserved():
                 described = hide_modules(recorder.to_write(result))
-                leaves = tuple((steps, recorder.node_of(held)) for steps, held in tensors(result))
-                leaves += tuple((s, held.node) for s, held in walk(result) if isinstance(held, numbers.RECORDED))
+                nodes = tuple((steps, recorder.node_of(held)) for steps, held in tensors(result))
+                nodes += tuple((s, held.node) for s, held in walk(result) if isinstance(held, numbers.RECORDED))
             stop = recorder.next_position()
-            recorder.module_calls[index] = dataclasses.replace(module_call, stop=stop, result=described, leaves=leaves)
+            recorder.module_calls[index] = dataclasses.replace(
+                module_call, stop=stop, result=described, result_nodes=nodes
+            )
             self._remember_objects(result, index, leaf)
 
         try:
