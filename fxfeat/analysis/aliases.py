@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.node_meta import Storage, amend, meta_of
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 
 COPIES_OR_NOT = frozenset(
     {
@@ -70,7 +70,7 @@ def _join(groups: dict[Storage, frozenset[Storage]], memory: frozenset[Storage])
 
 def _handed_back(module_call: ModuleCall) -> Tie:
     given = _memory(nodes_in((module_call.args, module_call.kwargs)))
-    return Tie(module_call.stop, given | _memory(node for _, node in module_call.leaves))
+    return Tie(module_call.stop, given | _memory(node for _, node in module_call.result_nodes))
 
 
 def _memory(nodes: Iterable[fx.Node]) -> frozenset[Storage]:

@@ -17,7 +17,7 @@ from fxfeat.ir.node_meta import (
     meta_of,
 )
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 
 
 def draw_dependencies(nodes: Iterable[fx.Node]) -> nx.DiGraph:
@@ -43,7 +43,7 @@ def memory_of(node: fx.Node) -> set[Storage]:
 
 
 def writers_before(writers: Iterable[fx.Node], memory: frozenset[Storage], produced_at: int) -> list[fx.Node]:
-    """List those of some nodes that wrote some memory before a moment."""
+    """List those of some nodes that wrote some memory before a position."""
     return [node for node in writers if meta_of(node).position < produced_at and meta_of(node).writes & memory]
 
 

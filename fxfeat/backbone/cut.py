@@ -8,7 +8,7 @@ from torch import fx
 from fxfeat.ir.module_call import ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 from fxfeat.vision.data_flow import find_chain, inputs_of
 from fxfeat.vision.learnt import is_linear, mixes
 from fxfeat.vision.operations import (

@@ -96,7 +96,7 @@ def describe_head(setup: Setup) -> str:
 
 def _results(recording: Recording) -> list[fx.Node]:
     """List what the model returns, what it calls logits first."""
-    leaves = [(steps, node) for steps, node in recording.module_calls[0].leaves if is_tensor(node)]
+    leaves = [(steps, node) for steps, node in recording.module_calls[0].result_nodes if is_tensor(node)]
     if isinstance(recording.result, fx.Node) and is_tensor(recording.result):
         leaves = [((), recording.result), *leaves]
     named_first = sorted(leaves, key=lambda leaf: not any(step == "logits" for _, step in leaf[0]))

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from fxfeat.ir.node_meta import TensorMeta, holds_tensor, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import flat
+from fxfeat.ir.tree import leaves_of
 from fxfeat.trace.setup import Setup
 from fxfeat.vision.larger_recording import enlarge, find_image_axes, find_length_axes, record_larger
 from fxfeat.vision.operations import ATTENTION, function_of, is_pool, module_of
@@ -60,7 +60,7 @@ def record_same_code(setup: Setup, recording: Recording) -> Recording | None:
 
 def _comes_with_positions(node: fx.Node, spread: set[fx.Node]) -> bool:
     if node.op == "placeholder":
-        given = [value for value in flat(meta_of(node).value) if isinstance(value, TensorMeta)]
+        given = [value for value in leaves_of(meta_of(node).value) if isinstance(value, TensorMeta)]
         return any(len(value.shape) > 2 or not value.dtype.is_floating_point for value in given)
     # A query without positions gathers those of keys and values up: attention pooling.
     sources = node.all_input_nodes[:1] if function_of(node) in ATTENTION else node.all_input_nodes

@@ -11,7 +11,7 @@ from torch import nn
 from fxfeat.cli.usage import UsageError, suggest
 from fxfeat.inputs.examples import guess_examples
 from fxfeat.ir.example import Example
-from fxfeat.ir.tree import tensors
+from fxfeat.ir.tree import is_structure, map_parts, tensors
 
 _DTYPES = {
     name: getattr(torch, name)
@@ -71,14 +71,10 @@ def _fill(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> torch
 
 def draw_again(example: Example) -> Example:
     """Draw other random values of the same shapes; whole numbers change places only, so that they stay valid."""
-    return Example(_draw(example.args), _draw(example.kwargs))
+    return Example(*map_parts((example.args, example.kwargs), _drawn, is_structure))
 
 
-def _draw(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _draw(held) for key, held in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_draw(held) for held in value)
+def _drawn(value: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     if value.is_floating_point():

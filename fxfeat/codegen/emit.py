@@ -11,9 +11,8 @@ from fxfeat.codegen.extractor import RESERVED
 from fxfeat.codegen.source import write_source
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Check, Emission, Row, UsedState
-from fxfeat.ir.module_call import Build
 from fxfeat.ir.node_meta import TensorMeta, meta_of
-from fxfeat.ir.written import map_nodes
+from fxfeat.ir.tree import Build, map_nodes, map_structure
 from fxfeat.runtime.check import check
 
 
@@ -63,16 +62,10 @@ def _row(key: str, feature: Any) -> Row:
     measured = map_nodes(feature.value, lambda node: meta_of(node).value)
     if isinstance(measured, TensorMeta):
         return Row(key, feature.name, measured.shape, measured.dtype, feature.origin)
-    return Row(key, feature.name, _shapes(measured), None, feature.origin)
+    return Row(key, feature.name, map_structure(measured, _shape), None, feature.origin)
 
 
-def _shapes(measured: Any) -> Any:
-    if isinstance(measured, TensorMeta):
-        return measured.shape
-    if isinstance(measured, Build):
-        return {name: _shapes(held) for name, held in measured.fields}
-    if isinstance(measured, (tuple, list)):
-        return type(measured)(_shapes(held) for held in measured)
-    if isinstance(measured, dict):
-        return {key: _shapes(held) for key, held in measured.items()}
-    return measured
+def _shape(part: Any) -> Any:
+    if isinstance(part, TensorMeta):
+        return part.shape
+    return map_structure(dict(part.fields), _shape) if isinstance(part, Build) else part

@@ -16,7 +16,7 @@ from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Source
 from fxfeat.ir.node_meta import MODEL_DEVICE, Context, TensorMeta, holds_tensor, meta_of
 from fxfeat.ir.tap import TappedCall
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 from fxfeat.runtime.check import check
 from fxfeat.runtime.run_tapped import run_tapped
 

@@ -29,7 +29,9 @@ _SPREAD = 2.0
 
 def may_have_implicit_inputs(recording: Recording, draft: Draft) -> bool:
     """Say whether code changes what Python holds, or uses what it was not given."""
-    return bool(recording.attribute_writes or recording.changed or recording.mutated or draft.implicit_inputs)
+    return bool(
+        recording.attribute_writes or recording.changed_attributes or recording.mutated or draft.implicit_inputs
+    )
 
 
 def agrees_with_eager(model: nn.Module, sight: Observation, emission: Emission, tracer_kwargs: dict[str, Any]) -> bool:

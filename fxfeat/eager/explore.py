@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxfeat.inputs.examples import copy_example
 from fxfeat.ir.example import Example
-from fxfeat.ir.written import flat
+from fxfeat.ir.tree import leaves_of
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.python_state import paths_of
 from fxfeat.isolation.torch_settings import same_switches
@@ -121,7 +121,7 @@ class _Seen(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self._time += 1
         for argument, value in _by_argument(func, args, kwargs or {}):
-            for tensor in flat(value):
+            for tensor in leaves_of(value):
                 if isinstance(tensor, torch.Tensor) and id(tensor) in self._owners:
                     self._note(self._owners[id(tensor)], argument)
         return result

@@ -1,4 +1,4 @@
-"""Emit code in which what modules hand on to each other in plain Python arrives, or refuse to."""
+"""Emit code in which what modules leave behind for each other in plain Python arrives, or raise."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def emit_what_arrives(
 def check_calls(setup: Setup, recording: Recording, training: bool | None, emission: Emission) -> None:
     """Raise where features change from call to call with what opened modules keep in Python."""
     opened = {"", *emission.opened}
-    changed = [held for held in recording.changed if held[0] in opened]
+    changed = [held for held in recording.changed_attributes if held[0] in opened]
     writes = [write for write in recording.attribute_writes if recording.module_calls[write.module_call].path in opened]
     # The deepest module that changes itself, or what is around one that is changed and the one that does so.
     at = (
@@ -93,7 +93,7 @@ def _around_implicit_inputs(recording: Recording) -> str:
 
     Where no other module is known to be concerned than the one that changes, its caller is.
     """
-    paths = [path for path, _ in recording.changed] + _around_writes(recording.attribute_writes, recording)
+    paths = [path for path, _ in recording.changed_attributes] + _around_writes(recording.attribute_writes, recording)
     shared = _shared_path(paths)
     return shared if shared not in paths else shared.rpartition(".")[0]
 
@@ -110,13 +110,13 @@ def _shared_path(paths: Iterable[str]) -> str:
 
 
 def _name_implicit_inputs(recording: Recording) -> str:
-    names = [(held.path, held.name) for held in recording.attribute_writes] or list(recording.changed)
+    names = [(held.path, held.name) for held in recording.attribute_writes] or list(recording.changed_attributes)
     shown = dict.fromkeys(f"{path}.{name}".lstrip(".") for path, name in names)
     return ", ".join(list(shown)[:3]) or "in a list, a dict or a global that they share"
 
 
 def _reaches(model: nn.Module, opened: set[str], mutated: frozenset[int]) -> bool:
-    """Say whether opened modules hold any of what a call altered, in closures, tuples or objects."""
+    """Say whether opened modules hold any of what a call mutated, in closures, tuples or objects."""
     if not mutated:
         return False
     held = PythonState()

@@ -32,7 +32,7 @@ class Observation:
     """What to see of a model, and on what it is to run.
 
     ``leaves`` is what was called rather than entered when the rows were recorded. ``training`` is the mode; None leaves
-    every flag as it is. ``steady`` says that the model is in that mode, and a run writes to no tensor that it keeps.
+    every flag as it is. ``purity`` says that the model is in that mode, and a run writes to no tensor that it keeps.
     """
 
     rows: tuple[Row, ...]
@@ -70,7 +70,7 @@ def observe(model: nn.Module, before: PythonState, sight: Observation, look: Loo
 
 
 def observe_by_counting(model: nn.Module, before: PythonState, sight: Observation, look: Look) -> None:
-    """Run a model as ``see`` does, in a tenth of the time, but count calls to tell operations from one another.
+    """Run a model as ``observe`` does, in a tenth of the time, but count calls to tell operations from one another.
 
     Operations that cannot be told so are not looked at; where code counts otherwise than when it was recorded, another
     operation may be looked at.

@@ -71,7 +71,7 @@ def _settle(setup: Setup, recording: Recording, training: bool | None) -> frozen
 
 
 def _changing(recording: Recording) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(path for path, _ in recording.changed))
+    return tuple(dict.fromkeys(path for path, _ in recording.changed_attributes))
 
 
 def _name_hooks(modules: dict[nn.Module, str]) -> frozenset[tuple[str, str]]:

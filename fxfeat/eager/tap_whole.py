@@ -81,7 +81,11 @@ def _may_stop(recording: Recording, features: list[Feature], end: int) -> bool:
         return False
     if is_looked_at(recording, recording.module_calls[0], end):
         return False
-    if recording.changed or recording.mutated or any(write.position >= end for write in recording.attribute_writes):
+    if (
+        recording.changed_attributes
+        or recording.mutated
+        or any(write.position >= end for write in recording.attribute_writes)
+    ):
         return False
     needed = find_needed(recording, recording.nodes, tuple(features))
     return all(meta_of(node).position < end for node in needed)

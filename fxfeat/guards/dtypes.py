@@ -16,6 +16,7 @@ from torch import fx
 from fxfeat.errors import TraceError
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import parts_of, replace_at, zip_parts
 
 _RECASTS: tuple[dict[torch.dtype, torch.dtype], ...] = (
     {torch.float32: torch.float64},
@@ -48,15 +49,8 @@ def tie_all_dtypes(
 
 def has_dtypes(nodes: list[fx.Node]) -> bool:
     """Say whether any node has a floating dtype among its arguments."""
-    return any(_dtypes_in((node.args, node.kwargs)) for node in nodes)
-
-
-def _dtypes_in(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(_dtypes_in(held) for held in value)
-    if isinstance(value, dict):
-        return any(_dtypes_in(held) for held in value.values())
-    return isinstance(value, torch.dtype) and value.is_floating_point
+    dtypes = (dtype for node in nodes for dtype in parts_of((node.args, node.kwargs), torch.dtype))
+    return any(dtype.is_floating_point for dtype in dtypes)
 
 
 def tie_dtypes(recording: Recording, other: Recording) -> bool:
@@ -75,21 +69,17 @@ def tie_dtypes(recording: Recording, other: Recording) -> bool:
     reads = list(zip(recording.dtype_reads, other.dtype_reads, strict=False))
     for node, twin in zip(left, right, strict=True):
         before = [pair for pair in reads if meta_of(pair[0][0]).position < meta_of(node).position]
-        known = {(a[1], b[1]): a[0] for a, b in before}
-        theirs = {(b[1], a[1]): b[0] for a, b in before}
+        ours, theirs = {(a[1], b[1]): a[0] for a, b in before}, {(b[1], a[1]): b[0] for a, b in before}
         args, kwargs = _tied(twin.args, node.args, theirs), _tied(twin.kwargs, node.kwargs, theirs)
-        node.args, node.kwargs = _tied(node.args, twin.args, known), _tied(node.kwargs, twin.kwargs, known)
+        node.args, node.kwargs = _tied(node.args, twin.args, ours), _tied(node.kwargs, twin.kwargs, ours)
         twin.args, twin.kwargs = args, kwargs
     return True
 
 
-def _tied(value: Any, twin: Any, known: dict[tuple[torch.dtype, torch.dtype], fx.Node]) -> Any:
-    if isinstance(value, torch.dtype) and isinstance(twin, torch.dtype):
-        return known.get((value, twin), value) if value != twin else value
-    if isinstance(value, tuple) and isinstance(twin, tuple) and len(value) == len(twin):
-        return tuple(_tied(a, b, known) for a, b in zip(value, twin, strict=True))
-    if isinstance(value, list) and isinstance(twin, list) and len(value) == len(twin):
-        return [_tied(a, b, known) for a, b in zip(value, twin, strict=True)]
-    if isinstance(value, dict) and isinstance(twin, dict):
-        return {key: _tied(held, twin.get(key), known) for key, held in value.items()}
+def _tied(value: Any, counterpart: Any, readers: Mapping[tuple[torch.dtype, torch.dtype], fx.Node]) -> Any:
+    """Replace each dtype that differs from its counterpart's by the node that read just these two."""
+    for steps, ours, theirs in list(zip_parts(value, counterpart)):
+        both_dtypes = isinstance(ours, torch.dtype) and isinstance(theirs, torch.dtype)
+        if both_dtypes and ours != theirs and (ours, theirs) in readers:
+            value = replace_at(value, steps, readers[ours, theirs])
     return value

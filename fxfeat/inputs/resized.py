@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from fxfeat.ir.example import Example
-from fxfeat.ir.tree import Steps, spell, tensors
+from fxfeat.ir.tree import Steps, is_plain, replace_at, spell, tensors, walk
 
 _MOST_CHANNELS = 4
 
@@ -85,8 +84,11 @@ def resize(example: Example, groups: tuple[Group, ...], grow: Callable[[Axis], i
             made[id(tensor), wanted] = _resized(tensor, wanted)
         return made[id(tensor), wanted]
 
-    args, kwargs = _map_tensors((example.args, example.kwargs), change, ())
-    return Example(args, kwargs)
+    given = (example.args, example.kwargs)
+    for steps, part in walk(given, (), is_plain):
+        if isinstance(part, torch.Tensor):
+            given = replace_at(given, steps, change(steps, part))
+    return Example(*given)
 
 
 def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
@@ -95,16 +97,6 @@ def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
             index = torch.arange(wanted, device=tensor.device) % tensor.shape[dimension]
             tensor = tensor.index_select(dimension, index)
     return tensor
-
-
-def _map_tensors(value: Any, change: Callable[[Steps, torch.Tensor], torch.Tensor], steps: Steps) -> Any:
-    if isinstance(value, torch.Tensor):
-        return change(steps, value)
-    if type(value) in (tuple, list):
-        return type(value)(_map_tensors(held, change, (*steps, ("item", i))) for i, held in enumerate(value))
-    if type(value) is dict:
-        return {key: _map_tensors(held, change, (*steps, ("item", key))) for key, held in value.items()}
-    return value
 
 
 def growths(group: Group) -> Iterator[Callable[[Axis], int]]:

@@ -19,8 +19,9 @@ class Draft:
     """A graph on its way from recording to emitted code.
 
     ``on_model`` says that the code runs on the model's own tree of modules, not on a tree of what is left of it.
-    ``handed_on`` are the whole modules that were found to use what they are not given; ``wary`` says to open those, and
-    to leave out no module where code changes what Python holds. ``tapped`` are the modules that are not to be opened,
+    ``implicit_inputs`` are the whole modules that turned out to use what they are not given;
+    ``opens_implicit_inputs`` says to open those, and to leave out no module where code changes what Python holds.
+    ``tapped`` are the modules that are not to be opened,
     with the reasons, and ``tapped_calls`` what became of their calls.
     """
 

@@ -53,8 +53,8 @@ class Origin:
 class Feature:
     """One wanted value.
 
-    ``value`` holds nodes where the value holds tensors, and ``steps`` lead on from there. ``moment`` is the position
-    of the first node that ran after the value was produced: what overwrites it from there on must not be seen.
+    ``value`` holds nodes where the value holds tensors, and ``steps`` lead on from there. ``produced_at`` is the
+    position of the first node that ran after the value was produced: what overwrites it from there on must not be seen.
     ``module_call`` is the module call that returned it, if the name means one. ``tap`` says how it is copied out of the
     call ``whole``, if that stays whole although the value lies inside.
     """

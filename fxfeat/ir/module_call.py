@@ -1,4 +1,4 @@
-"""One call of one module, and what stands in it for what cannot be a node."""
+"""One call of one module, and what is written in it where a value cannot be a node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from fxfeat.ir.node_meta import Context
-from fxfeat.ir.tree import Steps
+from fxfeat.ir.tree import Steps, map_structure, parts_of
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,6 @@ class Opaque:
     type_name: str
     module_call: int | None = None
     steps: Steps = ()
-
-
-@dataclass(frozen=True)
-class Build:
-    """A dataclass instance to be built again from its written-down fields."""
-
-    factory: type
-    fields: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,11 @@ class ContainerAt:
 class ModuleCall:
     """One call of one module: what went in, what ran inside, what came out.
 
-    ``module`` is the module's identity. ``entered`` marks a leaf that was entered all the same, ``altered`` one whose
-    result is an object that later code changes.
+    ``module`` is the module's identity, ``start`` and ``stop`` bound the positions of its nodes, ``call`` counts its
+    calls by this path before it. ``result`` is written as a graph holds it, and ``result_nodes`` are the nodes of the
+    tensors and numbers in what the module really returned, by the steps to them. ``leaf`` says that the module is not
+    opened, ``entered`` that it was entered all the same, and ``mutated`` that its result is an object which later code
+    changes.
     """
 
     index: int
@@ -61,10 +56,29 @@ class ModuleCall:
     leaf: bool = False
     stop: int = -1
     result: Any = None
-    leaves: tuple[tuple[Steps, fx.Node], ...] = ()
+    result_nodes: tuple[tuple[Steps, fx.Node], ...] = ()
     entered: bool = False
     mutated: bool = False
     contexts: tuple[Context, ...] = ()
+
+
+def opaque_in(value: Any) -> list[Opaque]:
+    """List the parts of a structure that cannot be written down.
+
+    >>> opaque_in([Opaque("Cache")])
+    [Opaque(type_name='Cache', module_call=None, steps=())]
+    """
+    return parts_of(value, Opaque)
+
+
+def without_opaque(value: Any) -> Any:
+    """Put None where something cannot be written down."""
+    return map_structure(value, lambda part: None if isinstance(part, Opaque) else part)
+
+
+def hide_modules(value: Any) -> Any:
+    """Put ``Opaque`` where a result holds a module: an extractor has no such module to hand out."""
+    return map_structure(value, lambda part: Opaque("module") if isinstance(part, ModuleAt) else part)
 
 
 def ancestors(module_calls: tuple[ModuleCall, ...], index: int) -> list[int]:

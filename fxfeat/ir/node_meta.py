@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxfeat.ir.tree import parts_of
+
 Storage = object
 """Identity of a piece of memory. Two tensors that share memory share it; ``RNG`` stands for the random state."""
 
@@ -20,7 +22,7 @@ DRAWN = "random numbers are drawn from Python or NumPy"
 
 
 CallPath = tuple[int, ...]
-"""The number of a call among all that the module around it does, after that module's own address.
+"""The number of a call among all that the module around it does, after that module's own call path.
 
 Unlike a position, it stays the same where a module before it runs more calls or fewer on another input.
 """
@@ -55,8 +57,14 @@ class Look:
 class NodeMeta:
     """What is known of one node besides its fx fields.
 
-    ``heard`` is the name of the torch function that was called, and the number of calls of that name before it in the
-    same code of the same module call. ``restless`` marks a call that changes what Python holds.
+    ``position`` is the node's index in the recorded graph, ``module_call`` the index of the innermost module call
+    around it, ``value`` what it gave, with ``TensorMeta`` for tensors. ``aliases`` is the memory that these look at,
+    ``reads`` and ``writes`` the memory that running the node reads and writes; ``may_write`` is the part of ``writes``
+    that is not sure. ``same_as`` is an earlier node that gave the very same tensor. ``constant`` says that every input
+    gives the same value, ``passed`` that a module returned what it was given, ``counted`` that the node has a name of
+    its own, ``unwritable`` why it cannot be written as code, ``container`` that it is an opened module. ``occurrence``
+    is the name of the torch function that was called, and the number of calls of that name before it in the same code
+    of the same module call. ``mutates_python`` marks a call that changes what Python holds.
     """
 
     position: int
@@ -91,7 +99,7 @@ def meta_of(node: fx.Node) -> NodeMeta:
 
 
 def amend(node: fx.Node, **changes: Any) -> None:
-    """Replace some of a node's facts."""
+    """Replace some of what is known of a node."""
     node.meta["fxfeat"] = dataclasses.replace(meta_of(node), **changes)
 
 
@@ -106,9 +114,5 @@ MODEL_DEVICE = "the model's device"
 
 
 def holds_tensor(value: Any) -> bool:
-    """Say whether measured facts describe at least one tensor."""
-    if isinstance(value, TensorMeta):
-        return True
-    if isinstance(value, dict):
-        return any(holds_tensor(held) for held in value.values())
-    return isinstance(value, (tuple, list)) and any(holds_tensor(held) for held in value)
+    """Say whether what is known of a value describes at least one tensor."""
+    return bool(parts_of(value, TensorMeta))

@@ -1,6 +1,6 @@
 """What one run of a model leaves behind: a graph of every call, and a tree of module calls.
 
-Invariants:
+Invariants, which ``lint`` checks:
 
 - a node's ``meta_of(node).position`` is its index in ``graph.nodes``;
 - module calls nest: a module call's nodes lie inside its parent's, and module call 0 is the root's;
@@ -18,7 +18,7 @@ from torch import fx
 
 from fxfeat.ir.guard import AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall
-from fxfeat.ir.node_meta import Storage
+from fxfeat.ir.node_meta import Storage, meta_of
 
 Kind = Literal["meta", "fake", "real"]
 
@@ -27,8 +27,16 @@ Kind = Literal["meta", "fake", "real"]
 class Recording:
     """Everything one run of a model left behind.
 
-    ``writes_state`` says that the run wrote to tensors or settings that the model keeps, or that no one can tell;
-    ``changed`` and ``altered`` are what it changed in Python.
+    ``kind`` says on what tensors it ran: without data or a device, without data, or real ones. ``tensors`` are those
+    that nodes read and that are none of the model's, by name; ``persistent`` is the memory that outlives the run;
+    ``opened`` are the paths of the leaves that were entered after all. ``dtype_reads`` are the nodes of which a dtype
+    was read, and that dtype.
+
+    What the run changed: ``writes_state`` says that it wrote to tensors or settings that the model keeps, or that no
+    one can tell, ``writes_parameters`` that parameters are among them; ``changed_attributes`` are attributes and
+    buffers of modules, by path and name, ``mutated`` the identities of containers, closures and arrays. What it was
+    told: ``reads_values`` says that it read numbers out of tensors, ``asks_gradients`` that it asked whether gradients
+    are on.
     """
 
     graph: fx.Graph
@@ -45,7 +53,7 @@ class Recording:
     dtype_reads: tuple[tuple[fx.Node, torch.dtype], ...] = ()
     unsupported: tuple[Unsupported, ...] = ()
     attribute_writes: tuple[AttributeWrite, ...] = ()
-    changed: tuple[tuple[str, str], ...] = ()
+    changed_attributes: tuple[tuple[str, str], ...] = ()
     mutated: frozenset[int] = frozenset()
     writes_state: bool = True
     reads_values: bool = False
@@ -55,9 +63,37 @@ class Recording:
     @property
     def is_stateless(self) -> bool:
         """Whether the run changed nothing that the model keeps, as another on inputs of these sizes will not."""
-        return not (self.changed or self.mutated or self.writes_state)
+        return not (self.changed_attributes or self.mutated or self.writes_state)
 
     @functools.cached_property
     def nodes(self) -> list[fx.Node]:
         """The nodes by position."""
         return list(self.graph.nodes)
+
+
+def lint(recording: Recording) -> None:
+    """Raise unless the invariants of a recording hold.
+
+    Raises:
+        AssertionError: naming the node or the module call.
+    """
+    owners = [0] * len(recording.nodes)
+    for index, call in enumerate(recording.module_calls):
+        _lint_call(recording.module_calls, index)
+        # A module call comes after those around it, so that the innermost has the last word.
+        owners[call.start : call.stop] = [index] * (call.stop - call.start)
+    for position, node in enumerate(recording.nodes):
+        assert meta_of(node).position == position, f"{node} says that it is at {meta_of(node).position}, not {position}"
+        owner = meta_of(node).module_call
+        assert owner == owners[position], f"{node} is owned by module call {owner}, not {owners[position]}"
+
+
+def _lint_call(calls: tuple[ModuleCall, ...], index: int) -> None:
+    call = calls[index]
+    assert call.index == index, f"module call {index} says that it is {call.index}"
+    if index == 0:
+        assert call.parent is None and call.path == "", "module call 0 is not the root's"
+        return
+    assert call.parent is not None and call.parent < index, f"module call {index} comes before its parent"
+    around = calls[call.parent]
+    assert around.start <= call.start <= call.stop <= around.stop, f"module call {index} leaves its parent"

@@ -1,22 +1,52 @@
-"""Walk Python values down to the tensors they hold, remembering how each was reached."""
+"""The one place that knows how nested values are made of parts, and the verbs that go through them.
+
+A part is reached by a step: an item of a tuple, a list or a mapping, an attribute of a dataclass, a slice or any other
+object. Tensors, modules, nodes of a graph, functions, texts and numbers have no parts.
+
+Most code asks one of four things: ``walk`` (everything, with the steps to it), ``parts_of`` (everything of one kind),
+``map_parts`` (the same value with some parts exchanged) and ``map_structure`` (the same, as plain tuples, lists and
+dicts that share nothing with what they were made from, as a graph holds its arguments).
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import types
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+from torch import fx
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 Step = tuple[str, Any]
 """``("item", key)`` for ``value[key]`` or ``("attr", name)`` for ``value.name``."""
 
 Steps = tuple[Step, ...]
 
+Change = Callable[[Any], Any]
+"""Is asked about a value before its parts; what it returns in place of the value is not looked into."""
+
+LookInto = Callable[[Any], bool]
+"""Says whether the parts of a value are wanted."""
+
+Part = TypeVar("Part")
+
 DEEPEST = 8
-_CLOSED_TYPES = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.nn.Module)
+"""Objects lead to other objects on and on, so that those further down than this are not looked into."""
+
+_CLOSED_TYPES = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.nn.Module, fx.Node)
+_CODE = (type, types.FunctionType, types.ModuleType, types.MethodType)
+
+
+@dataclass(frozen=True)
+class Build:
+    """A dataclass instance or a named tuple to be built again from its written-down fields."""
+
+    factory: type
+    fields: tuple[tuple[str, Any], ...]
 
 
 def is_named_tuple(value: object) -> bool:
@@ -29,8 +59,23 @@ def is_named_tuple(value: object) -> bool:
     return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
+def is_anything(value: object) -> bool:
+    """Look into every value that has parts."""
+    return True
+
+
+def is_structure(value: object) -> bool:
+    """Look into what a graph can hold that has parts, and into no other object."""
+    return isinstance(value, (tuple, list, dict, slice, Build))
+
+
+def is_plain(value: object) -> bool:
+    """Look into Python's own containers, and not into what is derived from them."""
+    return type(value) in (tuple, list, dict)
+
+
 def children(value: object) -> list[tuple[Step, Any]]:
-    """List what ``value`` holds directly, each with the step that leads to it.
+    """List the parts of ``value``, each with the step that leads to it, but not their parts.
 
     >>> children({"a": 1, "b": (2,)})
     [(('item', 'a'), 1), (('item', 'b'), (2,))]
@@ -38,58 +83,84 @@ def children(value: object) -> list[tuple[Step, Any]]:
     if isinstance(value, (torch.Tensor, *_CLOSED_TYPES)):
         return []
     if isinstance(value, Mapping):
-        return [(("item", key), held) for key, held in value.items()]
+        return [(("item", key), part) for key, part in value.items()]
     if isinstance(value, (tuple, list)):
         # tuple.__iter__ and list.__iter__, because a recorded tuple writes down each element it hands out.
         plain = tuple.__iter__(value) if isinstance(value, tuple) else list.__iter__(value)
-        return [(("item", index), held) for index, held in enumerate(plain)]
-    return [(("attr", name), held) for name, held in _attributes(value)]
-
-
-def replace_children(value: Any, changed: Mapping[Step, Any]) -> Any:
-    """Make another container with some of what it holds directly replaced, by the steps that lead there.
-
-    >>> replace_children((1, 2), {("item", 0): 3})
-    (3, 2)
-    """
-    if not changed:
-        return value
-    if isinstance(value, tuple):
-        held = [changed.get(step, old) for step, old in children(value)]
-        return type(value)(*held) if is_named_tuple(value) else type(value)(held)
-    made = copy.copy(value)
-    for (kind, key), new in changed.items():
-        # Outputs of transformers are dicts with attributes, and keep both alike when an item is set.
-        if kind == "item":
-            made[key] = new
-        else:
-            object.__setattr__(made, key, new)
-    return made
+        return [(("item", index), part) for index, part in enumerate(plain)]
+    return [(("attr", name), part) for name, part in _attributes(value)]
 
 
 def _attributes(value: object) -> list[tuple[str, Any]]:
-    if isinstance(value, (type, types.FunctionType, types.ModuleType, types.MethodType)):
+    if isinstance(value, _CODE):
         return []
+    if isinstance(value, Build):
+        return list(value.fields)
+    if isinstance(value, slice):
+        return [("start", value.start), ("stop", value.stop), ("step", value.step)]
     if dataclasses.is_dataclass(value):
         return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
     return list(getattr(value, "__dict__", {}).items())
 
 
-def walk(value: object, steps: Steps = ()) -> Iterator[tuple[Steps, Any]]:
-    """Yield ``value`` and everything it holds, outermost first, with the steps that lead there.
+def replace_children(value: Any, changed: Mapping[Step, Any]) -> Any:
+    """Return ``value`` itself, or another of its kind with some of its parts replaced, by the steps to them.
 
-    >>> [steps for steps, held in walk((1, [2])) if isinstance(held, int)]
+    >>> replace_children((1, 2), {("item", 0): 3})
+    (3, 2)
+    """
+    return _rebuilt(value, changed) if changed else value
+
+
+def _rebuilt(value: Any, changed: Mapping[Step, Any]) -> Any:
+    if isinstance(value, (tuple, slice, Build)):
+        return _built_of(value, [changed.get(step, part) for step, part in children(value)])
+    if isinstance(value, (immutable_list, immutable_dict)):
+        value = list(value) if isinstance(value, list) else dict(value)  # what torch.fx made of a list or a dict
+    other = copy.copy(value)
+    for (kind, key), part in changed.items():
+        # Outputs of transformers are dicts with attributes, and keep both alike when an item is set.
+        if kind == "item":
+            other[key] = part
+        else:
+            object.__setattr__(other, key, part)
+    return other
+
+
+def _built_of(value: Any, parts: list[Any]) -> Any:
+    """Build one of what cannot be changed from all its parts."""
+    if isinstance(value, Build):
+        return Build(value.factory, tuple((name, part) for (name, _), part in zip(value.fields, parts, strict=True)))
+    if isinstance(value, slice):
+        return slice(*parts)
+    if is_named_tuple(value):
+        return type(value)(*parts)
+    try:
+        return type(value)(parts)
+    except TypeError:  # a recorded tuple, which is tied to a node, or a shape, which holds numbers only
+        return tuple(parts)
+
+
+def walk(value: object, steps: Steps = (), into: LookInto = is_anything) -> Iterator[tuple[Steps, Any]]:
+    """Yield ``value`` and all its parts and theirs, outermost first, with the steps that lead there.
+
+    >>> [steps for steps, part in walk((1, [2])) if isinstance(part, int)]
     [(('item', 0),), (('item', 1), ('item', 0))]
     """
-    yield from _walk(value, steps, frozenset())
+    yield from _walk(value, steps, into, frozenset())
 
 
-def _walk(value: object, steps: Steps, above: frozenset[int]) -> Iterator[tuple[Steps, Any]]:
+def _walk(value: object, steps: Steps, into: LookInto, above: frozenset[int]) -> Iterator[tuple[Steps, Any]]:
     yield steps, value
-    if id(value) in above or len(steps) >= DEEPEST:
+    if not _is_open(value, into, above):
         return
-    for step, held in children(value):
-        yield from _walk(held, (*steps, step), above | {id(value)})
+    for step, part in children(value):
+        yield from _walk(part, (*steps, step), into, above | {id(value)})
+
+
+def _is_open(value: object, into: LookInto, above: frozenset[int]) -> bool:
+    """Say whether to look into a value that was reached by way of those ``above``; one in a circle has had its turn."""
+    return id(value) not in above and into(value) and (len(above) < DEEPEST or is_structure(value))
 
 
 def tensors(value: object) -> Iterator[tuple[Steps, torch.Tensor]]:
@@ -98,33 +169,127 @@ def tensors(value: object) -> Iterator[tuple[Steps, torch.Tensor]]:
     >>> [steps for steps, _ in tensors({"k": torch.zeros(1)})]
     [(('item', 'k'),)]
     """
-    return ((steps, held) for steps, held in walk(value) if isinstance(held, torch.Tensor))
+    return ((steps, part) for steps, part in walk(value) if isinstance(part, torch.Tensor))
 
 
-def copy_tensors(value: Any, made: dict[int, torch.Tensor] | None = None) -> Any:
-    """Clone the tensors of a value, one that comes twice once, leaving other containers than the usual as they are.
+def parts_of(value: object, kind: type[Part], into: LookInto = is_structure) -> list[Part]:
+    """List the parts of one kind, ``value`` itself among them.
+
+    >>> parts_of((1, {"a": [2, "b"]}), int)
+    [1, 2]
+    """
+    return [part for _, part in walk(value, (), into) if isinstance(part, kind)]
+
+
+def leaves_of(value: object) -> list[Any]:
+    """List what a structure holds, without the structures in it.
+
+    >>> leaves_of((1, {"a": [2, "b"]}))
+    [1, 2, 'b']
+    """
+    return [part for _, part in walk(value, (), is_structure) if not is_structure(part)]
+
+
+def nodes_in(value: object) -> list[fx.Node]:
+    """List the nodes that a structure holds.
+
+    >>> nodes_in((1, {"a": None}))
+    []
+    """
+    return parts_of(value, fx.Node)
+
+
+def zip_parts(left: object, right: object) -> Iterator[tuple[Steps, Any, Any]]:
+    """Yield the parts of two structures to which the same steps lead, with these.
+
+    >>> [(a, b) for _, a, b in zip_parts([1, {"k": 2}], [3, {"k": 4, "l": 5}]) if isinstance(a, int)]
+    [(1, 3), (2, 4)]
+    """
+    theirs = dict(walk(right, (), is_structure))
+    return ((steps, part, theirs[steps]) for steps, part in walk(left, (), is_structure) if steps in theirs)
+
+
+def map_parts(value: Any, change: Change, into: LookInto = is_anything, anew: bool = False) -> Any:
+    """Exchange parts of a value, which stays of its kind.
+
+    What holds no changed part is shared with the old value, unless all is to be made ``anew``.
+
+    >>> map_parts({"a": (1, "b")}, lambda part: part + 1 if isinstance(part, int) else part)
+    {'a': (2, 'b')}
+    """
+    return _map_parts(value, change, into, anew, frozenset())
+
+
+def _map_parts(value: Any, change: Change, into: LookInto, anew: bool, above: frozenset[int]) -> Any:
+    changed = change(value)
+    if changed is not value or not _is_open(value, into, above):
+        return changed
+    old = children(value)
+    new = {step: _map_parts(part, change, into, anew, above | {id(value)}) for step, part in old}
+    if anew:
+        return _rebuilt(value, new)
+    return replace_children(value, {step: new[step] for step, part in old if new[step] is not part})
+
+
+def map_structure(value: Any, change: Change) -> Any:
+    """Make a structure anew of plain tuples, lists and dicts, with some parts exchanged.
+
+    >>> map_structure((1, {"a": None}), lambda part: 2 if part == 1 else part)
+    (2, {'a': None})
+    """
+    changed = change(value)
+    if changed is not value or not is_structure(value):
+        return changed
+    parts = [map_structure(part, change) for _, part in children(value)]
+    if isinstance(value, (slice, Build)):
+        return _built_of(value, parts)
+    if isinstance(value, dict):
+        return dict(zip(value, parts, strict=True))
+    return parts if isinstance(value, list) else tuple(parts)
+
+
+def map_nodes(value: Any, change: Callable[[fx.Node], Any]) -> Any:
+    """Replace each node that a structure holds.
+
+    >>> map_nodes((1, {"a": None}), lambda node: 0)
+    (1, {'a': None})
+    """
+    return map_structure(value, lambda part: change(part) if isinstance(part, fx.Node) else part)
+
+
+def replace_at(value: Any, steps: Steps, part: Any) -> Any:
+    """Replace the part that steps lead to.
+
+    >>> replace_at({"a": (1, 2)}, (("item", "a"), ("item", 1)), 3)
+    {'a': (1, 3)}
+    """
+    if not steps:
+        return part
+    return replace_children(value, {steps[0]: replace_at(follow(value, steps[:1]), steps[1:], part)})
+
+
+def copy_tensors(value: Any) -> Any:
+    """Clone the tensors of a value, one that comes twice once, in containers of their own.
 
     >>> copy_tensors((torch.zeros(1), 2))
     (tensor([0.]), 2)
     """
-    made = {} if made is None else made
-    if isinstance(value, torch.Tensor):
-        if id(value) not in made:
-            made[id(value)] = value.detach().clone()
-        return made[id(value)]
-    if is_named_tuple(value):
-        return type(value)(*(copy_tensors(held, made) for held in value))
-    if isinstance(value, tuple):
-        return tuple(copy_tensors(held, made) for held in tuple.__iter__(value))
-    if type(value) is list:
-        return [copy_tensors(held, made) for held in value]
-    if type(value) is dict:
-        return {key: copy_tensors(held, made) for key, held in value.items()}
-    shallow = copy.copy(value)
-    for (kind, key), held in children(shallow):
-        if isinstance(held, torch.Tensor) and kind == "attr":
-            object.__setattr__(shallow, key, copy_tensors(held, made))
-    return shallow
+    copies: dict[int, torch.Tensor] = {}
+
+    def clone_once(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.detach().clone()
+        return copies[id(tensor)]
+
+    def copied(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return clone_once(part)
+        if is_structure(part):
+            return part
+        own = [(step, held) for step, held in children(part) if isinstance(held, torch.Tensor)]
+        return _rebuilt(part, {step: clone_once(tensor) for step, tensor in own})
+
+    return map_parts(value, copied, is_structure, anew=True)
 
 
 def follow(value: Any, steps: Steps) -> Any:

@@ -25,7 +25,7 @@ def preserved(model: nn.Module) -> Iterator[PythonState]:
 
     Example:
         >>> layer = nn.Linear(1, 1)
-        >>> with untouched(layer):
+        >>> with preserved(layer):
         ...     _ = layer.eval()
         >>> layer.training
         True
@@ -48,7 +48,7 @@ def preserved(model: nn.Module) -> Iterator[PythonState]:
 def preserved_attributes(model: nn.Module, paths: Collection[str]) -> Iterator[PythonState]:
     """Put what a few modules hold, and every random state, back on the way out, also after an error.
 
-    It takes a fraction of the time of ``untouched``.
+    It takes a fraction of the time of ``preserved``.
     """
     held = PythonState()
     held.take_attributes([model.get_submodule(path) for path in paths])
@@ -76,7 +76,7 @@ def lent_buffers(
     """Let a model run, and write, on copies of its buffers and of the tensors that it holds besides.
 
     Buffers come back even where code put others in their place, save those in ``keep``, by path of the module and
-    name. Other attributes are left to ``untouched``. The tensors in the lists and dicts of ``also`` are lent as well.
+    name. Other attributes are left to ``preserved``. The tensors in the lists and dicts of ``also`` are lent as well.
     """
     lent: list[tuple[Any, Any, torch.Tensor, bool]] = []
     copies: dict[int, torch.Tensor] = {}

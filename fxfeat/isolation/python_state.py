@@ -1,4 +1,4 @@
-"""A photograph of what a model keeps in Python, to tell what has changed and to put it back."""
+"""A copy of what a model keeps in Python, to tell what has changed and to put it back."""
 
 from __future__ import annotations
 
@@ -223,11 +223,11 @@ class PythonState:
         return frozenset(found | {key for key, value in self._values.items() if not _same(value, self._copies[key])})
 
     def reaches(self, mutated: Collection[int]) -> bool:
-        """Say whether any of some containers, closures and arrays was photographed."""
+        """Say whether any of some containers, closures and arrays was copied."""
         return any(key in held for key in mutated for held in (self._cells, self._empty, self._arrays, self._values))
 
     def shows(self, container: Any) -> bool:
-        """Say whether a container was photographed, and it was not empty."""
+        """Say whether a container was copied, and it was not empty."""
         return id(container) in self._values
 
     def tensors_held(self) -> frozenset[int]:

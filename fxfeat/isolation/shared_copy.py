@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from fxfeat.errors import TraceError
+from fxfeat.ir.tree import parts_of
 
 Held = TypeVar("Held", bound=nn.Module)
 
@@ -32,19 +33,9 @@ def share(module: Held, replaced: Mapping[int, Any] | None = None) -> Held:
     """
     memo: dict[int, Any] = {}
     for held in module.modules():
-        memo.update((id(tensor), tensor) for tensor in _tensors_in(vars(held).values()))
+        memo.update((id(tensor), tensor) for tensor in parts_of(vars(held), torch.Tensor))
     memo.update(replaced or {})
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:
         raise TraceError(f"{type(module).__name__} cannot be copied: {type(error).__name__}: {error}.") from error
-
-
-def _tensors_in(values: Iterable[Any], depth: int = 3) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif depth and isinstance(value, (list, tuple)):
-            yield from _tensors_in(value, depth - 1)
-        elif depth and isinstance(value, dict):
-            yield from _tensors_in(value.values(), depth - 1)

@@ -12,12 +12,11 @@ from torch import fx
 
 from fxfeat.errors import NodeNotFoundError
 from fxfeat.ir.module_call import (
-    Build,
     ModuleCall,
 )
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import Steps
+from fxfeat.ir.tree import Build, Steps
 from fxfeat.names.table import NameTable
 
 OUTPUT = "output"
@@ -175,7 +174,7 @@ def _find_attribute(table: NameTable, recording: Recording, parsed: Parsed) -> t
 
 def _has_attribute(module_call: ModuleCall, steps: Steps) -> bool:
     named = isinstance(module_call.result, Build) and steps[0][1] in dict(module_call.result.fields)
-    return named or any(known[: len(steps)] == steps for known, _ in module_call.leaves)
+    return named or any(known[: len(steps)] == steps for known, _ in module_call.result_nodes)
 
 
 def _leaf_around(recording: Recording, name: str) -> str | None:

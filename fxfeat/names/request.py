@@ -11,15 +11,14 @@ from torch import fx
 from fxfeat.errors import NodeNotFoundError, RequestError
 from fxfeat.ir.feature import Feature, Given, OpOccurrence, Origin
 from fxfeat.ir.module_call import (
-    Build,
     ModuleCall,
+    opaque_in,
 )
 from fxfeat.ir.node_meta import (
     meta_of,
 )
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import Steps, spell
-from fxfeat.ir.written import opaque_in
+from fxfeat.ir.tree import Build, Steps, spell
 from fxfeat.names.query import Found
 
 
@@ -68,7 +67,7 @@ def select_feature(recording: Recording, found: Found, key: str) -> Feature:
     assert found.module_call is not None
     module_call = found.module_call
     value, steps = _pick(module_call.result, found.steps)
-    if steps and (not isinstance(value, fx.Node) or found.steps in dict(module_call.leaves)):
+    if steps and (not isinstance(value, fx.Node) or found.steps in dict(module_call.result_nodes)):
         value, steps = _leaf_at(module_call, found), ()
     if steps:
         _check_steps(found, meta_of(value).value)
@@ -100,7 +99,7 @@ def _sign_of(recording: Recording, node: fx.Node, steps: Steps) -> OpOccurrence 
 def _of_node(recording: Recording, found: Found, node: fx.Node, key: str) -> Feature:
     owner = recording.module_calls[meta_of(node).module_call]
     produced_at = owner.stop if owner.leaf and node.op == "call_module" else meta_of(node).position + 1
-    leaves = dict(owner.leaves) if owner.leaf and node.op == "call_module" else {}
+    leaves = dict(owner.result_nodes) if owner.leaf and node.op == "call_module" else {}
     origin = Origin(None, 0, meta_of(node).call_path, found.steps, _sign_of(recording, node, found.steps))
     if owner.leaf and node.op == "call_module":
         origin = _origin_of_span(recording, owner, found.steps)
@@ -140,7 +139,7 @@ def _pick(value: Any, steps: Steps) -> tuple[Any, Steps]:
 
 
 def _leaf_at(module_call: ModuleCall, found: Found) -> fx.Node:
-    known = {spell(steps): node for steps, node in module_call.leaves}
+    known = {spell(steps): node for steps, node in module_call.result_nodes}
     if spell(found.steps) in known:
         return known[spell(found.steps)]
     base = found.query[: len(found.query) - len(spell(found.steps))]
@@ -150,5 +149,5 @@ def _leaf_at(module_call: ModuleCall, found: Found) -> fx.Node:
 
 def _explain_opaque(query: str, module_call: ModuleCall) -> str:
     name = opaque_in(module_call.result)[0].type_name
-    near = " or ".join(repr(f"output{spell(steps)}") for steps, _ in module_call.leaves[:4])
+    near = " or ".join(repr(f"output{spell(steps)}") for steps, _ in module_call.result_nodes[:4])
     return f"{query!r} holds a {name}, which cannot be written down as code. Ask for its tensors: {near}."

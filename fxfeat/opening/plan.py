@@ -24,13 +24,14 @@ from fxfeat.ir.module_call import (
     ModuleCall,
     Opaque,
     ancestors,
+    opaque_in,
 )
 from fxfeat.ir.node_meta import (
     Storage,
     meta_of,
 )
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import map_nodes, nodes_in, opaque_in
+from fxfeat.ir.tree import map_nodes, nodes_in
 from fxfeat.opening.seal import Sealed, seal, tap_inside
 
 _PICKS = (operator.getitem, getattr)
@@ -40,7 +41,7 @@ _PICKS = (operator.getitem, getattr)
 class Plan:
     """Which module calls are opened, and what the features need of the recording, all of it before position ``end``.
 
-    ``restless`` are module calls that change what Python holds, by which later ones may go.
+    ``mutates_python`` are the module calls that change what Python holds, by which later ones may go.
     """
 
     opened: frozenset[int]
@@ -91,7 +92,7 @@ def plan_openings(draft: Draft) -> Plan:
 def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...], sealed: Sealed) -> Plan:
     recording = draft.recording
     mutates_python = frozenset(held.module_call for held in recording.attribute_writes)
-    if draft.opens_implicit_inputs and (recording.mutated or recording.changed):
+    if draft.opens_implicit_inputs and (recording.mutated or recording.changed_attributes):
         mutates_python = frozenset(call.index for call in recording.module_calls)
     plan = Plan(opened, frozenset(), features, (), last_produced_at(features), mutates_python, sealed)
     nodes = list(recording.graph.nodes)
@@ -251,7 +252,7 @@ def _hands_out(recording: Recording, module_call: ModuleCall, node: fx.Node, fea
 
 
 def _returns(module_call: ModuleCall, node: fx.Node) -> bool:
-    return module_call.result is node or any(held is node for _, held in module_call.leaves)
+    return module_call.result is node or any(held is node for _, held in module_call.result_nodes)
 
 
 def _unreachable(recording: Recording, plan: Plan) -> set[int]:
@@ -320,7 +321,7 @@ def whole_calls_mutating_python(recording: Recording, plan: Plan) -> set[int | N
 
 
 def find_implicit_inputs(recording: Recording, plan: Plan) -> set[int]:
-    """List the whole module calls that use what another module, or opened code, handed on in Python."""
+    """List the whole module calls that use what another module, or opened code, left behind in Python."""
     return {index for index in whole_calls_of(recording, plan) if _takes_unseen(recording, plan, index)}
 
 
@@ -417,7 +418,7 @@ def is_looked_at(recording: Recording, call: ModuleCall, end: int) -> bool:
 def _changes_attributes(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bool:
     """Say whether a call changes attributes, of its own modules or after a position."""
     inside = set(recording.root.get_submodule(call.path).modules())
-    if any(recording.root.get_submodule(path) in inside for path, _ in recording.changed):
+    if any(recording.root.get_submodule(path) in inside for path, _ in recording.changed_attributes):
         return True
     late = (write for write in recording.attribute_writes if write.position >= end)
     return any(plan.whole_call(recording, write.module_call) == call.index for write in late)

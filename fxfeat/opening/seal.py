@@ -15,8 +15,7 @@ from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tap import Tap
-from fxfeat.ir.tree import follow
-from fxfeat.ir.written import map_nodes, nodes_in
+from fxfeat.ir.tree import follow, map_nodes, nodes_in
 from fxfeat.names.query import parse_query
 
 FUNCTION_MODES = "the function modes that are on"

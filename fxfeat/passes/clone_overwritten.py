@@ -12,7 +12,7 @@ from torch import fx
 from fxfeat.ir.draft import Draft, position
 from fxfeat.ir.feature import Feature
 from fxfeat.ir.node_meta import NodeMeta, Storage, TensorMeta, meta_of
-from fxfeat.ir.written import map_nodes
+from fxfeat.ir.tree import map_nodes
 from fxfeat.runtime.clone import clone_all
 
 

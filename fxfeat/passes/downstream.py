@@ -26,7 +26,7 @@ from fxfeat.ir.node_meta import (
     same,
 )
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import flat, map_nodes
+from fxfeat.ir.tree import map_nodes, parts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +96,8 @@ def check_start(draft: Draft) -> Draft:
     Raises:
         TraceError: naming the input.
     """
-    values = (value for node in draft.graph.nodes for value in flat((node.args, node.kwargs)))
-    missing = next((value for value in values if isinstance(value, LostInput)), None)
+    lost = (part for node in draft.graph.nodes for part in parts_of((node.args, node.kwargs), LostInput))
+    missing = next(lost, None)
     if missing is not None:
         model, held = type(draft.recording.root).__name__, ", ".join(draft.recording.signature.parameters)
         raise TraceError(
@@ -213,7 +213,7 @@ def _copy_module_call(
         args=_map(module_call.args, copies, known),
         kwargs=_map(module_call.kwargs, copies, known),
         result=map_nodes(module_call.result, copies.__getitem__),
-        leaves=tuple((steps, copies[node]) for steps, node in module_call.leaves),
+        result_nodes=tuple((steps, copies[node]) for steps, node in module_call.result_nodes),
     )
 
 

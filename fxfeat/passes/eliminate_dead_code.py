@@ -9,7 +9,7 @@ from torch import fx
 from fxfeat.analysis.dependencies import find_needed
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.node_meta import meta_of
-from fxfeat.ir.written import map_nodes
+from fxfeat.ir.tree import map_nodes
 from fxfeat.runtime.check import check
 
 

@@ -13,18 +13,17 @@ from fxfeat.ir.draft import Draft
 from fxfeat.ir.feature import Feature
 from fxfeat.ir.guard import Guard
 from fxfeat.ir.module_call import (
-    Build,
     ModuleAt,
     ModuleCall,
     Opaque,
+    opaque_in,
 )
 from fxfeat.ir.node_meta import (
     NodeMeta,
     meta_of,
 )
 from fxfeat.ir.tap import TappedCall
-from fxfeat.ir.tree import Steps
-from fxfeat.ir.written import map_nodes, nodes_in, opaque_in
+from fxfeat.ir.tree import Build, Steps, map_nodes, map_structure, nodes_in
 from fxfeat.opening.plan import (
     Plan,
     find_implicit_inputs,
@@ -110,16 +109,15 @@ class _Copy:
 
     def _built(self, value: Any, known: NodeMeta) -> Any:
         """Turn what is to be built again into calls that build it."""
-        if isinstance(value, Build):
-            fields = {name: self._built(held, known) for name, held in value.fields}
-            nodes = nodes_in(tuple(fields.values()))
-            memory = frozenset[Any]().union(*(meta_of(node).aliases for node in nodes))
-            return self._add("call_function", value.factory, (), fields, _only_value(known, None, memory))
-        if isinstance(value, (tuple, list)):
-            return type(value)(self._built(held, known) for held in value)
-        if isinstance(value, dict):
-            return {key: self._built(held, known) for key, held in value.items()}
-        return value
+
+        def call_of(part: Any) -> Any:
+            if not isinstance(part, Build):
+                return part
+            fields = self._built(dict(part.fields), known)
+            memory = frozenset[Any]().union(*(meta_of(node).aliases for node in nodes_in(fields)))
+            return self._add("call_function", part.factory, (), fields, _only_value(known, None, memory))
+
+        return map_structure(value, call_of)
 
     def _copy(self, node: fx.Node) -> None:
         if meta_of(node).unwritable:
@@ -149,7 +147,7 @@ class _Copy:
         self.calls[module_call.index] = call
         if isinstance(module_call.result, fx.Node):
             self.made.setdefault(module_call.result, call)
-        for steps, node in module_call.leaves:
+        for steps, node in module_call.result_nodes:
             if (
                 node in self.wanted
                 and self.plan.whole_call(self.recording, meta_of(node).module_call) == module_call.index
@@ -186,19 +184,16 @@ class _Copy:
         return self.recording.nodes[module_call.start : module_call.stop]
 
     def _argument(self, value: Any) -> Any:
+        return map_structure(value, self._argument_part)
+
+    def _argument_part(self, value: Any) -> Any:
         if isinstance(value, Opaque):
             assert value.module_call is not None
             source = self.calls[value.module_call]
             return self._follow(source, value.steps, _only_value(meta_of(source), None))
         if isinstance(value, ModuleAt):
             return self._add("get_attr", value.path, (), {}, NodeMeta(0, 0))
-        if isinstance(value, Build):
-            return Build(value.factory, tuple((name, self._argument(held)) for name, held in value.fields))
-        if isinstance(value, (tuple, list)):
-            return type(value)(self._argument(held) for held in value)
-        if isinstance(value, dict):
-            return {key: self._argument(held) for key, held in value.items()}
-        return map_nodes(value, self._use)
+        return self._use(value) if isinstance(value, fx.Node) else value
 
     def _follow(self, node: fx.Node, steps: Steps, known: NodeMeta) -> fx.Node:
         for kind, step in steps:
@@ -325,7 +320,7 @@ def _picked(known: NodeMeta, steps: Steps) -> NodeMeta:
 def _summed(module_call: ModuleCall, inside: list[NodeMeta]) -> NodeMeta:
     """Add up what the nodes of a module call read, wrote and drew."""
     nothing: frozenset[Any] = frozenset()
-    leaves = [meta_of(node) for _, node in module_call.leaves]
+    leaves = [meta_of(node) for _, node in module_call.result_nodes]
     result = meta_of(module_call.result) if isinstance(module_call.result, fx.Node) else None
     return NodeMeta(
         position=module_call.start,

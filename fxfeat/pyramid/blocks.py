@@ -91,7 +91,7 @@ def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[
 def _find_map(module_call: ModuleCall, layouts: dict[fx.Node, Layout], flow: nx.DiGraph) -> fx.Node | None:
     """Find the first map among what a module returned."""
     result = module_call.result
-    returned = [result] if isinstance(result, fx.Node) else [node for _, node in module_call.leaves]
+    returned = [result] if isinstance(result, fx.Node) else [node for _, node in module_call.result_nodes]
     return next((node for node in returned if node in layouts and node in flow), None)
 
 

@@ -149,4 +149,4 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
 
 
 def _returns(module_call: ModuleCall, nodes: list[fx.Node]) -> bool:
-    return module_call.result in nodes or bool(module_call.leaves and module_call.leaves[0][1] in nodes)
+    return module_call.result in nodes or bool(module_call.result_nodes and module_call.result_nodes[0][1] in nodes)

@@ -1,4 +1,4 @@
-"""The names of a model's nodes: as rows of facts, as a tree, as a flat list and as JSON."""
+"""The names of a model's nodes: as rows, as a tree, as a flat list and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import fx, nn
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import map_nodes
+from fxfeat.ir.tree import map_nodes
 from fxfeat.names.table import NameTable, name_nodes
 from fxfeat.report.columns import Line, lay_out, measure_lines
 from fxfeat.report.spelled_shapes import NOTHING, list_dtypes, list_shapes, spell_shape

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from fxfeat.ir.module_call import Build, Opaque
+from fxfeat.ir.module_call import Opaque
 from fxfeat.ir.node_meta import TensorMeta
+from fxfeat.ir.tree import Build, map_structure, parts_of
 
 NOTHING = "-"
 
@@ -15,42 +16,30 @@ NOTHING = "-"
 def list_shapes(measured: Any) -> Any:
     """Put the shape in the place of each tensor of a structure.
 
-    >>> list_shapes((TensorFacts((2, 3), torch.float32, (3, 1)), None))
+    >>> list_shapes((TensorMeta((2, 3), torch.float32, (3, 1)), None))
     ((2, 3), None)
     """
-    if isinstance(measured, TensorMeta):
-        return measured.shape
-    if isinstance(measured, Build):
-        return {name: list_shapes(held) for name, held in measured.fields}
-    if isinstance(measured, dict):
-        return {key: list_shapes(held) for key, held in measured.items()}
-    if isinstance(measured, (tuple, list)):
-        shapes = [list_shapes(held) for held in measured]
-        return tuple(shapes) if isinstance(measured, tuple) else shapes
-    return _name_other(measured)
+    return map_structure(measured, _shape_or_name)
 
 
-def _name_other(value: Any) -> Any:
-    if isinstance(value, Opaque):
-        return value.type_name
-    plain = value is None or isinstance(value, (bool, int, float, str))
-    return value if plain else type(value).__name__
+def _shape_or_name(part: Any) -> Any:
+    if isinstance(part, TensorMeta):
+        return part.shape
+    if isinstance(part, Opaque):
+        return part.type_name
+    if isinstance(part, Build):
+        return list_shapes(dict(part.fields))
+    is_shown = part is None or isinstance(part, (bool, int, float, str, tuple, list, dict))
+    return part if is_shown else type(part).__name__
 
 
 def list_dtypes(measured: Any) -> tuple[str, ...]:
     """List the dtypes of a structure, each once, in the order in which they come.
 
-    >>> list_dtypes([TensorFacts((2,), torch.int64, (1,)), 3])
+    >>> list_dtypes([TensorMeta((2,), torch.int64, (1,)), 3])
     ('int64',)
     """
-    if isinstance(measured, TensorMeta):
-        return (spell_dtype(measured.dtype),)
-    if isinstance(measured, Build):
-        return list_dtypes([held for _, held in measured.fields])
-    held = list(measured.values()) if isinstance(measured, dict) else measured
-    if not isinstance(held, (tuple, list)):
-        return ()
-    return tuple(dict.fromkeys(dtype for part in held for dtype in list_dtypes(part)))
+    return tuple(dict.fromkeys(spell_dtype(part.dtype) for part in parts_of(measured, TensorMeta)))
 
 
 def spell_shape(shape: Any) -> str:

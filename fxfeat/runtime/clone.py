@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fxfeat.ir.tree import DEEPEST, children, replace_children
+from fxfeat.ir.tree import map_parts
 
 
 def clone_all(values: Any) -> Any:
@@ -15,13 +15,4 @@ def clone_all(values: Any) -> Any:
     >>> clone_all((torch.zeros(1), [2]))
     (tensor([0.]), [2])
     """
-    return _clone_all(values, frozenset())
-
-
-def _clone_all(values: Any, above: frozenset[int]) -> Any:
-    if isinstance(values, torch.Tensor):
-        return values.clone()
-    if id(values) in above or len(above) >= DEEPEST:
-        return values
-    parts = [(step, held, _clone_all(held, above | {id(values)})) for step, held in children(values)]
-    return replace_children(values, {step: new for step, held, new in parts if new is not held})
+    return map_parts(values, lambda part: part.clone() if isinstance(part, torch.Tensor) else part)

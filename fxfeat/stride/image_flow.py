@@ -11,7 +11,7 @@ from torch import fx
 
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 from fxfeat.stride.change import Change
 from fxfeat.stride.grid import Axes, Grid
 from fxfeat.stride.read_windows import read_window

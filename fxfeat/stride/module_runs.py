@@ -10,10 +10,10 @@ from torch import fx, nn
 
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.example import Example
-from fxfeat.ir.module_call import Build, ModuleAt, ModuleCall, Opaque
+from fxfeat.ir.module_call import ModuleAt, ModuleCall, Opaque
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import flat, map_nodes
+from fxfeat.ir.tree import Build, leaves_of, map_nodes
 from fxfeat.stride.change import Change
 from fxfeat.stride.image_flow import Flow
 from fxfeat.stride.read_windows import read_window
@@ -49,7 +49,7 @@ def setup_alone(module: nn.Module, run: Run) -> Setup:
         TraceError: where an argument of that call cannot be made again.
     """
     given = (run.module_call.args, run.module_call.kwargs)
-    if any(isinstance(part, (Opaque, Build, ModuleAt)) for part in flat(given)):
+    if any(isinstance(part, (Opaque, Build, ModuleAt)) for part in leaves_of(given)):
         raise TraceError(
             f"{run.module_call.path!r} calls a strided function, and is itself called with arguments that cannot be "
             "written down as code."

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import tensors
+from fxfeat.ir.tree import is_structure, map_parts, tensors
 from fxfeat.stride.comparison import Comparison
 from fxfeat.stride.grid import Grid
 from fxfeat.stride.image_flow import follow_image
@@ -123,11 +123,9 @@ def _random(example: Example) -> Example:
     def draw(value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             return torch.rand(value.shape, generator=generator, dtype=torch.float64)
-        if isinstance(value, (list, tuple)):
-            return type(value)(draw(part) for part in value)
-        return {key: draw(part) for key, part in value.items()} if isinstance(value, dict) else value
+        return value
 
-    return Example(draw(example.args), draw(example.kwargs))
+    return Example(*map_parts((example.args, example.kwargs), draw, is_structure))
 
 
 def _copy_values(recording: Recording, example: Example) -> dict[Key, list[torch.Tensor]]:

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import map_nodes, nodes_in
+from fxfeat.ir.tree import map_nodes, nodes_in
 from fxfeat.stride.dense import END_PADDED, DenseAvgPool, DenseMaxPool, convolve, pool_average, pool_max
 from fxfeat.stride.windows import Kind, Window
 from fxfeat.vision.learnt import is_fixed

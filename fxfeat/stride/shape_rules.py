@@ -9,7 +9,7 @@ from torch import fx
 
 from fxfeat.ir.node_meta import TensorMeta
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 from fxfeat.stride.grid import Axes, Grid
 from fxfeat.stride.read_windows import arguments_of
 from fxfeat.vision.operations import kind_of
@@ -18,8 +18,8 @@ from fxfeat.vision.shapes import is_tensor, shape_of
 
 def first_tensor(value: object) -> TensorMeta | None:
     """Return what is known of a tensor, or of the first part of one that was split."""
-    if isinstance(value, (tuple, list)) and value:
-        return first_tensor(value[0])
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
     return value if isinstance(value, TensorMeta) else None
 
 

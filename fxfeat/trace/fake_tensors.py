@@ -19,7 +19,7 @@ Recast = dict[torch.dtype, torch.dtype]
 
 
 class MetaTensors:
-    """Stand-ins without data; devices are looked up on the originals instead."""
+    """Tensors without data; devices are looked up on the originals instead."""
 
     kind: Kind = "meta"
 
@@ -61,7 +61,7 @@ def _names_device(key: str, value: Any) -> bool:
 
 
 class FakeModeTensors:
-    """Stand-ins without data that know which device they would be on."""
+    """Tensors without data that know which device they would be on."""
 
     kind: Kind = "fake"
 

@@ -16,10 +16,10 @@ from fxfeat.analysis.effects import (
     sets_data,
     written_by,
 )
+from fxfeat.ir.module_call import opaque_in, without_opaque
 from fxfeat.ir.node_meta import RNG, amend, measure, meta_of
 from fxfeat.ir.source_lines import is_assertion, is_torch, model_line
-from fxfeat.ir.tree import tensors
-from fxfeat.ir.written import flat, opaque_in, without_opaque
+from fxfeat.ir.tree import leaves_of, tensors
 from fxfeat.runtime.check import raised
 from fxfeat.trace.builder.decisions import Decisions
 from fxfeat.trace.builder.graph import Effects
@@ -212,7 +212,7 @@ class Recorder(Decisions, TorchFunctionMode):
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Effects]:
         args, kwargs = self.to_run(tuple(args)), self.to_run(dict(kwargs))
-        given = [held for held in flat((args, kwargs)) if isinstance(held, torch.Tensor)]
+        given = [held for held in leaves_of((args, kwargs)) if isinstance(held, torch.Tensor)]
         before = [version_of(tensor) for tensor in given]
         self._notice_unseen_writes(given, before)
         # Before the call: `x.data = y` takes the memory of x away.

@@ -175,7 +175,7 @@ def _record_once(
         dtype_reads=tuple(recorder.dtype_reads),
         unsupported=tuple(recorder.unsupported),
         attribute_writes=tuple(recorder.attribute_writes),
-        changed=tuple(changed),
+        changed_attributes=tuple(changed),
         mutated=mutated,
         writes_state=_writes_state(recorder, changed) or _has_scripts(model),
         reads_values=recorder.reads_values,

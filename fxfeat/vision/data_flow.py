@@ -12,7 +12,7 @@ from torch import fx
 from fxfeat.analysis.dependencies import draw_dependencies
 from fxfeat.ir.node_meta import Storage, holds_tensor, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import nodes_in
+from fxfeat.ir.tree import nodes_in
 from fxfeat.vision.shapes import position_of
 
 _ENTRY, _EXIT = "entry", "exit"
@@ -63,7 +63,7 @@ def inputs_of(recording: Recording) -> list[fx.Node]:
 
 def results_of(recording: Recording) -> list[fx.Node]:
     """List what the model returns, also in objects of classes of its own."""
-    return [*nodes_in(recording.result), *(node for _, node in recording.module_calls[0].leaves)]
+    return [*nodes_in(recording.result), *(node for _, node in recording.module_calls[0].result_nodes)]
 
 
 def keep_after(flow: nx.DiGraph, starts: Iterable[fx.Node]) -> nx.DiGraph:

@@ -9,9 +9,8 @@ from torch import fx
 
 from fxfeat.inputs.examples import bind
 from fxfeat.ir.example import Example
-from fxfeat.ir.module_call import Build
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.written import map_nodes
+from fxfeat.ir.tree import Build, map_structure
 
 Visit = Callable[[fx.Node, Any], Any]
 
@@ -51,20 +50,22 @@ def run_call(node: fx.Node, value_of: Callable[[fx.Node], Any], call: Callable[.
         value_of: returns the value of each node that it reads.
         call: what to call in place of the node's own function.
     """
-    args, kwargs = _build(map_nodes((node.args, dict(node.kwargs)), value_of))
+    args, kwargs = _valued((node.args, dict(node.kwargs)), value_of)
     if call is not None:
         return call(*args, **kwargs)
     target: Any = node.target
     return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
 
 
-def _build(value: Any) -> Any:
-    """Make the objects that are written down as a class and its fields."""
-    if isinstance(value, Build):
-        return value.factory(**{name: _build(part) for name, part in value.fields})
-    if type(value) in (tuple, list):
-        return type(value)(_build(part) for part in value)
-    return {key: _build(part) for key, part in value.items()} if type(value) is dict else value
+def _valued(arguments: Any, value_of: Callable[[fx.Node], Any]) -> Any:
+    """Put values in place of nodes, and what is to be built in place of how."""
+
+    def change(part: Any) -> Any:
+        if isinstance(part, fx.Node):
+            return value_of(part)
+        return part.factory(**_valued(dict(part.fields), value_of)) if isinstance(part, Build) else part
+
+    return map_structure(arguments, change)
 
 
 def _read_attribute(recording: Recording, path: str) -> Any:

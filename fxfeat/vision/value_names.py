@@ -33,16 +33,16 @@ def name_value(
     if returning is not None:
         return _name_call(table, returning)
     # The first of what a module returns in a tuple, a dict or a dataclass is what the module is for.
-    returning = next((call for call in module_calls if call.leaves and call.leaves[0][1] is node), None)
+    returning = next((call for call in module_calls if call.result_nodes and call.result_nodes[0][1] is node), None)
     if returning is not None:
-        return _name_call(table, returning) + spell(returning.leaves[0][0])
+        return _name_call(table, returning) + spell(returning.result_nodes[0][0])
     own = next((name for name, named in table.nodes.items() if named is node), None)
     return own or _name_element(recording, node, table)
 
 
 def _name_element(recording: Recording, node: fx.Node, table: NameTable) -> str | None:
     for module_call in recording.module_calls:
-        steps = next((steps for steps, leaf in module_call.leaves if leaf is node), None)
+        steps = next((steps for steps, leaf in module_call.result_nodes if leaf is node), None)
         if steps is not None:
             return (_name_call(table, module_call) if module_call.path else "output") + spell(steps)
     return None

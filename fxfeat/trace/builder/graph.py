@@ -45,7 +45,7 @@ from fxfeat.trace.fake_tensors import FakeTensors
 
 @dataclass
 class Effects:
-    """What the calls inside a leaf read, wrote and drew, or one call, which is heard from outside."""
+    """What the calls inside a leaf read, wrote and drew, or one call, which is observed from outside."""
 
     reads: set[Storage] = field(default_factory=set)
     writes: set[Storage] = field(default_factory=set)
@@ -153,7 +153,7 @@ class GraphWriter:
     def add(
         self, op: str, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **known: Any
     ) -> fx.Node:
-        """Append a node and note its facts."""
+        """Append a node and note what is known of it."""
         if self.caught:
             self._guard_after_an_error()
         self.notice_switches()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fxfeat.ir.node_meta import Storage, measure
-from fxfeat.ir.tree import tensors
+from fxfeat.ir.tree import map_structure, tensors
 from fxfeat.trace.proxies import numbers
 
 LITERALS = (
@@ -21,17 +21,15 @@ LITERALS = (
 
 def measure_all(value: Any) -> Any:
     """Measure every tensor of a value, keeping tuples, lists, dicts and literals."""
+    return map_structure(value, _measured)
+
+
+def _measured(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return measure(value)
     if isinstance(value, numbers.RECORDED):
         return numbers.plain(value)
-    if isinstance(value, tuple):
-        return tuple(measure_all(held) for held in tuple.__iter__(value))
-    if isinstance(value, list):
-        return [measure_all(held) for held in value]
-    if isinstance(value, dict):
-        return {key: measure_all(held) for key, held in value.items()}
-    if isinstance(value, LITERALS):
+    if isinstance(value, (tuple, list, dict, *LITERALS)):
         return value
     return tuple(measure(tensor) for _, tensor in tensors(value))
 

@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from fxfeat.errors import TraceError
 from fxfeat.ir.module_call import (
-    Build,
     ContainerAt,
     ModuleAt,
     Opaque,
@@ -26,7 +25,7 @@ from fxfeat.ir.node_meta import (
     measure,
     meta_of,
 )
-from fxfeat.ir.tree import Steps, is_named_tuple, spell, tensors, walk
+from fxfeat.ir.tree import Build, Steps, children, is_named_tuple, is_structure, map_parts, spell, tensors, walk
 from fxfeat.trace.builder.measure import LITERALS, storage_of
 from fxfeat.trace.builder.provenance import Provenance
 from fxfeat.trace.proxies import numbers
@@ -172,25 +171,21 @@ class Arguments(Provenance):
         self._guard_length(part, held, name)
 
     def _copied(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and type(value) not in _PLAIN_TENSORS:
+        """Copy an input with its containers, which the model's code may change."""
+        return map_parts(value, self._copied_tensor, is_structure, anew=True)
+
+    def _copied_tensor(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if type(value) not in _PLAIN_TENSORS:
             raise TraceError(
                 f"An input is a {type(value).__name__}, and fxfeat records plain tensors. Pass its "
                 ".as_subclass(torch.Tensor) in example_inputs=."
             )
-        if isinstance(value, torch.Tensor):
-            made = self.fake_tensors.copy(value)
-            self._originals[id(made)] = value
-            self.keep((value, made))
-            return made
-        if is_named_tuple(value):
-            return type(value)(*(self._copied(held) for held in value))
-        if type(value) in (tuple, list):
-            return type(value)(self._copied(held) for held in value)
-        if isinstance(value, dict):
-            same_kind = copy.copy(value)
-            same_kind.update({key: self._copied(held) for key, held in value.items()})
-            return same_kind
-        return value
+        made = self.fake_tensors.copy(value)
+        self._originals[id(made)] = value
+        self.keep((value, made))
+        return made
 
     def _join_same_tensor(self, node: fx.Node, value: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
         """Return the fake tensor of an earlier input that this one is taken to be the same tensor as, or its own."""
@@ -248,12 +243,10 @@ class Arguments(Provenance):
 
 def _is_plain(value: Any) -> bool:
     """Say whether a value without tensors can be compared with another."""
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, (*_CONTAINERS, set, frozenset)):
+    if isinstance(value, (set, frozenset)):
         return all(map(_is_plain, value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return all(_is_plain(getattr(value, field.name)) for field in dataclasses.fields(value))
+    if isinstance(value, _CONTAINERS) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        return all(_is_plain(part) for _, part in children(value))
     return isinstance(value, _GUARDED)
 
 

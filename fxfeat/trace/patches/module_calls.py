@@ -16,10 +16,9 @@ import torch
 from torch import fx, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from fxfeat.ir.module_call import ModuleCall, Opaque
+from fxfeat.ir.module_call import ModuleCall, Opaque, hide_modules
 from fxfeat.ir.node_meta import DRAWN, MODEL_DEVICE, Context
-from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
-from fxfeat.ir.written import hide_modules
+from fxfeat.ir.tree import children, is_named_tuple, map_structure, replace_children, tensors, walk
 from fxfeat.isolation.patching import patch
 from fxfeat.isolation.random_state import outside_torch
 from fxfeat.isolation.torch_settings import count_modes
@@ -192,10 +191,12 @@ class ModuleCallPatches:
                 self._notice_draws()
             with unobserved():
                 described = hide_modules(recorder.to_write(result))
-                leaves = tuple((steps, recorder.node_of(held)) for steps, held in tensors(result))
-                leaves += tuple((s, held.node) for s, held in walk(result) if isinstance(held, numbers.RECORDED))
+                nodes = tuple((steps, recorder.node_of(held)) for steps, held in tensors(result))
+                nodes += tuple((s, held.node) for s, held in walk(result) if isinstance(held, numbers.RECORDED))
             stop = recorder.next_position()
-            recorder.module_calls[index] = dataclasses.replace(module_call, stop=stop, result=described, leaves=leaves)
+            recorder.module_calls[index] = dataclasses.replace(
+                module_call, stop=stop, result=described, result_nodes=nodes
+            )
             self._remember_objects(result, index, leaf)
 
         try:
@@ -429,13 +430,7 @@ def _is_recorded(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_plain(held) for held in tuple.__iter__(value))
-    if isinstance(value, list):
-        return [_plain(held) for held in value]
-    if isinstance(value, dict):
-        return {key: _plain(held) for key, held in value.items()}
-    return numbers.plain(value)
+    return map_structure(value, numbers.plain)
 
 
 def _autocast_context(region: Any, device_type: str) -> Context:

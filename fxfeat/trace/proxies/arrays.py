@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fxfeat.ir.written import flat
+from fxfeat.ir.tree import leaves_of
 from fxfeat.trace.proxies.numbers import RECORDED
 from fxfeat.trace.proxies.sequences import RecordedTuple
 
@@ -20,7 +20,7 @@ def arrays_alone(args: Any, kwargs: dict[str, Any]) -> bool:
     (True, False)
     """
     numpy = sys.modules.get("numpy")
-    held = list(flat((args, kwargs)))
+    held = list(leaves_of((args, kwargs)))
     if numpy is None or not any(isinstance(value, numpy.ndarray) for value in held):
         return False
     return not any(isinstance(value, (torch.Tensor, *RECORDED, RecordedTuple)) for value in held)
