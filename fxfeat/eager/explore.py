@@ -60,7 +60,7 @@ def explore(model: nn.Module, example: Example, training: bool | None) -> Explor
     Raises:
         Exception: whatever the model raises on the example.
     """
-    with same_switches(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
+    with same_switches(), _same_tiny_numbers(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
         if training is not None:
             model.train(training)
         with lent_buffers(model, also=before):
@@ -70,6 +70,18 @@ def explore(model: nn.Module, example: Example, training: bool | None) -> Explor
                 result = model(*given.args, **given.kwargs)
         changes = bool(before.changes_of(model)) or bool(before.mutated() - {id(m.__dict__) for m in model.modules()})
         return Exploration(tuple(seen.calls), result, seen.used, seen.written, changes)
+
+
+@contextmanager
+def _same_tiny_numbers() -> Iterator[None]:
+    """Put back whether tiny numbers are taken for 0, which torch sets and does not tell."""
+    tiny = torch.tensor(1e-310, dtype=torch.float64)
+    flushes = bool(tiny * 1 == 0)
+    try:
+        yield
+    finally:
+        if bool(tiny * 1 == 0) != flushes:
+            torch.set_flush_denormal(flushes)
 
 
 class _Seen(TorchDispatchMode):
