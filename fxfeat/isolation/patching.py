@@ -21,9 +21,9 @@ def patch(undo: ExitStack, home: Any, name: str, replacement: Any) -> None:
         >>> hasattr(Any, "origin")
         False
     """
-    held = vars(home).get(name, _NOTHING)
+    own = vars(home).get(name, _NOTHING)
     setattr(home, name, replacement)
-    if held is _NOTHING:
+    if own is _NOTHING:
         undo.callback(delattr, home, name)
     else:
-        undo.callback(setattr, home, name, held)
+        undo.callback(setattr, home, name, own)

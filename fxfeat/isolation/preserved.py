@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from fxfeat.ir.equality import is_equal
-from fxfeat.isolation.python_state import ATOMS, BUILTINS, PythonState, paths_of
+from fxfeat.isolation.contents import ATOMS, BUILTINS
+from fxfeat.isolation.module_paths import paths_of
+from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import read_random, restore_random
 
 _PLAIN = BUILTINS | ATOMS - {nn.Parameter}
@@ -30,15 +32,15 @@ def preserved(model: nn.Module) -> Iterator[PythonState]:
         >>> layer.training
         True
     """
-    held, modules = PythonState(), paths_of(model)
-    held.take_modules(modules)
+    state, modules = PythonState(), paths_of(model)
+    state.take_modules(modules)
     scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
     values, flags = _buffers_of(scripted), [(module, module.training) for module in scripted]
     with _same_random():
         try:
-            yield held
+            yield state
         finally:
-            held.restore()
+            state.restore()
             restore_values(values)
             for module, training in flags:
                 module.training = training  # it is kept in C++, not in the module's __dict__
@@ -50,13 +52,13 @@ def preserved_attributes(model: nn.Module, paths: Collection[str]) -> Iterator[P
 
     It takes a fraction of the time of ``preserved``.
     """
-    held = PythonState()
-    held.take_attributes([model.get_submodule(path) for path in paths])
+    state = PythonState()
+    state.take_attributes([model.get_submodule(path) for path in paths])
     with _same_random():
         try:
-            yield held
+            yield state
         finally:
-            held.restore()
+            state.restore()
 
 
 @contextmanager
@@ -90,24 +92,24 @@ def lent_buffers(
         for name, value in attributes.items() if also is None or not also.shows(attributes) else ():
             if value.__class__ not in _PLAIN and isinstance(value, torch.Tensor):
                 lent.append((attributes, name, value, False))
-    done = {id(held) for held, *_ in lent}
-    for held in also.holding if also is not None else ():
-        if id(held) not in done and not isinstance(held, set):
-            items = held.items() if isinstance(held, dict) else enumerate(held)
-            lent += [(held, name, value, False) for name, value in items if isinstance(value, torch.Tensor)]
-    for held, name, value, _ in lent:
-        held[name] = copies.setdefault(id(value), value.detach().clone())
+    done = {id(holder) for holder, *_ in lent}
+    for holder in also.holding if also is not None else ():
+        if id(holder) not in done and not isinstance(holder, set):
+            items = holder.items() if isinstance(holder, dict) else enumerate(holder)
+            lent += [(holder, name, value, False) for name, value in items if isinstance(value, torch.Tensor)]
+    for holder, name, value, _ in lent:
+        holder[name] = copies.setdefault(id(value), value.detach().clone())
     try:
         yield
     finally:
-        for held, name, value, always in lent:
-            if always or _item(held, name) is copies[id(value)]:
-                held[name] = value
+        for holder, name, value, always in lent:
+            if always or _item(holder, name) is copies[id(value)]:
+                holder[name] = value
 
 
-def _item(held: Any, name: Any) -> Any:
+def _item(holder: Any, name: Any) -> Any:
     try:
-        return held[name]
+        return holder[name]
     except LookupError:
         return None
 
@@ -117,9 +119,9 @@ def _buffers_of(scripted: Iterable[nn.Module]) -> list[tuple[torch.Tensor, torch
     return copy_values(buffer for module in scripted for buffer in module.buffers(recurse=False))
 
 
-def copy_values(held: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def copy_values(values: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Pair tensors with copies of them."""
-    return [(tensor, tensor.detach().clone()) for tensor in held]
+    return [(tensor, tensor.detach().clone()) for tensor in values]
 
 
 def restore_values(values: list[tuple[torch.Tensor, torch.Tensor]]) -> None:

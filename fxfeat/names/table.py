@@ -80,7 +80,7 @@ def _number(base: str, counts: dict[str, int], free: bool, paths: frozenset[str]
 
 
 def _spans_by_path(module_calls: tuple[ModuleCall, ...]) -> dict[str, tuple[ModuleCall, ...]]:
-    found: dict[str, list[ModuleCall]] = {}
+    calls_by_path: dict[str, list[ModuleCall]] = {}
     for module_call in module_calls:
-        found.setdefault(module_call.path, []).append(module_call)
-    return {path: tuple(calls) for path, calls in found.items()}
+        calls_by_path.setdefault(module_call.path, []).append(module_call)
+    return {path: tuple(calls) for path, calls in calls_by_path.items()}
