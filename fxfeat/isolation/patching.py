@@ -15,7 +15,7 @@ def patch(undo: ExitStack, home: Any, name: str, replacement: Any) -> None:
 
     Example:
         >>> with ExitStack() as undo:
-        ...     put_in_place(undo, Any, "origin", 1)
+        ...     patch(undo, Any, "origin", 1)
         ...     Any.origin
         1
         >>> hasattr(Any, "origin")
