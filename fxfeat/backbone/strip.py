@@ -13,7 +13,7 @@ def strip(root: nn.Module, kept: UsedState) -> None:
     The last of a stack of modules go, others become identities, so that what is left keeps its names.
 
     >>> tree = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
-    >>> strip(tree, Kept(frozenset({"1"}), frozenset()))
+    >>> strip(tree, UsedState(frozenset({"1"}), frozenset()))
     >>> tree
     Sequential(
       (0): Identity()

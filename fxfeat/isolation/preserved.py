@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -80,31 +81,50 @@ def lent_buffers(
     Buffers come back even where code put others in their place, save those in ``keep``, by path of the module and
     name. Other attributes are left to ``preserved``. The tensors in the lists and dicts of ``also`` are lent as well.
     """
-    lent: list[tuple[Any, Any, torch.Tensor, bool]] = []
+    loans = list(_loans_of_modules(model, keep, also))
+    loans += _loans_of_containers(also, {id(loan.holder) for loan in loans}) if also is not None else ()
     copies: dict[int, torch.Tensor] = {}
+    for loan in loans:
+        loan.holder[loan.name] = copies.setdefault(id(loan.value), loan.value.detach().clone())
+    try:
+        yield
+    finally:
+        for loan in loans:
+            if loan.always_back or _item(loan.holder, loan.name) is copies[id(loan.value)]:
+                loan.holder[loan.name] = loan.value
+
+
+@dataclass(frozen=True)
+class _Loan:
+    """A tensor in place of which there is a copy for a while; ``always_back`` says to put it back over any other."""
+
+    holder: Any
+    name: Any
+    value: torch.Tensor
+    always_back: bool = False
+
+
+def _loans_of_modules(model: nn.Module, keep: Collection[tuple[str, str]], also: PythonState | None) -> Iterator[_Loan]:
     for module, path in paths_of(model).items():
         if isinstance(module, torch.jit.ScriptModule):
             continue
         buffers, attributes = module._buffers, module.__dict__
         for name, value in buffers.items() if buffers else ():
             if value is not None:
-                lent.append((buffers, name, value, (path, name) not in keep))
+                yield _Loan(buffers, name, value, (path, name) not in keep)
         for name, value in attributes.items() if also is None or not also.shows(attributes) else ():
             if value.__class__ not in _PLAIN and isinstance(value, torch.Tensor):
-                lent.append((attributes, name, value, False))
-    done = {id(holder) for holder, *_ in lent}
-    for holder in also.holding if also is not None else ():
-        if id(holder) not in done and not isinstance(holder, set):
-            items = holder.items() if isinstance(holder, dict) else enumerate(holder)
-            lent += [(holder, name, value, False) for name, value in items if isinstance(value, torch.Tensor)]
-    for holder, name, value, _ in lent:
-        holder[name] = copies.setdefault(id(value), value.detach().clone())
-    try:
-        yield
-    finally:
-        for holder, name, value, always in lent:
-            if always or _item(holder, name) is copies[id(value)]:
-                holder[name] = value
+                yield _Loan(attributes, name, value)
+
+
+def _loans_of_containers(state: PythonState, lending: Collection[int]) -> Iterator[_Loan]:
+    for container in state.holding:
+        if id(container) in lending or isinstance(container, set):
+            continue
+        items = container.items() if isinstance(container, dict) else enumerate(container)
+        for name, value in items:
+            if isinstance(value, torch.Tensor):
+                yield _Loan(container, name, value)
 
 
 def _item(holder: Any, name: Any) -> Any:

@@ -96,7 +96,7 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
         return Found(query, table.nodes[query], None)
     if query in table.calls:
         return Found(query, None, table.calls[query])
-    exact = _find_span(recording, table, query, None, ())
+    exact = _find_module_call(recording, table, query, None, ())
     if exact is not None:
         return exact
     parsed = parse_query(query)
@@ -104,7 +104,7 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
         return Found(query, table.nodes[parsed.name], None, parsed.steps)
     if parsed.call is None and parsed.steps and parsed.name in table.calls:
         return Found(query, None, table.calls[parsed.name], parsed.steps)
-    returned = _find_span(recording, table, parsed.name, parsed.call, parsed.steps)
+    returned = _find_module_call(recording, table, parsed.name, parsed.call, parsed.steps)
     if returned is not None:
         return Found(query, returned.node, returned.module_call, returned.steps)
     calls = _calls_by_other_paths(recording, table, parsed.name)
@@ -119,7 +119,9 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
     raise NodeNotFoundError(explain_missing(recording, table, query, parsed.name))
 
 
-def _find_span(recording: Recording, table: NameTable, name: str, call: int | None, steps: Steps) -> Found | None:
+def _find_module_call(
+    recording: Recording, table: NameTable, name: str, call: int | None, steps: Steps
+) -> Found | None:
     if name == OUTPUT and call is None:
         return Found(name, None, recording.module_calls[0], steps)
     calls = table.module_calls.get(name, ()) if name else ()

@@ -73,11 +73,11 @@ def select_feature(recording: Recording, target: Found, key: str) -> Feature:
         _check_steps(target, meta_of(value).value)
     if opaque_in(value) and module_call.index == 0:
         raise RequestError(_explain_opaque(target.query, module_call))
-    origin = _origin_of_span(recording, module_call, target.steps)
+    origin = _origin_of_call(recording, module_call, target.steps)
     return Feature((key,), target.query, value, steps, module_call.stop, module_call.index, origin)
 
 
-def _origin_of_span(recording: Recording, module_call: ModuleCall, steps: Steps) -> Origin:
+def _origin_of_call(recording: Recording, module_call: ModuleCall, steps: Steps) -> Origin:
     """Count calls of the module itself, by whatever path: that is what a hook sees."""
     call = sum(other.module == module_call.module for other in recording.module_calls[: module_call.index])
     return Origin(module_call.path, call, (), steps)
@@ -89,7 +89,7 @@ def _sign_of(recording: Recording, node: fx.Node, steps: Steps) -> OpOccurrence 
         return Given(node.name, steps)
     occurrence = meta_of(node).occurrence
     if occurrence is not None:
-        owner = _origin_of_span(recording, recording.module_calls[meta_of(node).module_call], ())
+        owner = _origin_of_call(recording, recording.module_calls[meta_of(node).module_call], ())
         return OpOccurrence(str(owner.path), owner.call, *occurrence, steps)
     if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
         return None
@@ -102,7 +102,7 @@ def _of_node(recording: Recording, target: Found, node: fx.Node, key: str) -> Fe
     leaves = dict(owner.result_nodes) if owner.leaf and node.op == "call_module" else {}
     origin = Origin(None, 0, meta_of(node).call_path, target.steps, _sign_of(recording, node, target.steps))
     if owner.leaf and node.op == "call_module":
-        origin = _origin_of_span(recording, owner, target.steps)
+        origin = _origin_of_call(recording, owner, target.steps)
     if target.steps in leaves:
         return Feature((key,), target.query, leaves[target.steps], (), produced_at, origin=origin)
     _check_steps(target, meta_of(node).value)
