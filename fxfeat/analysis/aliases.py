@@ -64,7 +64,7 @@ def widen_writes(
 
 
 def _join(groups: dict[Storage, frozenset[Storage]], memory: frozenset[Storage]) -> None:
-    joined = memory.union(*(groups[held] for held in memory if held in groups))
+    joined = memory.union(*(groups[storage] for storage in memory if storage in groups))
     groups.update(dict.fromkeys(joined, joined))
 
 
@@ -89,8 +89,8 @@ def _write_on_other_branches(root: nn.Module, nodes: list[fx.Node], module_calls
 
 def _widen(node: fx.Node, memory: frozenset[Storage]) -> None:
     """Note memory that a node may write on another input, beside what it was seen to write."""
-    known = meta_of(node)
-    amend(node, writes=known.writes | memory, may_write=known.may_write | (memory - known.writes))
+    meta = meta_of(node)
+    amend(node, writes=meta.writes | memory, may_write=meta.may_write | (memory - meta.writes))
 
 
 def may_write(module: nn.Module) -> bool:
@@ -99,9 +99,9 @@ def may_write(module: nn.Module) -> bool:
     >>> may_write(nn.ReLU(inplace=True)), may_write(nn.Linear(1, 1))
     (True, False)
     """
-    if any(getattr(held, "inplace", False) is True for held in module.modules()):
+    if any(getattr(part, "inplace", False) is True for part in module.modules()):
         return True
-    own = {type(held) for held in module.modules() if not type(held).__module__.startswith("torch.")}
+    own = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
     return any(_writes(code) for kind in own for code in _code_of(kind))
 
 
@@ -118,8 +118,8 @@ def _code_of(kind: type) -> Iterator[types.CodeType]:
         yield function.__code__
         names = function.__code__.co_names
         called = [function.__globals__.get(name) for name in names] + [getattr(kind, name, None) for name in names]
-        functions = (held for held in called if isinstance(held, types.FunctionType))
-        waiting += [held for held in functions if not str(held.__module__).startswith("torch")]
+        functions = (function for function in called if isinstance(function, types.FunctionType))
+        waiting += [function for function in functions if not str(function.__module__).startswith("torch")]
 
 
 def _writes(code: types.CodeType) -> bool:
@@ -133,7 +133,8 @@ def _writes(code: types.CodeType) -> bool:
 
 def _names(code: types.CodeType) -> set[str]:
     """List the names of keyword arguments, which the compiler keeps as tuples of constants."""
-    return {name for held in code.co_consts if isinstance(held, tuple) for name in held if isinstance(name, str)}
+    constants = [constant for constant in code.co_consts if isinstance(constant, tuple)]
+    return {name for constant in constants for name in constant if isinstance(name, str)}
 
 
 def _is_in_place(step: dis.Instruction) -> bool:

@@ -34,10 +34,10 @@ def draw_dependencies(nodes: Iterable[fx.Node]) -> nx.DiGraph:
 
 def memory_of(node: fx.Node) -> set[Storage]:
     """Return the memory that a node may read or write."""
-    known = meta_of(node)
+    meta = meta_of(node)
     return {
-        *known.reads,
-        *known.writes,
+        *meta.reads,
+        *meta.writes,
         *(memory for source in node.all_input_nodes for memory in meta_of(source).aliases),
     }
 
@@ -50,14 +50,14 @@ def writers_before(writers: Iterable[fx.Node], memory: frozenset[Storage], produ
 def writers_into(module_calls: Iterable[ModuleCall], nodes: list[fx.Node]) -> set[fx.Node]:
     """Find what last wrote, before each of some calls, the memory that it may read."""
     writers = [node for node in nodes if meta_of(node).writes]
-    found: set[fx.Node] = set()
+    last: set[fx.Node] = set()
     for module_call in module_calls if writers else ():
-        memory = {held for node in nodes[module_call.start : module_call.stop] for held in memory_of(node)}
+        memory = {storage for node in nodes[module_call.start : module_call.stop] for storage in memory_of(node)}
         for node in reversed(writers_before(writers, frozenset(memory), module_call.start)):
             if memory & meta_of(node).writes:
-                found.add(node)
+                last.add(node)
                 memory -= meta_of(node).writes
-    return found
+    return last
 
 
 def find_needed(
@@ -80,9 +80,8 @@ def find_needed(
     updates = [node for node in writers if meta_of(node).writes & recording.persistent]
     for node in updates:
         extra = _with_ancestors(drawn, {node}) - needed
-        if meta_of(node).position < last_produced_at(features) and not any(
-            _has_parameters(recording, held) for held in extra
-        ):
+        is_late = meta_of(node).position >= last_produced_at(features)
+        if not is_late and not any(_has_parameters(recording, ancestor) for ancestor in extra):
             needed |= extra
     # The next call brings inputs of its own.
     state = recording.persistent.difference(*(meta_of(node).aliases for node in nodes if node.op == "placeholder"))
@@ -99,21 +98,22 @@ def _read_next(
     touching = {node: memory for node in needed if (memory := memory_of(node) & state)} if updates else {}
 
     def is_read(update: fx.Node) -> bool:
-        known = meta_of(update)
-        memory = state & (known.writes if update.target is setattr else known.writes - known.may_write)
-        return any(memory & held and not _only_updates(recording, node, memory) for node, held in touching.items())
+        meta = meta_of(update)
+        memory = state & (meta.writes if update.target is setattr else meta.writes - meta.may_write)
+        readers = [node for node, touched in touching.items() if memory & touched]
+        return any(not _only_updates(recording, node, memory) for node in readers)
 
     return {node for node in updates if is_read(node)}
 
 
 def _only_updates(recording: Recording, node: fx.Node, memory: frozenset[Storage]) -> bool:
     """Say whether a node writes the state that it reads and returns nothing that was computed from it."""
-    known = meta_of(node)
-    if not memory & memory_of(node) <= known.writes:
+    meta = meta_of(node)
+    if not memory & memory_of(node) <= meta.writes:
         return False
     if node.op == "call_module":
         return isinstance(recording.root.get_submodule(str(node.target)), nn.modules.batchnorm._NormBase)
-    return node.target is setattr or keeps_statistics(node.target) or bool(known.aliases & memory)
+    return node.target is setattr or keeps_statistics(node.target) or bool(meta.aliases & memory)
 
 
 def _with_ancestors(drawn: nx.DiGraph, roots: set[fx.Node]) -> set[fx.Node]:
@@ -133,8 +133,8 @@ def _has_parameters(recording: Recording, node: fx.Node) -> bool:
         return next(recording.root.get_submodule(str(node.target)).parameters(), None) is not None
     if node.op != "get_attr" or str(node.target) in recording.tensors:
         return False
-    held = _attribute(recording.root, str(node.target))
-    return isinstance(held, nn.Parameter)
+    value = _attribute(recording.root, str(node.target))
+    return isinstance(value, nn.Parameter)
 
 
 def _attribute(root: nn.Module, path: str) -> torch.Tensor | nn.Module | None:

@@ -56,15 +56,15 @@ def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if keeps_statistics(function):
         given = dict(zip(_STATISTICS[function], args, strict=False)) | kwargs
         updates = given.get("training", given.get("use_input_stats", function is F.instance_norm))
-        held = (given.get(name) for name in ("running_mean", "running_var"))
-        return [tensor for tensor in held if isinstance(tensor, torch.Tensor)] if updates else []
+        statistics = (given.get(name) for name in ("running_mean", "running_var"))
+        return [tensor for tensor in statistics if isinstance(tensor, torch.Tensor)] if updates else []
     overloads = [function] if isinstance(function, torch._ops.OpOverload) else []
     if isinstance(function, torch._ops.OpOverloadPacket):
         overloads = [getattr(function, name) for name in function.overloads()]
-    found: list[torch.Tensor] = []
+    written: list[torch.Tensor] = []
     for overload in overloads:
         for index, argument in enumerate(overload._schema.arguments):
             value = args[index] if index < len(args) else kwargs.get(argument.name)
             if argument.alias_info and argument.alias_info.is_write and isinstance(value, torch.Tensor):
-                found.append(value)
-    return found
+                written.append(value)
+    return written

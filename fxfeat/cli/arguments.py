@@ -52,9 +52,9 @@ def _explain_rest(options: argparse.Namespace, word: str) -> str:
     command = f"fxfeat {options.command}"
     if not word.startswith("-"):
         return f"{command} takes one MODEL, so {word!r} has no place. Type: {command} --help"
-    known = _known_options(options.command)
-    near = suggest(word.partition("=")[0], known)
-    return f"{command} has no option {word!r}; it has {', '.join(known)}.{near}"
+    options_there = _known_options(options.command)
+    near = suggest(word.partition("=")[0], options_there)
+    return f"{command} has no option {word!r}; it has {', '.join(options_there)}.{near}"
 
 
 def _known_options(command: str) -> list[str]:
@@ -128,7 +128,7 @@ def split_names(text: str) -> list[str]:
             names.append("")
         else:
             names[-1] += letter
-    found = [name.strip() for name in names if name.strip()]
-    if not found:
+    stripped = [name.strip() for name in names if name.strip()]
+    if not stripped:
         raise argparse.ArgumentTypeError(f"{text!r} holds no name; write names as in --nodes layer1,layer2")
-    return found
+    return stripped

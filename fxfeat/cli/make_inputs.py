@@ -24,7 +24,7 @@ def make_inputs(model: nn.Module, shapes: Sequence[str]) -> tuple[torch.Tensor, 
 
     Whether a shape without a dtype means numbers or the indices of words is worked out from the model.
 
-    >>> [held.dtype for held in make_inputs(nn.Linear(4, 3), ["2,4", "2,4:int64"])]
+    >>> [tensor.dtype for tensor in make_inputs(nn.Linear(4, 3), ["2,4", "2,4:int64"])]
     [torch.float32, torch.int64]
 
     Raises:
@@ -52,14 +52,14 @@ def read_shape(text: str) -> tuple[tuple[int, ...], torch.dtype | None]:
     if not all(part.isdigit() for part in parts):
         raise UsageError(f"--input-shape is {text!r}; write sizes with commas between them, as in 2,3,224,224.")
     if colon and name not in _DTYPES:
-        known = ", ".join(_DTYPES)
-        raise UsageError(f"--input-shape is {text!r}, but {name!r} is none of {known}.{suggest(name, _DTYPES)}")
+        choices = ", ".join(_DTYPES)
+        raise UsageError(f"--input-shape is {text!r}, but {name!r} is none of {choices}.{suggest(name, _DTYPES)}")
     return tuple(map(int, parts)), _DTYPES.get(name)
 
 
 def _guess_dtypes(model: nn.Module) -> list[torch.dtype]:
     guessed = next(guess_examples(model), Example())
-    return [held.dtype for _, held in tensors((guessed.args, guessed.kwargs))]
+    return [tensor.dtype for _, tensor in tensors((guessed.args, guessed.kwargs))]
 
 
 def _fill(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

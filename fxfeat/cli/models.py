@@ -109,9 +109,9 @@ def _explain_no_module(source: str, missing: str) -> str:
     top = source.partition(".")[0]
     if top in ("torchvision", "timm"):
         return f"{top} is not installed. Type: pip install {top}"
-    known = () if "." in missing else ("torchvision", "timm", *sys.stdlib_module_names)
+    importable = () if "." in missing else ("torchvision", "timm", *sys.stdlib_module_names)
     path = f" For a file, write {source}.py:CALLABLE." if "/" in source else ""
-    return f"there is no Python module {missing!r} here.{suggest(missing, known)}{path} MODEL is {MODEL_FORMS}."
+    return f"there is no Python module {missing!r} here.{suggest(missing, importable)}{path} MODEL is {MODEL_FORMS}."
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -121,12 +121,12 @@ def _import_file(path: Path) -> ModuleType:
     _put_on_path(path.resolve().parent)
     # A name of its own, so that a file called like an installed module does not take its place.
     name = f"fxfeat_model_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UsageError(f"{str(path)!r} cannot be imported: {_spell(error)}.") from error
     return module
@@ -141,8 +141,8 @@ def _find_in_module(spec: str, module: ModuleType, name: str) -> Any:
     value: Any = module
     for part in name.split("."):
         if not hasattr(value, part):
-            held = [key for key in vars(value) if not key.startswith("_")] if hasattr(value, "__dict__") else []
-            raise UsageError(f"{spec!r}: there is no {part!r} in {spec.rpartition(':')[0]}.{suggest(part, held)}")
+            public = [key for key in vars(value) if not key.startswith("_")] if hasattr(value, "__dict__") else []
+            raise UsageError(f"{spec!r}: there is no {part!r} in {spec.rpartition(':')[0]}.{suggest(part, public)}")
         value = getattr(value, part)
     return value
 
@@ -164,8 +164,8 @@ def _build(spec: str, builder: Any, given: dict[str, Any]) -> nn.Module:
 
 def _explain_failure(spec: str, builder: Any, given: dict[str, Any], error: BaseException) -> str:
     shown = "".join(f" --arg {key}={value}" for key, value in given.items() if value not in (None, False))
-    known = _list_arguments(builder)
-    near = "".join(suggest(key, known) for key in given if known and key not in known)
+    accepted = _list_arguments(builder)
+    near = "".join(suggest(key, accepted) for key in given if accepted and key not in accepted)
     return f"{spec}{shown} cannot be built: {_spell(error)}.{near}"
 
 
@@ -175,15 +175,16 @@ def _list_arguments(builder: Any) -> list[str]:
         signature = inspect.signature(builder)
     except (TypeError, ValueError):
         return []
-    made = signature.return_annotation
-    passed_on = inspect.signature(made).parameters if isinstance(made, type) and issubclass(made, nn.Module) else ()
+    returned = signature.return_annotation
+    is_model = isinstance(returned, type) and issubclass(returned, nn.Module)
+    passed_on = inspect.signature(returned).parameters if is_model else ()
     return [*signature.parameters, *passed_on]
 
 
-def _explain_no_callable(spec: str, found: Any) -> str:
-    if isinstance(found, nn.Module):
+def _explain_no_callable(spec: str, value: Any) -> str:
+    if isinstance(value, nn.Module):
         return f"{spec} is a model already, so it takes no --arg. Leave --arg out."
-    return f"{spec} is {_spell_type(found)}; it must be a model, or a function or class that gives one."
+    return f"{spec} is {_spell_type(value)}; it must be a model, or a function or class that gives one."
 
 
 def _check_arguments(spec: str, builder: Callable[..., Any], given: dict[str, Any]) -> None:

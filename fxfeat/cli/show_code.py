@@ -70,5 +70,5 @@ def _list_names(model: nn.Module, inputs: Any, training: bool) -> list[str]:
 
 def _point_to_mode(error: NodeNotFoundError, options: argparse.Namespace, there: list[str]) -> str:
     other = "eval" if options.mode == "train" else "train"
-    found = [name for name in options.nodes if name in there and repr(name) in str(error)]
-    return f" In {other} mode there is one: --mode {other}." if found else ""
+    there_only = [name for name in options.nodes if name in there and repr(name) in str(error)]
+    return f" In {other} mode there is one: --mode {other}." if there_only else ""

@@ -41,13 +41,13 @@ def show_nodes(model: nn.Module, inputs: Any, options: argparse.Namespace, width
         UsageError: where no name is left to show.
     """
     setup = read_setup(model, None, None, inputs)
-    found = {mode: list_rows(record_mode(setup, mode == "train")) for mode in _MODES[options.mode]}
-    picked = {mode: _pick(rows, options) for mode, rows in found.items()}
+    rows_by_mode = {mode: list_rows(record_mode(setup, mode == "train")) for mode in _MODES[options.mode]}
+    picked = {mode: _pick(rows, options) for mode, rows in rows_by_mode.items()}
     if not any(picked.values()):
-        raise UsageError(_explain_nothing(found, options))
+        raise UsageError(_explain_nothing(rows_by_mode, options))
     if options.json:
         return Outcome(_write_json(model, picked))
-    return Outcome(Group(*_render_modes(model, picked, options, width), _summarize(setup, found, picked)))
+    return Outcome(Group(*_render_modes(model, picked, options, width), _summarize(setup, rows_by_mode, picked)))
 
 
 def _pick(rows: Rows, options: argparse.Namespace) -> Rows:
@@ -67,14 +67,14 @@ def _is_wanted(row: NodeRow, options: argparse.Namespace) -> bool:
     return row.listed or options.json or row.name.count(".") + 1 == options.depth
 
 
-def _explain_nothing(found: dict[str, Rows], options: argparse.Namespace) -> str:
-    names = [row.name for rows in found.values() for row in rows]
+def _explain_nothing(rows_by_mode: dict[str, Rows], options: argparse.Namespace) -> str:
+    names = [row.name for rows in rows_by_mode.values() for row in rows]
     if not names or options.grep is None:
         return f"{options.model} has no nodes in {options.mode} mode."
     parts = dict.fromkeys([*names, *(name.rpartition(".")[2] for name in names)])
     up_to = "" if options.depth is None else f" up to --depth {options.depth}"
-    listed = f"Type: fxfeat nodes {options.model} --flat"
-    return f"no name of {options.model}{up_to} holds {options.grep!r}.{suggest(options.grep, parts)} {listed}"
+    way_out = f"Type: fxfeat nodes {options.model} --flat"
+    return f"no name of {options.model}{up_to} holds {options.grep!r}.{suggest(options.grep, parts)} {way_out}"
 
 
 def _write_json(model: nn.Module, picked: dict[str, Rows]) -> str:
@@ -101,14 +101,16 @@ def _render_modes(
     return [Group(Text(title, style="bold"), render_flat(rows, width)) for title, rows in titled]
 
 
-def _summarize(setup: Setup, found: dict[str, Rows], picked: dict[str, Rows]) -> Text:
-    counts = [_count_names(rows, picked[mode], mode if len(found) > 1 else "") for mode, rows in found.items()]
+def _summarize(setup: Setup, rows_by_mode: dict[str, Rows], picked: dict[str, Rows]) -> Text:
+    counts = [
+        _count_names(rows, picked[mode], mode if len(rows_by_mode) > 1 else "") for mode, rows in rows_by_mode.items()
+    ]
     inputs = describe_example(setup.examples[0])
     return Text(f"{', '.join(counts)}; {_count(setup.model):,} parameters; recorded with {inputs}", style="dim")
 
 
-def _count_names(found: Rows, picked: Rows, mode: str) -> str:
-    total, shown = (sum(row.listed for row in rows) for rows in (found, picked))
+def _count_names(every: Rows, picked: Rows, mode: str) -> str:
+    total, shown = (sum(row.listed for row in rows) for rows in (every, picked))
     count = f"{total} names" if shown == total else f"{shown} of {total} names"
     return f"{count} in {mode} mode" if mode else count
 

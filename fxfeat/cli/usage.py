@@ -26,11 +26,11 @@ class Outcome:
     code: int = GOOD
 
 
-def suggest(asked: str, known: Iterable[str]) -> str:
+def suggest(asked: str, choices: Iterable[str]) -> str:
     """Name what comes nearest, or nothing.
 
     >>> suggest("resnet81", ["resnet18", "vgg11"])
     " Did you mean 'resnet18'?"
     """
-    near = difflib.get_close_matches(asked, list(known), 3, 0.6)
+    near = difflib.get_close_matches(asked, list(choices), 3, 0.6)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxfeat.inputs.examples import copy_example
 from fxfeat.ir.example import Example
 from fxfeat.ir.tree import leaves_of
+from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.preserved import lent_buffers, preserved
-from fxfeat.isolation.python_state import paths_of
 from fxfeat.isolation.torch_settings import same_switches
 
 

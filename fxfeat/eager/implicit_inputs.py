@@ -120,5 +120,5 @@ def _reaches(model: nn.Module, opened: set[str], mutated: frozenset[int]) -> boo
     if not mutated:
         return False
     held = PythonState()
-    held.take_modules([model.get_submodule(path) for path in opened], known=list(model.modules()))
+    held.take_modules([model.get_submodule(path) for path in opened], others=list(model.modules()))
     return held.reaches(mutated)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from fxfeat.ir.emission import Row
 from fxfeat.ir.feature import OpOccurrence
 from fxfeat.ir.tree import follow, has
-from fxfeat.isolation.python_state import paths_of
+from fxfeat.isolation.module_paths import paths_of
 
 Look = Callable[[Row, Any], None]
 OpOccurrences = list[tuple[Row, OpOccurrence]]

@@ -17,8 +17,9 @@ from fxfeat.ir.emission import Row
 from fxfeat.ir.example import Example
 from fxfeat.ir.feature import Given, OpOccurrence, Origin
 from fxfeat.ir.tree import follow, has
+from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.preserved import lent_buffers
-from fxfeat.isolation.python_state import PythonState, paths_of
+from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import read_random, restore_random
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.leaves import Leaves

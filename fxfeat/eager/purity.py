@@ -13,8 +13,9 @@ from fxfeat.inputs.examples import copy_example, sizes_of
 from fxfeat.ir.emission import Purity
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
+from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.preserved import lent_buffers, preserved
-from fxfeat.isolation.python_state import PythonState, paths_of
+from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.setup import Setup, record_variant

@@ -13,6 +13,9 @@ from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.emission import Emission
 from fxfeat.ir.recording import Recording
 
+EmitTold = Callable[[Assumptions], Emission | None]
+"""Emits for a recording that was told something else; None where the model refuses that."""
+
 
 def choose_assumptions(
     recording: Recording,
@@ -29,23 +32,33 @@ def choose_assumptions(
         emit_joined: emits for this recording with inputs of one shape taken for one tensor.
     """
 
-    def emit_told(assumptions: Assumptions) -> list[Emission]:
+    def emit_told(assumptions: Assumptions) -> Emission | None:
         # That the model refuses some numbers, as an index past the end, does not tell.
         with contextlib.suppress(FxfeatError):
-            return [emit_assuming(assumptions)]
-        return []
+            return emit_assuming(assumptions)
+        return None
 
     chosen = AS_IT_IS
-    if recording.reads_values:
-        others = [*emit_told(Assumptions(values="larger")), *emit_told(Assumptions(values="smaller"))]
-        if not others or not all(is_same_code(emission, other) for other in others):
-            chosen = dataclasses.replace(chosen, values="pinned")
-    if recording.asks_gradients:
-        others = [*emit_told(Assumptions(gradients="on")), *emit_told(Assumptions(gradients="off"))]
-        if len(others) == 2 and is_same_code(*others):
-            chosen = dataclasses.replace(chosen, gradients="on")
-    if has_same_tensor(recording):
-        others = emit_told(Assumptions(same_tensor="together"))
-        if not others or not is_same_code(emit_joined(), others[0]):
-            chosen = dataclasses.replace(chosen, same_tensor="checked")
+    if recording.reads_values and not _is_same_with_other_values(emission, emit_told):
+        chosen = dataclasses.replace(chosen, values="pinned")
+    if recording.asks_gradients and _is_same_with_and_without_gradients(emit_told):
+        chosen = dataclasses.replace(chosen, gradients="on")
+    if has_same_tensor(recording) and not _is_same_with_one_tensor(emit_joined, emit_told):
+        chosen = dataclasses.replace(chosen, same_tensor="checked")
     return chosen
+
+
+def _is_same_with_other_values(emission: Emission, emit_told: EmitTold) -> bool:
+    others = [emit_told(Assumptions(values="larger")), emit_told(Assumptions(values="smaller"))]
+    emitted = [other for other in others if other is not None]
+    return bool(emitted) and all(is_same_code(emission, other) for other in emitted)
+
+
+def _is_same_with_and_without_gradients(emit_told: EmitTold) -> bool:
+    with_gradients, without = emit_told(Assumptions(gradients="on")), emit_told(Assumptions(gradients="off"))
+    return with_gradients is not None and without is not None and is_same_code(with_gradients, without)
+
+
+def _is_same_with_one_tensor(emit_joined: Callable[[], Emission], emit_told: EmitTold) -> bool:
+    together = emit_told(Assumptions(same_tensor="together"))
+    return together is not None and is_same_code(emit_joined(), together)

@@ -67,12 +67,12 @@ def tie_dtypes(recording: Recording, other: Recording) -> bool:
     if [node.target for node in left] != [node.target for node in right]:
         return False
     reads = list(zip(recording.dtype_reads, other.dtype_reads, strict=False))
-    for node, twin in zip(left, right, strict=True):
+    for node, counterpart in zip(left, right, strict=True):
         before = [pair for pair in reads if meta_of(pair[0][0]).position < meta_of(node).position]
         ours, theirs = {(a[1], b[1]): a[0] for a, b in before}, {(b[1], a[1]): b[0] for a, b in before}
-        args, kwargs = _tied(twin.args, node.args, theirs), _tied(twin.kwargs, node.kwargs, theirs)
-        node.args, node.kwargs = _tied(node.args, twin.args, ours), _tied(node.kwargs, twin.kwargs, ours)
-        twin.args, twin.kwargs = args, kwargs
+        args, kwargs = _tied(counterpart.args, node.args, theirs), _tied(counterpart.kwargs, node.kwargs, theirs)
+        node.args, node.kwargs = _tied(node.args, counterpart.args, ours), _tied(node.kwargs, counterpart.kwargs, ours)
+        counterpart.args, counterpart.kwargs = args, kwargs
     return True
 
 

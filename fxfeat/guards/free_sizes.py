@@ -81,8 +81,8 @@ def _find_states(
 
 def find_input_guards(freedoms: tuple[DimStatus, ...]) -> tuple[InputGuard, ...]:
     """List the sizes to check at run time."""
-    bound = [held for held in freedoms if held.state == "fixed"]
-    return tuple(InputGuard(held.parameter, held.steps, held.dimension, held.size) for held in bound)
+    bound = [status for status in freedoms if status.state == "fixed"]
+    return tuple(InputGuard(status.parameter, status.steps, status.dimension, status.size) for status in bound)
 
 
 def find_dtypes(
@@ -98,12 +98,12 @@ def find_dtypes(
     """
     asked = {dtype.is_floating_point for dtype in read}
     places = _find_places(model, example)
-    held = [pair for pair in tensors((example.args, example.kwargs)) if pair[1].is_floating_point() in asked]
+    concerned = [pair for pair in tensors((example.args, example.kwargs)) if pair[1].is_floating_point() in asked]
     return tuple(
         InputGuard(*places[steps], None, True, "dtype.is_floating_point")
         if any_float and tensor.is_floating_point()
         else InputGuard(*places[steps], None, tensor.dtype)
-        for steps, tensor in held
+        for steps, tensor in concerned
     )
 
 
@@ -153,12 +153,12 @@ def is_same_code(left: Emission, right: Emission) -> bool:
 def _find_places(model: nn.Module, example: Example) -> dict[Steps, tuple[str, Steps]]:
     """Map the steps to each tensor of an example to the argument of ``forward`` that holds it, and the steps there."""
     bound = bind(model, example).arguments.items()
-    places = {id(held): (name, steps) for name, value in bound for steps, held in tensors(value)}
-    return {steps: places[id(held)] for steps, held in tensors((example.args, example.kwargs))}
+    places = {id(tensor): (name, steps) for name, value in bound for steps, tensor in tensors(value)}
+    return {steps: places[id(tensor)] for steps, tensor in tensors((example.args, example.kwargs))}
 
 
 def _name(group: Group, axis: Axis, example: Example) -> str:
     if group.name != "extent":
         return group.name.split()[0]
-    ranks = {steps: held.dim() for steps, held in tensors((example.args, example.kwargs))}
+    ranks = {steps: tensor.dim() for steps, tensor in tensors((example.args, example.kwargs))}
     return _EXTENTS[axis.dimension - ranks[axis.steps]]

@@ -19,17 +19,17 @@ def join_same_tensor(draft: Draft) -> Draft:
 
     This changes the draft's own graph, which a rewrite made.
     """
-    for twin, first in _find_same_tensor(draft.graph).items():
-        twin.replace_all_uses_with(first, delete_user_cb=lambda user: user.target is not isinstance)
+    for other, first in _find_same_tensor(draft.graph).items():
+        other.replace_all_uses_with(first, delete_user_cb=lambda user: user.target is not isinstance)
     return draft
 
 
 def _find_same_tensor(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     """Map inputs to the first one of their shape."""
     first: dict[TensorMeta, fx.Node] = {}
-    found: dict[fx.Node, fx.Node] = {}
+    joined: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        known = meta_of(node).value if node.op == "placeholder" else None
-        if isinstance(known, TensorMeta) and first.setdefault(known, node) is not node:
-            found[node] = first[known]
-    return found
+        measured = meta_of(node).value if node.op == "placeholder" else None
+        if isinstance(measured, TensorMeta) and first.setdefault(measured, node) is not node:
+            joined[node] = first[measured]
+    return joined

@@ -28,7 +28,7 @@ def sizes_of(example: Example) -> Sizes:
     >>> sizes_of(Example((torch.zeros(2, 3),)))
     (((2, 3), torch.float32),)
     """
-    return tuple((tuple(held.shape), held.dtype) for _, held in tensors((example.args, example.kwargs)))
+    return tuple((tuple(tensor.shape), tensor.dtype) for _, tensor in tensors((example.args, example.kwargs)))
 
 
 def copy_example(example: Example) -> Example:
@@ -103,7 +103,7 @@ def _count_leading(model: nn.Module, wanted: list[inspect.Parameter]) -> int:
     parameters = inspect.signature(model.forward).parameters.values()
     pairs = zip(parameters, wanted, strict=False)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    same = (p.name == held.name and p.kind in positional for p, held in pairs)
+    same = (p.name == other.name and p.kind in positional for p, other in pairs)
     return sum(1 for _ in itertools.takewhile(bool, same))
 
 
@@ -166,13 +166,13 @@ def _width(layer: Any) -> int:
 def _config(model: nn.Module, *names: str) -> Any:
     config = getattr(model, "config", None)
     inner = (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None))
-    values = (getattr(held, name, None) for held in inner for name in names)
+    values = (getattr(module, name, None) for module in inner for name in names)
     return next((value for value in values if value is not None), None)
 
 
 def _sizes(model: nn.Module) -> Iterator[tuple[int, int]]:
-    known = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-    size = known.get("input_size") if isinstance(known, dict) else getattr(known, "input_size", None)
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    size = config.get("input_size") if isinstance(config, dict) else getattr(config, "input_size", None)
     if size:
         yield int(size[-2]), int(size[-1])
     size = _config(model, "image_size", "img_size")

@@ -40,20 +40,20 @@ def find_groups(example: Example, rows: bool = True) -> tuple[Group, ...]:
         example: the example.
         rows: whether a tensor of one dimension, as long as the batch, holds a number for each of its rows.
     """
-    held = list(tensors((example.args, example.kwargs)))
+    given = list(tensors((example.args, example.kwargs)))
     listed = _is_listed(example)
-    batch = () if listed else tuple(Axis(steps, 0, t.shape[0]) for steps, t in held if t.dim() > 1)
+    batch = () if listed else tuple(Axis(steps, 0, t.shape[0]) for steps, t in given if t.dim() > 1)
     if rows and len(sizes := {axis.size for axis in batch}) == 1:
-        batch += tuple(Axis(steps, 0, t.shape[0]) for steps, t in held if t.dim() == 1 and t.shape[0] in sizes)
-    extent = tuple(Axis(steps, d, t.shape[d]) for steps, t in held for d in _extent_of(t, listed))
-    lengths = (Group(f"length {d}", tuple(Axis(s, d, t.shape[d]) for s, t in held if d < t.dim() < 4)) for d in (1, 2))
-    known = {(axis.steps, axis.dimension) for axis in (*batch, *extent)}
+        batch += tuple(Axis(steps, 0, t.shape[0]) for steps, t in given if t.dim() == 1 and t.shape[0] in sizes)
+    extent = tuple(Axis(steps, d, t.shape[d]) for steps, t in given for d in _extent_of(t, listed))
+    lengths = (Group(f"length {d}", tuple(Axis(s, d, t.shape[d]) for s, t in given if d < t.dim() < 4)) for d in (1, 2))
+    grouped = {(axis.steps, axis.dimension) for axis in (*batch, *extent)}
     others = (
         Group(f"size {d} of {spell(steps)}", (Axis(steps, d, t.shape[d]),))
-        for steps, t in held
+        for steps, t in given
         if t.dim() >= 4 or t.dim() == 1 or listed
         for d in range(t.dim())
-        if (steps, d) not in known
+        if (steps, d) not in grouped
     )
     groups = (Group("batch", batch), Group("extent", extent), *(() if listed else lengths), *others)
     return tuple(group for group in groups if group.axes)
@@ -75,14 +75,14 @@ def _extent_of(tensor: torch.Tensor, listed: bool) -> list[int]:
 def resize(example: Example, groups: tuple[Group, ...], grow: Callable[[Axis], int]) -> Example:
     """Return an example whose axes of some groups have other sizes."""
     sizes = {(axis.steps, axis.dimension): grow(axis) for group in groups for axis in group.axes}
-    made: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+    resized: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
 
     def change(steps: Steps, tensor: torch.Tensor) -> torch.Tensor:
         wanted = tuple(sizes.get((steps, dimension), size) for dimension, size in enumerate(tensor.shape))
         # A tensor that comes twice is one tensor at other sizes too.
-        if (id(tensor), wanted) not in made:
-            made[id(tensor), wanted] = _resized(tensor, wanted)
-        return made[id(tensor), wanted]
+        if (id(tensor), wanted) not in resized:
+            resized[id(tensor), wanted] = _resized(tensor, wanted)
+        return resized[id(tensor), wanted]
 
     given = (example.args, example.kwargs)
     for steps, part in walk(given, (), is_plain):

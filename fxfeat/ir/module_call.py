@@ -83,9 +83,9 @@ def hide_modules(value: Any) -> Any:
 
 def ancestors(module_calls: tuple[ModuleCall, ...], index: int) -> list[int]:
     """List the module calls around module call ``index``, innermost first, itself left out."""
-    found: list[int] = []
+    around: list[int] = []
     parent = module_calls[index].parent
     while parent is not None:
-        found.append(parent)
+        around.append(parent)
         parent = module_calls[parent].parent
-    return found
+    return around

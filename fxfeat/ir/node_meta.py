@@ -60,11 +60,11 @@ class NodeMeta:
     ``position`` is the node's index in the recorded graph, ``module_call`` the index of the innermost module call
     around it, ``value`` what it gave, with ``TensorMeta`` for tensors. ``aliases`` is the memory that these look at,
     ``reads`` and ``writes`` the memory that running the node reads and writes; ``may_write`` is the part of ``writes``
-    that is not sure. ``same_as`` is an earlier node that gave the very same tensor. ``constant`` says that every input
-    gives the same value, ``passed`` that a module returned what it was given, ``counted`` that the node has a name of
-    its own, ``unwritable`` why it cannot be written as code, ``container`` that it is an opened module. ``occurrence``
-    is the name of the torch function that was called, and the number of calls of that name before it in the same code
-    of the same module call. ``mutates_python`` marks a call that changes what Python holds.
+    that is not sure. ``same_as`` is an earlier node that gave the very same tensor. ``constant`` says that the
+    node depends on no input and no parameter, ``passed`` that a module returned what it was given, ``counted`` that the
+    node may have a name of its own, ``unwritable`` why it cannot be written as code, ``container`` that it is an opened
+    module. ``occurrence`` is the name of the torch function that was called, and the number of calls of that name
+    before it in the same code of the same module call. ``mutates_python`` marks a call that changes what Python holds.
     """
 
     position: int

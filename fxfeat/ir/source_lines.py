@@ -46,7 +46,7 @@ def is_library(value: Any) -> bool:
 @functools.lru_cache(maxsize=16384)
 def names_in(code: types.CodeType) -> tuple[str, ...]:
     """List the globals and attributes that code names, that of the functions and comprehensions in it as well."""
-    inner = [name for held in code.co_consts if isinstance(held, types.CodeType) for name in names_in(held)]
+    inner = [name for constant in code.co_consts if isinstance(constant, types.CodeType) for name in names_in(constant)]
     return (*code.co_names, *inner)
 
 

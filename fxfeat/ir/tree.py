@@ -286,8 +286,8 @@ def copy_tensors(value: Any) -> Any:
             return clone_once(part)
         if is_structure(part):
             return part
-        own = [(step, held) for step, held in children(part) if isinstance(held, torch.Tensor)]
-        return _rebuilt(part, {step: clone_once(tensor) for step, tensor in own})
+        attributes = [(step, value) for step, value in children(part) if isinstance(value, torch.Tensor)]
+        return _rebuilt(part, {step: clone_once(tensor) for step, tensor in attributes})
 
     return map_parts(value, copied, is_structure, anew=True)
 

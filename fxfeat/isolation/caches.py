@@ -44,17 +44,17 @@ def find_caches(model: nn.Module) -> list[Cache]:
         (1, 0)
     """
     kinds = {kind for module in model.modules() for kind in type(module).__mro__ if not is_library(kind)}
-    found: dict[int, Cache] = {}
+    caches: dict[int, Cache] = {}
     seen: set[int] = set()
     for kind in kinds:
         for value in vars(kind).values():
-            _search(value, found, seen, 0)
-    return list(found.values())
+            _search(value, caches, seen, 0)
+    return list(caches.values())
 
 
-def _search(value: Any, found: dict[int, Cache], seen: set[int], depth: int) -> None:
+def _search(value: Any, caches: dict[int, Cache], seen: set[int], depth: int) -> None:
     if isinstance(value, functools._lru_cache_wrapper):
-        found[id(value)] = value
+        caches[id(value)] = value
         value = value.__wrapped__
     if isinstance(value, (staticmethod, classmethod)):
         value = value.__func__
@@ -64,8 +64,8 @@ def _search(value: Any, found: dict[int, Cache], seen: set[int], depth: int) -> 
     if not isinstance(value, types.FunctionType) or id(value) in seen or depth > _DEEPEST or is_library(value):
         return
     seen.add(id(value))
-    for held in _named_in(value):
-        _search(held, found, seen, depth + 1)
+    for named in _named_in(value):
+        _search(named, caches, seen, depth + 1)
 
 
 def _named_in(function: types.FunctionType) -> Iterator[Any]:

@@ -15,15 +15,15 @@ def patch(undo: ExitStack, home: Any, name: str, replacement: Any) -> None:
 
     Example:
         >>> with ExitStack() as undo:
-        ...     put_in_place(undo, Any, "origin", 1)
+        ...     patch(undo, Any, "origin", 1)
         ...     Any.origin
         1
         >>> hasattr(Any, "origin")
         False
     """
-    held = vars(home).get(name, _NOTHING)
+    own = vars(home).get(name, _NOTHING)
     setattr(home, name, replacement)
-    if held is _NOTHING:
+    if own is _NOTHING:
         undo.callback(delattr, home, name)
     else:
-        undo.callback(setattr, home, name, held)
+        undo.callback(setattr, home, name, own)

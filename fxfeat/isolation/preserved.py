@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from fxfeat.ir.equality import is_equal
-from fxfeat.isolation.python_state import ATOMS, BUILTINS, PythonState, paths_of
+from fxfeat.isolation.contents import ATOMS, BUILTINS
+from fxfeat.isolation.module_paths import paths_of
+from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import read_random, restore_random
 
 _PLAIN = BUILTINS | ATOMS - {nn.Parameter}
@@ -30,15 +33,15 @@ def preserved(model: nn.Module) -> Iterator[PythonState]:
         >>> layer.training
         True
     """
-    held, modules = PythonState(), paths_of(model)
-    held.take_modules(modules)
+    state, modules = PythonState(), paths_of(model)
+    state.take_modules(modules)
     scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
     values, flags = _buffers_of(scripted), [(module, module.training) for module in scripted]
     with _same_random():
         try:
-            yield held
+            yield state
         finally:
-            held.restore()
+            state.restore()
             restore_values(values)
             for module, training in flags:
                 module.training = training  # it is kept in C++, not in the module's __dict__
@@ -50,13 +53,13 @@ def preserved_attributes(model: nn.Module, paths: Collection[str]) -> Iterator[P
 
     It takes a fraction of the time of ``preserved``.
     """
-    held = PythonState()
-    held.take_attributes([model.get_submodule(path) for path in paths])
+    state = PythonState()
+    state.take_attributes([model.get_submodule(path) for path in paths])
     with _same_random():
         try:
-            yield held
+            yield state
         finally:
-            held.restore()
+            state.restore()
 
 
 @contextmanager
@@ -78,36 +81,55 @@ def lent_buffers(
     Buffers come back even where code put others in their place, save those in ``keep``, by path of the module and
     name. Other attributes are left to ``preserved``. The tensors in the lists and dicts of ``also`` are lent as well.
     """
-    lent: list[tuple[Any, Any, torch.Tensor, bool]] = []
+    loans = list(_loans_of_modules(model, keep, also))
+    loans += _loans_of_containers(also, {id(loan.holder) for loan in loans}) if also is not None else ()
     copies: dict[int, torch.Tensor] = {}
+    for loan in loans:
+        loan.holder[loan.name] = copies.setdefault(id(loan.value), loan.value.detach().clone())
+    try:
+        yield
+    finally:
+        for loan in loans:
+            if loan.always_back or _item(loan.holder, loan.name) is copies[id(loan.value)]:
+                loan.holder[loan.name] = loan.value
+
+
+@dataclass(frozen=True)
+class _Loan:
+    """A tensor in place of which there is a copy for a while; ``always_back`` says to put it back over any other."""
+
+    holder: Any
+    name: Any
+    value: torch.Tensor
+    always_back: bool = False
+
+
+def _loans_of_modules(model: nn.Module, keep: Collection[tuple[str, str]], also: PythonState | None) -> Iterator[_Loan]:
     for module, path in paths_of(model).items():
         if isinstance(module, torch.jit.ScriptModule):
             continue
         buffers, attributes = module._buffers, module.__dict__
         for name, value in buffers.items() if buffers else ():
             if value is not None:
-                lent.append((buffers, name, value, (path, name) not in keep))
+                yield _Loan(buffers, name, value, (path, name) not in keep)
         for name, value in attributes.items() if also is None or not also.shows(attributes) else ():
             if value.__class__ not in _PLAIN and isinstance(value, torch.Tensor):
-                lent.append((attributes, name, value, False))
-    done = {id(held) for held, *_ in lent}
-    for held in also.holding if also is not None else ():
-        if id(held) not in done and not isinstance(held, set):
-            items = held.items() if isinstance(held, dict) else enumerate(held)
-            lent += [(held, name, value, False) for name, value in items if isinstance(value, torch.Tensor)]
-    for held, name, value, _ in lent:
-        held[name] = copies.setdefault(id(value), value.detach().clone())
-    try:
-        yield
-    finally:
-        for held, name, value, always in lent:
-            if always or _item(held, name) is copies[id(value)]:
-                held[name] = value
+                yield _Loan(attributes, name, value)
 
 
-def _item(held: Any, name: Any) -> Any:
+def _loans_of_containers(state: PythonState, lending: Collection[int]) -> Iterator[_Loan]:
+    for container in state.holding:
+        if id(container) in lending or isinstance(container, set):
+            continue
+        items = container.items() if isinstance(container, dict) else enumerate(container)
+        for name, value in items:
+            if isinstance(value, torch.Tensor):
+                yield _Loan(container, name, value)
+
+
+def _item(holder: Any, name: Any) -> Any:
     try:
-        return held[name]
+        return holder[name]
     except LookupError:
         return None
 
@@ -117,9 +139,9 @@ def _buffers_of(scripted: Iterable[nn.Module]) -> list[tuple[torch.Tensor, torch
     return copy_values(buffer for module in scripted for buffer in module.buffers(recurse=False))
 
 
-def copy_values(held: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def copy_values(values: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Pair tensors with copies of them."""
-    return [(tensor, tensor.detach().clone()) for tensor in held]
+    return [(tensor, tensor.detach().clone()) for tensor in values]
 
 
 def restore_values(values: list[tuple[torch.Tensor, torch.Tensor]]) -> None:

@@ -32,8 +32,8 @@ def share(module: Held, replaced: Mapping[int, Any] | None = None) -> Held:
         TraceError: where a module cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for held in module.modules():
-        memo.update((id(tensor), tensor) for tensor in parts_of(vars(held), torch.Tensor))
+    for part in module.modules():
+        memo.update((id(tensor), tensor) for tensor in parts_of(vars(part), torch.Tensor))
     memo.update(replaced or {})
     try:
         return copy.deepcopy(module, memo)

@@ -48,10 +48,10 @@ def _read_precisions() -> _Precisions:
     return _Precisions(older, tuple(whole if value == "none" else value for value in newer), newer)
 
 
-def _write_precisions(held: _Precisions) -> None:
-    if held.older is not None:
-        torch._C._set_float32_matmul_precision(held.older)
-    for pair, value in zip(_PRECISIONS, held.newer, strict=True):
+def _write_precisions(values: _Precisions) -> None:
+    if values.older is not None:
+        torch._C._set_float32_matmul_precision(values.older)
+    for pair, value in zip(_PRECISIONS, values.newer, strict=True):
         torch._C._set_fp32_precision_setter(*pair, value)
 
 
@@ -82,7 +82,7 @@ _WRITERS: dict[str, Callable[[Any], Any]] = {
     "cuDNN's choice of deterministic algorithms": torch._C._set_cudnn_deterministic,
     "cuDNN's search for algorithms": torch._C._set_cudnn_benchmark,
     "torch's use of oneDNN": torch._C._set_mkldnn_enabled,
-    "torch's engine of quantized layers": lambda held: setattr(torch.backends.quantized, "engine", held),
+    "torch's engine of quantized layers": lambda engine: setattr(torch.backends.quantized, "engine", engine),
     "torch's fast path of attention": torch.backends.mha.set_fastpath_enabled,
 }
 

@@ -97,7 +97,7 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
         return Found(query, table.nodes[query], None)
     if query in table.calls:
         return Found(query, None, table.calls[query])
-    exact = _find_span(recording, table, query, None, ())
+    exact = _find_module_call(recording, table, query, None, ())
     if exact is not None:
         return exact
     parsed = parse_query(query)
@@ -105,9 +105,9 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
         return Found(query, table.nodes[parsed.name], None, parsed.steps)
     if parsed.call is None and parsed.steps and parsed.name in table.calls:
         return Found(query, None, table.calls[parsed.name], parsed.steps)
-    found = _find_span(recording, table, parsed.name, parsed.call, parsed.steps)
-    if found is not None:
-        return Found(query, found.node, found.module_call, found.steps)
+    returned = _find_module_call(recording, table, parsed.name, parsed.call, parsed.steps)
+    if returned is not None:
+        return Found(query, returned.node, returned.module_call, returned.steps)
     calls = _calls_by_other_paths(recording, table, parsed.name)
     if calls:
         return Found(query, None, _pick(calls, parsed.call, parsed.name), parsed.steps)
@@ -120,7 +120,9 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
     raise NodeNotFoundError(explain_missing(recording, table, query, parsed.name))
 
 
-def _find_span(recording: Recording, table: NameTable, name: str, call: int | None, steps: Steps) -> Found | None:
+def _find_module_call(
+    recording: Recording, table: NameTable, name: str, call: int | None, steps: Steps
+) -> Found | None:
     if name == OUTPUT and call is None:
         return Found(name, None, recording.module_calls[0], steps)
     calls = table.module_calls.get(name, ()) if name else ()
@@ -174,7 +176,7 @@ def _find_attribute(table: NameTable, recording: Recording, parsed: Parsed) -> t
 
 def _has_attribute(module_call: ModuleCall, steps: Steps) -> bool:
     named = isinstance(module_call.result, Build) and steps[0][1] in dict(module_call.result.fields)
-    return named or any(known[: len(steps)] == steps for known, _ in module_call.result_nodes)
+    return named or any(leading[: len(steps)] == steps for leading, _ in module_call.result_nodes)
 
 
 def _leaf_around(recording: Recording, name: str) -> str | None:
@@ -195,8 +197,8 @@ def explain_missing(recording: Recording, table: NameTable, query: str, name: st
     """Say why a name was not found, and what comes nearest."""
     model = type(recording.root).__name__
     mode = "train" if recording.training else "eval"
-    known = list(dict.fromkeys([*table.listed, *(path for path in table.module_calls if path), OUTPUT]))
-    near = difflib.get_close_matches(name, known, 3, 0.5) or [key for key in known if name and name in key][:3]
+    choices = list(dict.fromkeys([*table.listed, *(path for path in table.module_calls if path), OUTPUT]))
+    near = difflib.get_close_matches(name, choices, 3, 0.5) or [key for key in choices if name and name in key][:3]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     scripted = _scripted_around(recording, name)
     if scripted is not None:

@@ -56,30 +56,30 @@ def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str,
     return request
 
 
-def select_feature(recording: Recording, found: Found, key: str) -> Feature:
-    """Say which values of the recording a found name stands for.
+def select_feature(recording: Recording, target: Found, key: str) -> Feature:
+    """Say which values of the recording a name that was found stands for.
 
     Raises:
         NodeNotFoundError: where the steps lead nowhere.
     """
-    if found.node is not None:
-        return _of_node(recording, found, found.node, key)
-    assert found.module_call is not None
-    module_call = found.module_call
-    value, steps = _pick(module_call.result, found.steps)
-    if steps and (not isinstance(value, fx.Node) or found.steps in dict(module_call.result_nodes)):
-        value, steps = _leaf_at(module_call, found), ()
+    if target.node is not None:
+        return _of_node(recording, target, target.node, key)
+    assert target.module_call is not None
+    module_call = target.module_call
+    value, steps = _pick(module_call.result, target.steps)
+    if steps and (not isinstance(value, fx.Node) or target.steps in dict(module_call.result_nodes)):
+        value, steps = _leaf_at(module_call, target), ()
     if steps:
-        _check_steps(found, meta_of(value).value)
+        _check_steps(target, meta_of(value).value)
     if opaque_in(value) and module_call.index == 0:
-        raise RequestError(_explain_opaque(found.query, module_call))
-    origin = _origin_of_span(recording, module_call, found.steps)
-    return Feature((key,), found.query, value, steps, module_call.stop, module_call.index, origin)
+        raise RequestError(_explain_opaque(target.query, module_call))
+    origin = _origin_of_call(recording, module_call, target.steps)
+    return Feature((key,), target.query, value, steps, module_call.stop, module_call.index, origin)
 
 
-def _origin_of_span(recording: Recording, module_call: ModuleCall, steps: Steps) -> Origin:
+def _origin_of_call(recording: Recording, module_call: ModuleCall, steps: Steps) -> Origin:
     """Count calls of the module itself, by whatever path: that is what a hook sees."""
-    call = sum(held.module == module_call.module for held in recording.module_calls[: module_call.index])
+    call = sum(other.module == module_call.module for other in recording.module_calls[: module_call.index])
     return Origin(module_call.path, call, (), steps)
 
 
@@ -89,37 +89,37 @@ def _sign_of(recording: Recording, node: fx.Node, steps: Steps) -> OpOccurrence 
         return Given(str(node.target).lstrip("*"), steps)
     occurrence = meta_of(node).occurrence
     if occurrence is not None:
-        owner = _origin_of_span(recording, recording.module_calls[meta_of(node).module_call], ())
+        owner = _origin_of_call(recording, recording.module_calls[meta_of(node).module_call], ())
         return OpOccurrence(str(owner.path), owner.call, *occurrence, steps)
     if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
         return None
     return _sign_of(recording, node.args[0], (("item", node.args[1]), *steps))
 
 
-def _of_node(recording: Recording, found: Found, node: fx.Node, key: str) -> Feature:
+def _of_node(recording: Recording, target: Found, node: fx.Node, key: str) -> Feature:
     owner = recording.module_calls[meta_of(node).module_call]
     produced_at = owner.stop if owner.leaf and node.op == "call_module" else meta_of(node).position + 1
     leaves = dict(owner.result_nodes) if owner.leaf and node.op == "call_module" else {}
-    origin = Origin(None, 0, meta_of(node).call_path, found.steps, _sign_of(recording, node, found.steps))
+    origin = Origin(None, 0, meta_of(node).call_path, target.steps, _sign_of(recording, node, target.steps))
     if owner.leaf and node.op == "call_module":
-        origin = _origin_of_span(recording, owner, found.steps)
-    if found.steps in leaves:
-        return Feature((key,), found.query, leaves[found.steps], (), produced_at, origin=origin)
-    _check_steps(found, meta_of(node).value)
-    return Feature((key,), found.query, node, found.steps, produced_at, origin=origin)
+        origin = _origin_of_call(recording, owner, target.steps)
+    if target.steps in leaves:
+        return Feature((key,), target.query, leaves[target.steps], (), produced_at, origin=origin)
+    _check_steps(target, meta_of(node).value)
+    return Feature((key,), target.query, node, target.steps, produced_at, origin=origin)
 
 
-def _check_steps(found: Found, measured: Any) -> None:
+def _check_steps(target: Found, measured: Any) -> None:
     value = measured
-    for index, (_, step) in enumerate(found.steps):
+    for index, (_, step) in enumerate(target.steps):
         try:
             value = value[step]
         except (IndexError, KeyError, TypeError):
-            base = found.query[: len(found.query) - len(spell(found.steps[index:]))]
+            base = target.query[: len(target.query) - len(spell(target.steps[index:]))]
             if not isinstance(value, (tuple, list, dict)):
                 why = f"{base!r} is a tensor, and brackets pick from tuples and dicts. Ask for {base!r}"
-                raise NodeNotFoundError(f"{found.query!r}: {why} and index what the extractor returns.") from None
-            raise NodeNotFoundError(f"{found.query!r}: {base!r} has {len(value)} elements, so no {step!r}.") from None
+                raise NodeNotFoundError(f"{target.query!r}: {why} and index what the extractor returns.") from None
+            raise NodeNotFoundError(f"{target.query!r}: {base!r} has {len(value)} elements, so no {step!r}.") from None
 
 
 def _pick(value: Any, steps: Steps) -> tuple[Any, Steps]:
@@ -138,13 +138,13 @@ def _pick(value: Any, steps: Steps) -> tuple[Any, Steps]:
     return value, ()
 
 
-def _leaf_at(module_call: ModuleCall, found: Found) -> fx.Node:
-    known = {spell(steps): node for steps, node in module_call.result_nodes}
-    if spell(found.steps) in known:
-        return known[spell(found.steps)]
-    base = found.query[: len(found.query) - len(spell(found.steps))]
-    near = " or ".join(repr(base + steps) for steps in list(known)[:4])
-    raise NodeNotFoundError(f"{found.query!r}: {base!r} holds no tensor there. Ask for {near or 'something else'}.")
+def _leaf_at(module_call: ModuleCall, target: Found) -> fx.Node:
+    nodes_by_steps = {spell(steps): node for steps, node in module_call.result_nodes}
+    if spell(target.steps) in nodes_by_steps:
+        return nodes_by_steps[spell(target.steps)]
+    base = target.query[: len(target.query) - len(spell(target.steps))]
+    near = " or ".join(repr(base + steps) for steps in list(nodes_by_steps)[:4])
+    raise NodeNotFoundError(f"{target.query!r}: {base!r} holds no tensor there. Ask for {near or 'something else'}.")
 
 
 def _explain_opaque(query: str, module_call: ModuleCall) -> str:

@@ -56,7 +56,7 @@ def name_nodes(recording: Recording) -> NameTable:
             base = _base(recording, node)
             free = node.op == "call_module" or base not in called
             names[_number(base, counts, free, paths, taken)] = node
-    return NameTable(names, calls, _spans_by_path(recording.module_calls), paths)
+    return NameTable(names, calls, _calls_by_path(recording.module_calls), paths)
 
 
 def _base(recording: Recording, node: fx.Node) -> str:
@@ -79,8 +79,8 @@ def _number(base: str, counts: dict[str, int], free: bool, paths: frozenset[str]
     return name
 
 
-def _spans_by_path(module_calls: tuple[ModuleCall, ...]) -> dict[str, tuple[ModuleCall, ...]]:
-    found: dict[str, list[ModuleCall]] = {}
+def _calls_by_path(module_calls: tuple[ModuleCall, ...]) -> dict[str, tuple[ModuleCall, ...]]:
+    calls_by_path: dict[str, list[ModuleCall]] = {}
     for module_call in module_calls:
-        found.setdefault(module_call.path, []).append(module_call)
-    return {path: tuple(calls) for path, calls in found.items()}
+        calls_by_path.setdefault(module_call.path, []).append(module_call)
+    return {path: tuple(calls) for path, calls in calls_by_path.items()}

@@ -94,9 +94,9 @@ _FREEDOMS = {
 
 def _tabulate_sizes(freedoms: Sequence[DimStatus]) -> Table:
     table = make_table("input", "size", "example", "may be")
-    for held in freedoms:
-        name = f"{held.parameter}{spell(held.steps)}"
-        table.add_row(Text(name), Text(held.axis), Text(str(held.size)), Text(_FREEDOMS[held.state]))
+    for status in freedoms:
+        name = f"{status.parameter}{spell(status.steps)}"
+        table.add_row(Text(name), Text(status.axis), Text(str(status.size)), Text(_FREEDOMS[status.state]))
     return table
 
 

@@ -82,7 +82,7 @@ def _row(table: NameTable, modules: dict[str, nn.Module], name: str, listed: boo
 def _measure(node: fx.Node | None, calls: tuple[ModuleCall, ...]) -> Any:
     if node is not None:
         return meta_of(node).value
-    return map_nodes(calls[-1].result, lambda held: meta_of(held).value) if calls else None
+    return map_nodes(calls[-1].result, lambda node: meta_of(node).value) if calls else None
 
 
 def _describe(node: fx.Node | None, modules: dict[str, nn.Module], name: str) -> tuple[str, int]:
@@ -115,8 +115,8 @@ def cut_rows(rows: Sequence[NodeRow], depth: int) -> tuple[NodeRow, ...]:
 
 def search_rows(rows: Sequence[NodeRow], pattern: str) -> tuple[NodeRow, ...]:
     """Keep the names that hold ``pattern``, as it stands or as a regular expression, and the modules around them."""
-    found = [row.name for row in rows if matches(pattern, row.name)]
-    kept = {part for name in found for part in _prefixes(name)}
+    matching = [row.name for row in rows if matches(pattern, row.name)]
+    kept = {part for name in matching for part in _prefixes(name)}
     return tuple(row for row in rows if row.name in kept)
 
 

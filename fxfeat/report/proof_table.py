@@ -30,17 +30,17 @@ def render_proof(proof: Proof) -> RenderableType:
     if not proof.breaks:
         return verdict
     table = make_table("operation", "max |diff|", "matters to", "why it differs")
-    for held in proof.breaks:
-        difference = NOTHING if held.max_abs_diff is None else f"{held.max_abs_diff:.3g}"
-        where = "denser maps" if held.inside else "the head"
-        table.add_row(Text(held.name), Text(difference), Text(where), Text(held.reason))
+    for broken in proof.breaks:
+        difference = NOTHING if broken.max_abs_diff is None else f"{broken.max_abs_diff:.3g}"
+        where = "denser maps" if broken.inside else "the head"
+        table.add_row(Text(broken.name), Text(difference), Text(where), Text(broken.reason))
     return Group(table, verdict)
 
 
 def _judge(proof: Proof) -> str:
     if proof.ok:
         return "every denser map, subsampled, is the original's"
-    count = sum(held.inside for held in proof.breaks)
+    count = sum(broken.inside for broken in proof.breaks)
     return (
         f"denser maps differ through {count} operations; behind the original's values of these, all are the original's"
     )

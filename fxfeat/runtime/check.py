@@ -60,6 +60,6 @@ def _is_same(actual: Any, expected: Any) -> bool:
     if type(actual) in (tuple, list) and type(expected) is type(actual):
         return len(actual) == len(expected) and all(map(_is_same, actual, expected))
     if type(actual) is dict and type(expected) is dict:
-        return actual.keys() == expected.keys() and all(_is_same(actual[key], held) for key, held in expected.items())
+        return actual.keys() == expected.keys() and all(_is_same(actual[key], value) for key, value in expected.items())
     same = actual == expected
     return getattr(same, "ndim", 0) == 0 and bool(same)  # an array is compared element by element

@@ -1,0 +1,80 @@
+"""What containers, arrays and classes hold: whether it is looked at, whether it is the same, how it is put back."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+import operator
+import sys
+import types
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.ir.source_lines import is_library
+
+BUILTINS = frozenset({dict, list, set, collections.OrderedDict})
+CONTAINERS = (dict, list, set, collections.deque)
+ATOMS = frozenset({type(None), bool, int, float, str, nn.Parameter})
+_LARGEST_ARRAY = 1_000_000
+_MISSING = object()
+
+
+@functools.lru_cache(maxsize=4096)
+def is_atom(kind: type[Any]) -> bool:
+    """Say whether what the objects of a class hold is looked at elsewhere, or is not the model's."""
+    if issubclass(kind, (*CONTAINERS, nn.Module)):
+        return False
+    # A logger leads to all the loggers there are.
+    closed = (torch.Tensor, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, logging.Logger)
+    return issubclass(kind, closed) or is_library(kind)
+
+
+def is_array(value: Any) -> bool:
+    """Say whether a value is an array of NumPy's that is small enough to copy."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray) and 0 < value.size <= _LARGEST_ARRAY
+
+
+def is_other_array(array: Any, copy: Any) -> bool:
+    """Say whether an array has other values than its copy."""
+    return bool(array.tobytes() != copy.tobytes())
+
+
+def changes_in_class(kind: type, before: dict[str, Any]) -> list[str]:
+    """List the attributes of a class that are not what they were."""
+    now = vars(kind)
+    return [name for name, value in before.items() if now.get(name, _MISSING) is not value]
+
+
+def holds_the_same(container: Any, copy: Any) -> bool:
+    """Say whether a container holds the very objects that its copy holds.
+
+    >>> holds_the_same([1, None], [1, None]), holds_the_same({"a": 1}, {"b": 1})
+    (True, False)
+    """
+    if len(container) != len(copy):
+        return False
+    if isinstance(container, dict):
+        same_keys = all(map(operator.is_, container, copy))
+        return same_keys and all(map(operator.is_, container.values(), copy.values()))
+    if isinstance(container, (list, collections.deque)):
+        return all(map(operator.is_, container, copy))
+    return {id(element) for element in container} == {id(element) for element in copy}
+
+
+def refill(container: Any, copy: Any) -> None:
+    """Put back what a container held.
+
+    >>> numbers = [1]
+    >>> refill(numbers, [2, 3])
+    >>> numbers
+    [2, 3]
+    """
+    container.clear()
+    if isinstance(container, (list, collections.deque)):
+        container.extend(copy)
+    else:
+        container.update(copy)
