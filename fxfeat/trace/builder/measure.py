@@ -26,11 +26,11 @@ def measure_all(value: Any) -> Any:
     if isinstance(value, numbers.RECORDED):
         return numbers.plain(value)
     if isinstance(value, tuple):
-        return tuple(measure_all(held) for held in tuple.__iter__(value))
+        return tuple(measure_all(part) for part in tuple.__iter__(value))
     if isinstance(value, list):
-        return [measure_all(held) for held in value]
+        return [measure_all(part) for part in value]
     if isinstance(value, dict):
-        return {key: measure_all(held) for key, held in value.items()}
+        return {key: measure_all(part) for key, part in value.items()}
     if isinstance(value, LITERALS):
         return value
     return tuple(measure(tensor) for _, tensor in tensors(value))
