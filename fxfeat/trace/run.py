@@ -1,16 +1,11 @@
-"""Run a model once on fake tensors and return what it did."""
+"""Record what a model does, on the cheapest fake tensors that its code can work with."""
 
 from __future__ import annotations
 
-import contextvars
 import dataclasses
 import gc
 import inspect
-import logging
-import threading
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -18,61 +13,18 @@ from torch import nn
 
 from fxfeat.analysis.aliases import widen_writes
 from fxfeat.errors import FxfeatError, TraceError
-from fxfeat.inputs.examples import bind
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.example import Example
 from fxfeat.ir.node_meta import CallPath
 from fxfeat.ir.recording import Kind, Recording
 from fxfeat.ir.source_lines import is_assertion
-from fxfeat.isolation.caches import fresh_caches
-from fxfeat.isolation.preserved import preserved
-from fxfeat.isolation.torch_settings import same_switches
 from fxfeat.trace.builder.memory import all_written, writes_to
-from fxfeat.trace.builder.model_parts import add_modules, read_tensors
-from fxfeat.trace.builder.placeholders import write_inputs
-from fxfeat.trace.builder.rebinding import put_back
-from fxfeat.trace.builder.trace import Decisions, SettingsInForce, Trace, Watch
-from fxfeat.trace.fake_tensors import FakeTensors, Originals, Recast, fake_tensors
+from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.fake_tensors import Originals, Recast, fake_tensors
 from fxfeat.trace.leaves import Leaves
-from fxfeat.trace.patches.install import patched
-from fxfeat.trace.patches.module_calls import run_model
-from fxfeat.trace.recorder import Recorder
+from fxfeat.trace.run_once import Conditions, Run, run_once
 
-_RECORDING = threading.RLock()
 KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Under what a model is run, in which mode, and what is to be seen.
-
-    ``existing`` are all tensors that there were, where that had to be asked.
-    """
-
-    fake_tensors: FakeTensors
-    training: bool | None
-    gradients: bool
-    assumptions: Assumptions = AS_IT_IS
-    watched: frozenset[CallPath] = frozenset()
-    existing: frozenset[int] | None = None
-
-    @property
-    def only_watches(self) -> bool:
-        """Whether the model runs on its own tensors, to be watched and not to be written down."""
-        return isinstance(self.fake_tensors, Originals)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a model: what was written down, the mode it ran in, and what it changed in Python.
-
-    ``changed`` are plain attributes, by path and name; ``mutated`` are other objects, by identity.
-    """
-
-    trace: Trace
-    training: bool
-    changed: list[tuple[str, str]]
-    mutated: frozenset[int]
 
 
 def record(
@@ -135,7 +87,7 @@ def watch(model: nn.Module, example: Example, leaves: Leaves, call_paths: frozen
         The values by call path. One that this run does not reach is missing.
     """
     conditions = Conditions(Originals(), None, torch.is_grad_enabled(), watched=call_paths)
-    return _run(model, example, leaves, conditions).trace.watch.values
+    return run_once(model, example, leaves, conditions).trace.watch.values
 
 
 def _first_line(error: BaseException | None) -> str:
@@ -165,13 +117,13 @@ def _record_once(
     model: nn.Module, example: Example, leaves: Leaves, conditions: Conditions, recast: Recast | None
 ) -> Recording:
     kind = conditions.fake_tensors.kind
-    run = _run(model, example, leaves, conditions)
+    run = run_once(model, example, leaves, conditions)
     if not all_written(run.trace).isdisjoint(run.trace.memory.strangers):
         # The code wrote to a tensor that it made in a way that no mode shows, or that it found somewhere.
         alive = [value for value in gc.get_objects() if issubclass(type(value), torch.Tensor)]
         existing = frozenset(map(id, alive))
         conditions = dataclasses.replace(conditions, fake_tensors=fake_tensors(kind, recast), existing=existing)
-        run = _run(model, example, leaves, conditions)
+        run = run_once(model, example, leaves, conditions)
     if run.trace.obstacles.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise run.trace.obstacles.failure
@@ -225,63 +177,6 @@ def _writes_state(trace: Trace, changed: Collection[tuple[str, str]]) -> bool:
     return bool(all_written(trace) & trace.memory.persistent)
 
 
-def _run(model: nn.Module, example: Example, leaves: Leaves, conditions: Conditions) -> Run:
-    """Run the model under a recorder, and put everything back."""
-    settings = SettingsInForce()
-    parts = read_tensors(model, example, joins_memory=not conditions.only_watches)
-    with ExitStack() as around:
-        # Torch is patched for the whole process meanwhile.
-        around.enter_context(_RECORDING)
-        around.enter_context(fresh_caches(model))
-        before = around.enter_context(preserved(model))
-        around.enter_context(same_switches())
-        around.enter_context(torch.compiler.set_stance("force_eager"))
-        # Tensors of inference mode do not tell when they are written to.
-        around.enter_context(torch.inference_mode(False))
-        around.enter_context(torch.set_grad_enabled(conditions.gradients))
-        if conditions.training is not None:
-            model.train(conditions.training)
-        mode = model.training
-        is_real = conditions.fake_tensors.kind == "real" and not conditions.only_watches
-        reachable = before.tensors_held() if is_real else None
-        trace = Trace(
-            add_modules(parts, model, reachable, conditions.existing),
-            conditions.fake_tensors,
-            Decisions(conditions.assumptions),
-            settings,
-            Watch(conditions.watched),
-        )
-        _run_recorded(trace, model, example, leaves)
-        put_back(trace, model)
-        changed = [place for place in before.changes_of(model) if place not in trace.memory.rebound]
-        homes = {id(module.__dict__) for module in model.modules()}
-        return Run(trace, mode, changed, before.mutated() - homes)
-
-
-def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leaves) -> None:
-    args, kwargs = write_inputs(trace, bind(model, example), example)
-    recorder = Recorder(trace)
-    with patched(model, recorder, leaves) as calls, _without_log("torch._subclasses.fake_tensor"):
-        try:
-            with recorder:
-                # What the model's code puts into context variables stays in there.
-                contextvars.copy_context().run(run_model, calls, model, args, kwargs)
-        finally:
-            trace.calls.active = False
-
-
 def _has_scripts(model: nn.Module) -> bool:
     """Say whether code in C++ runs, whose writes no one sees."""
     return any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-
-
-@contextmanager
-def _without_log(name: str) -> Iterator[None]:
-    """Silence a logger that reports each failure of a fake tensor; the next kind of fake tensor is tried instead."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -10,9 +10,10 @@ import torch
 from fxfeat.ir.node_meta import MODEL_DEVICE, Context
 from fxfeat.trace.builder.regions import refuse_on_meta
 from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.patches.replacement import Replacement
 
 
-def casting(trace: Trace) -> Iterator[tuple[Any, str, Any]]:
+def casting(trace: Trace) -> Iterator[Replacement]:
     """Yield what notes the regions of autocast that code enters and leaves."""
     region = torch.amp.autocast_mode.autocast
     enter, leave = region.__enter__, region.__exit__

@@ -81,11 +81,7 @@ def _run(
         written = to_write(trace, given)
     start, guards, obstacles = trace.numbering.position, trace.decisions.guards, trace.obstacles
     before = len(guards), len(obstacles.unsupported), len(obstacles.escapes)
-    state = PythonState()
-    state.take_function(hook.function)
-    with uncounted(trace):
-        changed = hook.function(module, *given)
-    keeps = state.changed()
+    changed, keeps = _call(trace, hook, module, given)
     if changed is not None or _writes(trace, start):
         if keeps:
             refuse(trace, f"{_describe(hook, path)} changes values and Python state at once")
@@ -97,6 +93,15 @@ def _run(
         node = add_call(trace, "call_function", _target_of(hook), (ContainerAt(path), *written), {})
     amend(node, look=Look(_describe(hook, path), idle), counted=False)
     return None
+
+
+def _call(trace: Trace, hook: Hook, module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, bool]:
+    """Call a hook; return what it returns, and whether it changed what Python holds."""
+    state = PythonState()
+    state.take_function(hook.function)
+    with uncounted(trace):
+        result = hook.function(module, *given)
+    return result, state.changed()
 
 
 def _target_of(hook: Hook) -> Callable[..., Any]:

@@ -24,9 +24,13 @@ from fxfeat.trace.patches.torch_functions import (
     importing,
     locating,
     refusing,
+    refusing_denormals,
+    refusing_pickles,
 )
 from fxfeat.trace.patches.whole_functions import applying, calling_scripts
 from fxfeat.trace.recorder import Recorder
+
+_NOTICING = (refusing_pickles, refusing, refusing_denormals, asking, importing, locating, exchanging)
 
 
 @contextmanager
@@ -41,7 +45,7 @@ def patched(model: nn.Module, recorder: Recorder, leaves: Leaves) -> Iterator[Mo
             patch(undo, home, name, replacement)
         patch(undo, torch.autograd.Function, "apply", applying(trace))
         patch(undo, torch._C.ScriptFunction, "__call__", calling_scripts(trace))
-        seen = (notice(trace) for notice in (refusing, asking, importing, locating, exchanging))
+        seen = (notice(trace) for notice in _NOTICING)
         for home, name, replacement in itertools.chain(*seen, drawing(trace, draws)):
             names.replacements[id(getattr(home, name))] = replacement
             patch(undo, home, name, replacement)

@@ -13,12 +13,13 @@ from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.rebinding import write_rebinding
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.unsupported import note_attribute_write
+from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.unobserved import unobserved
 
 _UNSET = object()
 
 
-def accessing(trace: Trace, reached: dict[int, str]) -> Iterator[tuple[Any, str, Any]]:
+def accessing(trace: Trace, reached: dict[int, str]) -> Iterator[Replacement]:
     """Yield what sees attributes of modules; ``reached`` is given the path by which code reached a module last."""
     get, set_ = nn.Module.__getattr__, nn.Module.__setattr__
 

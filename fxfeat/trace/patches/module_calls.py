@@ -139,25 +139,8 @@ def _module_call(
 ) -> Iterator[Callable[[Any], None]]:
     """Open a module call, and yield what closes it with its result."""
     trace, stack = calls.trace, calls.trace.calls
-    is_leaf_kind = calls.leaves.is_leaf_kind(module)
-    notice_draws(trace, calls.draws)
-    if stack.opened:
-        notice_switches(trace)
-        if not is_leaf_kind:
-            notice_devices(trace)
-    module_call = ModuleCall(
-        index=len(stack.module_calls),
-        path=path,
-        call=calls.counts[path],
-        parent=stack.opened[-1] if stack.opened else None,
-        start=trace.numbering.position,
-        module=id(module),
-        args=args,
-        kwargs=kwargs,
-        leaf=leaf,
-        entered=bool(path) and not leaf and is_leaf_kind,
-        contexts=contexts_in_force(trace),
-    )
+    _notice_changes(calls, module)
+    module_call = _describe_call(calls, path, module, args, kwargs, leaf)
     calls.counts[path] += 1
     stack.module_calls.append(module_call)
     stack.call_paths[module_call.index] = next_call_path(trace)
@@ -167,6 +150,33 @@ def _module_call(
         yield functools.partial(_close, calls, module_call)
     finally:
         stack.opened.pop()
+
+
+def _notice_changes(calls: ModuleCalls, module: nn.Module) -> None:
+    """Notice what the calling code did that torch functions do not show."""
+    notice_draws(calls.trace, calls.draws)
+    if not calls.trace.calls.opened:
+        return
+    notice_switches(calls.trace)
+    if not calls.leaves.is_leaf_kind(module):
+        notice_devices(calls.trace)
+
+
+def _describe_call(calls: ModuleCalls, path: str, module: nn.Module, args: Any, kwargs: Any, leaf: bool) -> ModuleCall:
+    trace, stack = calls.trace, calls.trace.calls
+    return ModuleCall(
+        index=len(stack.module_calls),
+        path=path,
+        call=calls.counts[path],
+        parent=stack.opened[-1] if stack.opened else None,
+        start=trace.numbering.position,
+        module=id(module),
+        args=args,
+        kwargs=kwargs,
+        leaf=leaf,
+        entered=bool(path) and not leaf and calls.leaves.is_leaf_kind(module),
+        contexts=contexts_in_force(trace),
+    )
 
 
 def _close(calls: ModuleCalls, module_call: ModuleCall, result: Any) -> None:

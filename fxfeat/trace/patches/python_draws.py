@@ -16,6 +16,7 @@ from fxfeat.trace.builder.results import write_draw
 from fxfeat.trace.builder.spelling import named
 from fxfeat.trace.builder.trace import Effects, Trace
 from fxfeat.trace.builder.unsupported import refuse
+from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.proxies.sequences import plain_parts
 from fxfeat.trace.unobserved import unobserved
 
@@ -49,7 +50,7 @@ def note_draws(draws: PythonDraws, effects: Effects) -> None:
     draws.state = state
 
 
-def drawing(trace: Trace, draws: PythonDraws) -> Iterator[tuple[Any, str, Any]]:
+def drawing(trace: Trace, draws: PythonDraws) -> Iterator[Replacement]:
     """Yield what writes down draws of numbers from Python and NumPy."""
     numpy = sys.modules.get("numpy")
     for home in (random, *((numpy.random,) if numpy is not None else ())):

@@ -16,6 +16,7 @@ from fxfeat.trace.builder.fakes import note_fresh
 from fxfeat.trace.builder.questions import tied_device
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.unsupported import current_line, refuse, refuse_after_escape
+from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.proxies import numbers
 from fxfeat.trace.unobserved import unobserved
 
@@ -24,8 +25,6 @@ _MODES = (
     *("get_default_dtype", "are_deterministic_algorithms_enabled", "get_float32_matmul_precision"),
 )
 _SEEDING = ("manual_seed", "seed", "set_rng_state")
-Replacement = tuple[Any, str, Any]
-"""What holds a function, by which name, and what stands there while a model is recorded."""
 
 
 def replace_class(original: type, make: Callable[..., Any]) -> type:
@@ -134,7 +133,7 @@ def locating(trace: Trace) -> Iterator[Replacement]:
 
 
 def refusing(trace: Trace) -> Iterator[Replacement]:
-    """Yield what refuses to write out code that pickles, seeds, makes a generator, or has tiny numbers taken for 0."""
+    """Yield what refuses to write out code that seeds, or makes a generator."""
 
     def refused(function: Callable[..., Any], what: str) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -144,6 +143,16 @@ def refusing(trace: Trace) -> Iterator[Replacement]:
 
         return called
 
+    for home in (torch, torch.random):
+        for name in _SEEDING:
+            yield home, name, refused(getattr(home, name), "sets the random state")
+    yield torch.random, "fork_rng", refused(torch.random.fork_rng, "sets the random state")
+    refused_generator = refused(torch.Generator, "makes a generator of random numbers")
+    yield torch, "Generator", replace_class(torch.Generator, refused_generator)
+
+
+def refusing_pickles(trace: Trace) -> Iterator[Replacement]:
+    """Yield what refuses to write out code that pickles tensors."""
     reduce = torch.Tensor.__reduce_ex__
 
     def pickled(tensor: torch.Tensor, protocol: Any) -> Any:
@@ -152,12 +161,10 @@ def refusing(trace: Trace) -> Iterator[Replacement]:
         return reduce(tensor, protocol)
 
     yield torch.Tensor, "__reduce_ex__", pickled
-    for home in (torch, torch.random):
-        for name in _SEEDING:
-            yield home, name, refused(getattr(home, name), "sets the random state")
-    yield torch.random, "fork_rng", refused(torch.random.fork_rng, "sets the random state")
-    refused_generator = refused(torch.Generator, "makes a generator of random numbers")
-    yield torch, "Generator", replace_class(torch.Generator, refused_generator)
+
+
+def refusing_denormals(trace: Trace) -> Iterator[Replacement]:
+    """Yield what refuses to write out code that has tiny numbers taken for 0, and does not set it."""
     flush = torch.set_flush_denormal
 
     def set_flush_denormal(mode: bool) -> bool:
