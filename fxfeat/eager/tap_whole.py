@@ -31,8 +31,8 @@ from fxfeat.opening.plan import is_looked_at
 from fxfeat.opening.seal import check_hookable, measured, modules_used, tap_of
 from fxfeat.runtime.clone import clone_all
 from fxfeat.runtime.run_tapped import run_tapped
+from fxfeat.trace.builder.placeholders import STARS
 from fxfeat.trace.leaves import Leaves, choose_leaves
-from fxfeat.trace.run import STARS
 from fxfeat.trace.setup import Setup
 
 _NUMBERED = re.compile(r"(.+)_(\d+)")

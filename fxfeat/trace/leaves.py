@@ -85,8 +85,8 @@ def _flex_attention() -> tuple[Callable[..., Any], ...]:
 
 @functools.cache
 def _functions_in(module: types.ModuleType) -> tuple[Callable[..., Any], ...]:
-    held = [value for name, value in vars(module).items() if not name.startswith("_")]
-    return tuple(value for value in held if callable(value) and not inspect.isclass(value))
+    public = [value for name, value in vars(module).items() if not name.startswith("_")]
+    return tuple(value for value in public if callable(value) and not inspect.isclass(value))
 
 
 @functools.cache

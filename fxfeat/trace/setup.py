@@ -68,8 +68,8 @@ def read_setup(
 
 
 def _check_sizes(model: nn.Module) -> None:
-    held = itertools.chain(model.named_parameters(), model.named_buffers())
-    name = next((name for name, tensor in held if is_lazy(tensor)), None)
+    parts = itertools.chain(model.named_parameters(), model.named_buffers())
+    name = next((name for name, tensor in parts if is_lazy(tensor)), None)
     if name is not None:
         raise TraceError(
             f"{name!r} of {type(model).__name__} has no size yet. Run the model once on a real input, then wrap it."

@@ -40,4 +40,5 @@ def _written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ite
     for index, argument in enumerate(func._schema.arguments):
         value = args[index] if index < len(args) else kwargs.get(argument.name)
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from (held for held in (value if isinstance(value, list) else [value]) if held is not None)
+            written = value if isinstance(value, list) else [value]
+            yield from (tensor for tensor in written if tensor is not None)

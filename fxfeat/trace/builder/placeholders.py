@@ -1,13 +1,15 @@
-"""What goes into a call: as the fake tensors can run on it, and as the graph can hold it."""
+"""Write a placeholder for each argument of the model, and checks of what it is like."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import enum
+import inspect
 import operator
 import types
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,241 +17,175 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fxfeat.errors import TraceError
-from fxfeat.ir.module_call import (
-    ContainerAt,
-    ModuleAt,
-    Opaque,
-)
-from fxfeat.ir.node_meta import (
-    amend,
-    measure,
-    meta_of,
-)
-from fxfeat.ir.tree import Build, Steps, children, is_named_tuple, is_structure, map_parts, spell, tensors, walk
-from fxfeat.trace.builder.measure import LITERALS, storage_of
-from fxfeat.trace.builder.provenance import Provenance
-from fxfeat.trace.proxies import numbers
-from fxfeat.trace.proxies.arrays import plain_scalar
-from fxfeat.trace.proxies.sequences import RecordedTuple
+from fxfeat.ir.example import Example
+from fxfeat.ir.node_meta import amend, measure, meta_of
+from fxfeat.ir.tree import Steps, is_structure, map_parts, spell, tensors, walk
+from fxfeat.trace.builder.fakes import copy_real
+from fxfeat.trace.builder.nodes import add_node, guard
+from fxfeat.trace.builder.provenance import follow, measure_memory, node_of, tie, tie_parts
+from fxfeat.trace.builder.trace import Trace
 
 _GUARDED = (
     *(type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, enum.Enum, type),
     *(types.FunctionType, types.BuiltinFunctionType),
 )
+STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 _CONTAINERS = (tuple, list, dict)
 _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, FakeTensor)
 
 
-class Arguments(Provenance):
-    """Translates arguments for running and for writing."""
+@dataclass(frozen=True)
+class TensorInput:
+    """An input that is a tensor: its placeholder, the tensor, and the fake one that the model gets."""
 
-    def to_run(self, value: Any) -> Any:
-        """Replace what the model passed by what the fake tensors can run on."""
-        if isinstance(value, torch.Tensor):
-            return self.fake_of(value)
-        if isinstance(value, numbers.RECORDED):
-            return numbers.plain(value)
-        if isinstance(value, RecordedTuple):
-            return tuple(self.to_run(held) for held in tuple.__iter__(value))
-        if is_named_tuple(value):
-            return type(value)(*(self.to_run(held) for held in value))
-        if type(value) in (tuple, list):
-            return type(value)(self.to_run(held) for held in value)
-        if type(value) is torch.Size:
-            return torch.Size(numbers.plain(held) for held in value)
-        if type(value) is dict:
-            return {key: self.to_run(held) for key, held in value.items()}
-        if isinstance(value, slice):
-            return slice(self.to_run(value.start), self.to_run(value.stop), self.to_run(value.step))
+    node: fx.Node
+    original: torch.Tensor
+    fake: torch.Tensor
+
+
+def write_inputs(trace: Trace, bound: inspect.BoundArguments, example: Example) -> tuple[list[Any], dict[str, Any]]:
+    """Write a placeholder for each parameter of ``forward``; return the example with fake tensors for its tensors.
+
+    The model is called the way the user would call it, because decorators around ``forward`` tell positional
+    arguments from named ones.
+    """
+    given: dict[str, Any] = {}
+    earlier: list[TensorInput] = []
+    sole = sum(1 for _ in tensors((example.args, example.kwargs))) == 1
+    for name, parameter in bound.signature.parameters.items():
+        default = () if parameter.default is parameter.empty else (parameter.default,)
+        node = add_node(trace, "placeholder", STARS.get(parameter.kind, "") + name, default, name=name)
+        given[name] = _write_input(trace, node, bound.arguments.get(name), sole, earlier)
+    positional = inspect.BoundArguments(bound.signature, OrderedDict(given)).args
+    rest: dict[str, Any] = next(
+        (given[p.name] for p in bound.signature.parameters.values() if p.kind is p.VAR_KEYWORD), {}
+    )
+    named = {name: rest[name] if name in rest else given[name] for name in example.kwargs}
+    return list(positional[: len(example.args)]), {**_tensor_defaults(bound, example, given), **named}
+
+
+def _tensor_defaults(bound: inspect.BoundArguments, example: Example, given: dict[str, Any]) -> dict[str, Any]:
+    """Pick the defaults that hold tensors; they are passed on like any input, since another may be given for them."""
+    passed = {*list(bound.arguments)[: len(example.args)], *example.kwargs}
+    parameters = bound.signature.parameters.values()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in passed]
+    return {name: given[name] for name in named if next(tensors(bound.arguments.get(name)), None) is not None}
+
+
+def _write_input(trace: Trace, node: fx.Node, value: Any, sole: bool, earlier: list[TensorInput]) -> Any:
+    """Return ``value`` with fake tensors for its tensors, tied to a placeholder; what is not a tensor is guarded.
+
+    So is that a tensor is one, and a list one, for code may ask whether it is None; but not of the ``sole`` tensor
+    of a call. ``earlier`` are the inputs before it, to which it is added.
+    """
+    if next(tensors(value), None) is None:
+        return _write_plain(trace, node, value)
+    fake = _copied(trace, value)
+    if isinstance(fake, torch.Tensor):
+        fake = _join_same_tensor(trace, node, value, fake, earlier)
+    amend(node, **measure_memory(trace, fake))
+    trace.memory.persistent |= meta_of(node).aliases
+    trace.decisions.unranked += [tensor for _, tensor in tensors(fake)]
+    if isinstance(fake, torch.Tensor):
+        if node.args or not sole:
+            _guard_kind(trace, node, fake, node.name)
+        if id(fake) not in trace.provenance.nodes:
+            tie(trace, fake, node)
+        return fake
+    tie_parts(trace, fake, node)
+    for steps, part in list(walk(fake)):
+        _guard_part(trace, node, steps, part, sole)
+    return fake
+
+
+def _write_plain(trace: Trace, node: fx.Node, value: Any) -> Any:
+    amend(node, value=value)
+    if not _is_comparable(value):
         return value
-
-    def to_write(self, value: Any) -> Any:
-        """Replace what the model passed by what the graph can hold: nodes, literals, or ``Opaque``."""
-        if isinstance(value, torch.Tensor):
-            return self.node_of(value)
-        if isinstance(value, (*numbers.RECORDED, RecordedTuple)):
-            return value.node if self._is_mine(value) else self.to_run(value)
-        if id(value) in self._objects and self.is_as_returned(value):
-            return self._written_object(value)
-        if isinstance(value, numbers.RECORDED):
-            return numbers.plain(value)
-        if is_named_tuple(value):
-            return Build(type(value), tuple((name, self.to_write(getattr(value, name))) for name in value._fields))
-        if type(value) in (tuple, list, torch.Size):
-            return (list if type(value) is list else tuple)(self.to_write(held) for held in value)
-        if type(value) is OrderedDict and all(isinstance(key, str) and key.isidentifier() for key in value):
-            return Build(OrderedDict, tuple((key, self.to_write(held)) for key, held in value.items()))
-        if type(value) is dict:
-            return {key: self.to_write(held) for key, held in value.items()}
-        if isinstance(value, slice):
-            return slice(self.to_write(value.start), self.to_write(value.stop), self.to_write(value.step))
-        return self._write_rest(value)
-
-    def _write_rest(self, value: Any) -> Any:
-        value = plain_scalar(value)
-        if isinstance(value, LITERALS):
-            return value
-        if isinstance(value, torch.nn.Module) and id(value) in self.modules:
-            return ModuleAt(self.modules[id(value)])
-        if dataclasses.is_dataclass(value) and not isinstance(value, type) and _rebuilds(value):
-            names = [field.name for field in dataclasses.fields(value) if field.init]
-            held = tuple((name, self.to_write(getattr(value, name))) for name in names)
-            return Build(type(value), tuple(pair for pair in held if pair[1] is not None))
-        return Opaque(type(value).__name__)
-
-    def _is_mine(self, value: Any) -> bool:
-        return value.node.graph is self.graph
-
-    def _written_object(self, value: Any) -> Any:
-        source, steps = self._objects[id(value)]
-        if isinstance(source, fx.Node):
-            return self.follow(source, steps, value)
-        return Opaque(type(value).__name__, source, steps)
-
-    def _written_modules(self, value: Any) -> Any:
-        if isinstance(value, ModuleAt):
-            return self.add("get_attr", value.path, constant=True, counted=False)
-        if isinstance(value, ContainerAt):
-            return self.add("get_attr", value.path, constant=True, counted=False, container=True)
-        if isinstance(value, Build):
-            fields = {name: self._written_modules(held) for name, held in value.fields}
-            return self.add("call_function", value.factory, (), fields, counted=False)
-        if isinstance(value, tuple):
-            return tuple(self._written_modules(held) for held in value)
-        if isinstance(value, list):
-            return [self._written_modules(held) for held in value]
-        if isinstance(value, dict):
-            return {key: self._written_modules(held) for key, held in value.items()}
+    if not isinstance(value, (*_CONTAINERS, set)):
+        guard(trace, node, value, "the call", f"{node.name} = {value!r}")
         return value
-
-    def write_input(self, node: fx.Node, value: Any, sole: bool) -> Any:
-        """Return ``value`` with fake tensors for its tensors, tied to a placeholder; what is not a tensor is guarded.
-
-        So is that a tensor is one, and a list one, for code may ask whether it is None; but not of the ``sole`` tensor
-        of a call.
-        """
-        held = list(tensors(value))
-        if not held:
-            amend(node, value=value)
-            if not _is_plain(value):
-                return value
-            # The model's code may change what it is given.
-            kept = copy.deepcopy(value) if isinstance(value, (*_CONTAINERS, set)) else value
-            self.guard(node, kept, "the call", f"{node.name} = {value!r}")
-            return copy.deepcopy(kept) if isinstance(value, (*_CONTAINERS, set)) else value
-        made = self._copied(value)
-        if isinstance(made, torch.Tensor):
-            made = self._join_same_tensor(node, value, made)
-        amend(node, **self._measured(made))
-        self.persistent |= meta_of(node).aliases
-        self._inputs += [tensor for _, tensor in tensors(made)]
-        if isinstance(made, torch.Tensor):
-            if node.args or not sole:
-                self._guard_kind(node, made, node.name)
-            if id(made) not in self._nodes:
-                self.tie(made, node)
-            return made
-        self._register(made, node)
-        for steps, held in list(walk(made)):
-            self._guard_part(node, steps, held, sole)
-        return made
-
-    def _guard_part(self, node: fx.Node, steps: Steps, held: Any, sole: bool) -> None:
-        """Check what an argument that holds tensors is like, at some steps into it."""
-        name = f"{node.name}{spell(steps)}"
-        if isinstance(held, torch.Tensor):
-            if not sole:
-                self._guard_kind(self.node_of(held), held, name)
-            return
-        part = self.follow(node, steps, held)
-        if isinstance(held, _GUARDED):
-            self.guard(part, held, "the call", f"{name} = {held!r}")
-            return
-        # What a star gathers is always there.
-        if steps or not str(node.target).startswith("*"):
-            self._guard_kind(part, held, name)
-        self._guard_length(part, held, name)
-
-    def _copied(self, value: Any) -> Any:
-        """Copy an input with its containers, which the model's code may change."""
-        return map_parts(value, self._copied_tensor, is_structure, anew=True)
-
-    def _copied_tensor(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        if type(value) not in _PLAIN_TENSORS:
-            raise TraceError(
-                f"An input is a {type(value).__name__}, and fxfeat records plain tensors. Pass its "
-                ".as_subclass(torch.Tensor) in example_inputs=."
-            )
-        made = self.fake_tensors.copy(value)
-        self._originals[id(made)] = value
-        self.keep((value, made))
-        return made
-
-    def _join_same_tensor(self, node: fx.Node, value: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-        """Return the fake tensor of an earlier input that this one is taken to be the same tensor as, or its own."""
-        same_tensor = [held for held in self._twins if measure(held[2]) == measure(made)]
-        for other, original, shared in same_tensor if self.assumptions.same_tensor != "apart" else ():
-            joined = self.assumptions.same_tensor == "together" or original is value
-            if self.assumptions.same_tensor == "checked":
-                asked = self.add("call_function", operator.is_, (node, other), value=joined, counted=False)
-                self.guard(asked, joined, "the call", f"{node.name} is {other.name}")
-            made = shared if joined else made
-        self._twins.append((node, value, made))
-        return made
-
-    def _guard_kind(self, node: fx.Node, held: Any, name: str) -> None:
-        kind = next((kind for kind in (torch.Tensor, *_CONTAINERS) if isinstance(held, kind)), None)
-        if kind is None:
-            asked = self.add("call_function", operator.is_, (node, None), value=False, counted=False)
-            self.guard(asked, False, "the call", f"{name} is None")
-            return
-        asked = self.add("call_function", isinstance, (node, kind), value=True, counted=False)
-        spelled = "torch.Tensor" if kind is torch.Tensor else kind.__name__
-        self.guard(asked, True, "the call", f"isinstance({name}, {spelled})")
-
-    def _guard_length(self, node: fx.Node, made: Any, name: str) -> None:
-        if isinstance(made, (tuple, list)):
-            length = self.add("call_function", len, (node,), value=len(made), counted=False)
-            self.guard(length, len(made), "the call", f"len({name}) == {len(made)}")
-        elif isinstance(made, dict):
-            keys = self.add("call_function", set, (node,), value=set(made), counted=False)
-            self.guard(keys, set(made), "the call", f"set({name}) == {set(made)}")
-
-    def write_attribute(self, path: str, module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
-        """Write down that the model's code put a tensor where a buffer was; it may be the one that was there."""
-        held = getattr(module, name)
-        place = frozenset({storage_of(self.fake_of(held))})
-        # `self.table = self.table.to(x.dtype)` puts another tensor there only for another dtype.
-        is_other = self._itself(value) is not self._itself(held)
-        self.persistent |= place
-        self.rebound[path, name] = is_other or self.rebound.get((path, name), False)
-        written = self.node_of(value)
-        owner = self.add("get_attr", path, constant=True, counted=False)
-        may_write = frozenset() if is_other else place
-        self.add("call_function", setattr, (owner, name, written), writes=place, may_write=may_write, counted=False)
-
-    def _itself(self, tensor: torch.Tensor) -> torch.Tensor:
-        made = self.fake_of(tensor)
-        return self._handed_back.get(id(made), made)
-
-    def put_back(self, model: torch.nn.Module) -> None:
-        """Put the model's own tensors where its code put what is the same."""
-        for path, name in (place for place, is_other in self.rebound.items() if not is_other):
-            module = model.get_submodule(path)
-            setattr(module, name, self._originals[id(self._itself(getattr(module, name)))])
+    # The model's code may change what it is given.
+    expected = copy.deepcopy(value)
+    guard(trace, node, expected, "the call", f"{node.name} = {value!r}")
+    return copy.deepcopy(expected)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_comparable(value: Any) -> bool:
     """Say whether a value without tensors can be compared with another."""
-    if isinstance(value, (set, frozenset)):
-        return all(map(_is_plain, value))
-    if isinstance(value, _CONTAINERS) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
-        return all(_is_plain(part) for _, part in children(value))
+    if isinstance(value, dict):
+        return all(map(_is_comparable, value.values()))
+    if isinstance(value, (*_CONTAINERS, set, frozenset)):
+        return all(map(_is_comparable, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return all(_is_comparable(getattr(value, field.name)) for field in dataclasses.fields(value))
     return isinstance(value, _GUARDED)
 
 
-def _rebuilds(value: Any) -> bool:
-    names = {field.name for field in dataclasses.fields(value) if field.init}
-    return set(getattr(value, "__dict__", names)) <= names
+def _copied(trace: Trace, value: Any) -> Any:
+    """Copy an input with its containers, which the model's code may change."""
+
+    def copied_tensor(part: Any) -> Any:
+        if not isinstance(part, torch.Tensor):
+            return part
+        if type(part) not in _PLAIN_TENSORS:
+            raise TraceError(
+                f"An input is a {type(part).__name__}, and fxfeat records plain tensors. Pass its "
+                ".as_subclass(torch.Tensor) in example_inputs=."
+            )
+        return copy_real(trace, part)
+
+    return map_parts(value, copied_tensor, is_structure, anew=True)
+
+
+def _join_same_tensor(
+    trace: Trace, node: fx.Node, value: torch.Tensor, fake: torch.Tensor, earlier: list[TensorInput]
+) -> torch.Tensor:
+    """Return the fake tensor of an earlier input that this one is taken to be the same tensor as, or its own."""
+    assumed = trace.decisions.assumptions.same_tensor
+    alike = [other for other in earlier if measure(other.fake) == measure(fake)]
+    for other in alike if assumed != "apart" else ():
+        joined = assumed == "together" or other.original is value
+        if assumed == "checked":
+            asked = add_node(trace, "call_function", operator.is_, (node, other.node), value=joined, counted=False)
+            guard(trace, asked, joined, "the call", f"{node.name} is {other.node.name}")
+        fake = other.fake if joined else fake
+    earlier.append(TensorInput(node, value, fake))
+    return fake
+
+
+def _guard_part(trace: Trace, node: fx.Node, steps: Steps, value: Any, sole: bool) -> None:
+    """Check what an argument that holds tensors is like, at some steps into it."""
+    name = f"{node.name}{spell(steps)}"
+    if isinstance(value, torch.Tensor):
+        if not sole:
+            _guard_kind(trace, node_of(trace, value), value, name)
+        return
+    part = follow(trace, node, steps, value)
+    if isinstance(value, _GUARDED):
+        guard(trace, part, value, "the call", f"{name} = {value!r}")
+        return
+    # What a star gathers is always there.
+    if steps or not str(node.target).startswith("*"):
+        _guard_kind(trace, part, value, name)
+    _guard_length(trace, part, value, name)
+
+
+def _guard_kind(trace: Trace, node: fx.Node, value: Any, name: str) -> None:
+    kind = next((kind for kind in (torch.Tensor, *_CONTAINERS) if isinstance(value, kind)), None)
+    if kind is None:
+        asked = add_node(trace, "call_function", operator.is_, (node, None), value=False, counted=False)
+        guard(trace, asked, False, "the call", f"{name} is None")
+        return
+    asked = add_node(trace, "call_function", isinstance, (node, kind), value=True, counted=False)
+    spelled = "torch.Tensor" if kind is torch.Tensor else kind.__name__
+    guard(trace, asked, True, "the call", f"isinstance({name}, {spelled})")
+
+
+def _guard_length(trace: Trace, node: fx.Node, value: Any, name: str) -> None:
+    if isinstance(value, (tuple, list)):
+        length = add_node(trace, "call_function", len, (node,), value=len(value), counted=False)
+        guard(trace, length, len(value), "the call", f"len({name}) == {len(value)}")
+    elif isinstance(value, dict):
+        keys = add_node(trace, "call_function", set, (node,), value=set(value), counted=False)
+        guard(trace, keys, set(value), "the call", f"set({name}) == {set(value)}")

@@ -18,9 +18,9 @@ def is_for_people(frame: types.FrameType) -> bool:
     file = frame.f_code.co_filename
     if file.startswith(OURS) or frame.f_globals.get("__name__") in ("logging", "warnings"):
         return True
-    around = [held for held in _statements(file) if held.lineno <= frame.f_lineno <= (held.end_lineno or 0)]
-    last = max((held.lineno for held in around), default=0)
-    innermost = [held for held in around if held.lineno == last]
+    around = [s for s in _statements(file) if s.lineno <= frame.f_lineno <= (s.end_lineno or 0)]
+    last = max((statement.lineno for statement in around), default=0)
+    innermost = [statement for statement in around if statement.lineno == last]
     return bool(innermost) and all(map(_shows, innermost))
 
 

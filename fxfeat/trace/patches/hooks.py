@@ -12,8 +12,11 @@ from torch.nn.modules import module as torch_module
 from fxfeat.ir.module_call import ContainerAt
 from fxfeat.ir.node_meta import Look, amend, meta_of
 from fxfeat.isolation.python_state import PythonState
+from fxfeat.trace.builder.nodes import nodes_from, uncounted
+from fxfeat.trace.builder.operands import add_call, to_write
 from fxfeat.trace.builder.spelling import named
-from fxfeat.trace.recorder import Recorder
+from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.builder.unsupported import refuse
 from fxfeat.trace.unobserved import unobserved
 
 
@@ -44,58 +47,61 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(hooks_before(module) or hooks_after(module) or backward)
 
 
-def run_with_hooks(
-    recorder: Recorder, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def run_with_hooks(trace: Trace, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run ``forward`` between the module's hooks, as ``nn.Module.__call__`` does.
 
     Args:
-        recorder: what writes the calls down.
+        trace: what the calls are written to.
         path: where the module is.
         module: a module with hooks.
         args: its positional arguments.
         kwargs: its keyword arguments.
     """
     if module._backward_hooks or module._backward_pre_hooks:
-        recorder.refuse(f"a backward hook sits on {_spell(path)}, which would not run where the code is written out")
+        refuse(trace, f"a backward hook sits on {_spell(path)}, which would not run where the code is written out")
     for hook in hooks_before(module):
-        changed = _run(recorder, path, hook, module, args, kwargs, ())
+        changed = _run(trace, path, hook, module, args, kwargs, ())
         if changed is not None and hook.with_kwargs:
             args, kwargs = changed
         elif changed is not None:
             args = changed if isinstance(changed, tuple) else (changed,)
     result = module.forward(*args, **kwargs)
     for hook in hooks_after(module):
-        changed = _run(recorder, path, hook, module, args, kwargs, (result,))
+        changed = _run(trace, path, hook, module, args, kwargs, (result,))
         result = result if changed is None else changed
     return result
 
 
 def _run(
-    recorder: Recorder, path: str, hook: Hook, module: nn.Module, args: Any, kwargs: Any, result: tuple[Any, ...]
+    trace: Trace, path: str, hook: Hook, module: nn.Module, args: Any, kwargs: Any, result: tuple[Any, ...]
 ) -> Any:
     """Run one hook and decide from what it did how it is to be written down."""
     given = (args, kwargs, *result) if hook.with_kwargs else (args, *result)
     with unobserved():
-        written = recorder.to_write(given)
-    start, guards, unsupported = recorder.next_position(), len(recorder.guards), len(recorder.unsupported)
-    escapes = len(recorder.escapes)
-    state = PythonState()
-    state.take_function(hook.function)
-    with recorder.uncounted():
-        changed = hook.function(module, *given)
-    keeps = state.changed()
-    if changed is not None or _writes(recorder, start):
+        written = to_write(trace, given)
+    start, guards, obstacles = trace.numbering.position, trace.decisions.guards, trace.obstacles
+    before = len(guards), len(obstacles.unsupported), len(obstacles.escapes)
+    changed, keeps = _call(trace, hook, module, given)
+    if changed is not None or _writes(trace, start):
         if keeps:
-            recorder.refuse(f"{_describe(hook, path)} changes values and Python state at once")
+            refuse(trace, f"{_describe(hook, path)} changes values and Python state at once")
         return changed
     # What it computed in order to look is computed by itself, when the extractor calls it.
-    del recorder.guards[guards:], recorder.unsupported[unsupported:], recorder.escapes[escapes:]
-    idle = not keeps and recorder.next_position() == start
+    del guards[before[0] :], obstacles.unsupported[before[1] :], obstacles.escapes[before[2] :]
+    idle = not keeps and trace.numbering.position == start
     with unobserved():
-        node = recorder.add_call("call_function", _target_of(hook), (ContainerAt(path), *written), {})
+        node = add_call(trace, "call_function", _target_of(hook), (ContainerAt(path), *written), {})
     amend(node, look=Look(_describe(hook, path), idle), counted=False)
     return None
+
+
+def _call(trace: Trace, hook: Hook, module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, bool]:
+    """Call a hook; return what it returns, and whether it changed what Python holds."""
+    state = PythonState()
+    state.take_function(hook.function)
+    with uncounted(trace):
+        result = hook.function(module, *given)
+    return result, state.changed()
 
 
 def _target_of(hook: Hook) -> Callable[..., Any]:
@@ -105,9 +111,9 @@ def _target_of(hook: Hook) -> Callable[..., Any]:
     return named(hook.function, kind.__name__, kind.__module__)
 
 
-def _writes(recorder: Recorder, start: int) -> bool:
-    known = [meta_of(node) for node in recorder.nodes_from(start)]
-    return any(held.writes - held.may_write or held.draws for held in known)
+def _writes(trace: Trace, start: int) -> bool:
+    metas = [meta_of(node) for node in nodes_from(trace, start)]
+    return any(meta.writes - meta.may_write or meta.draws for meta in metas)
 
 
 def _describe(hook: Hook, path: str) -> str:

@@ -22,7 +22,7 @@ def find_namespaces(kinds: frozenset[type]) -> tuple[dict[str, Any], ...]:
         >>> [namespace["__name__"] for namespace in find_namespaces(frozenset({densenet._DenseLayer}))]
         ['torchvision.models.densenet']
     """
-    found: dict[int, dict[str, Any]] = {}
+    namespaces: dict[int, dict[str, Any]] = {}
     seen: set[types.CodeType] = set()
     waiting = [function for kind in kinds for home in kind.__mro__ for function in _functions_of(home)]
     while waiting:
@@ -30,16 +30,16 @@ def find_namespaces(kinds: frozenset[type]) -> tuple[dict[str, Any], ...]:
         # The methods of an emitted class have globals of their own each.
         if function.__code__ not in seen:
             seen.add(function.__code__)
-            found[id(function.__globals__)] = function.__globals__
+            namespaces[id(function.__globals__)] = function.__globals__
             waiting += _named_by(function)
-    return tuple(found.values())
+    return tuple(namespaces.values())
 
 
 def _functions_of(value: Any) -> list[types.FunctionType]:
     """List the functions that a function, a class or what wraps either holds, unless they are a library's."""
     if isinstance(value, type):
-        held = () if _is_library(value.__module__) else vars(value).values()
-        return [function for part in held if isinstance(part, _FUNCTIONS) for function in _functions_of(part)]
+        parts = () if _is_library(value.__module__) else vars(value).values()
+        return [function for part in parts if isinstance(part, _FUNCTIONS) for function in _functions_of(part)]
     if isinstance(value, property):
         return _functions_of(value.fget)
     value = getattr(value, "__func__", value)
@@ -62,7 +62,7 @@ def _named_by(function: types.FunctionType) -> list[types.FunctionType]:
         for name in names
         if name in vars(value)
     ]
-    return [found for value in named if isinstance(value, (type, *_FUNCTIONS)) for found in _functions_of(value)]
+    return [inner for value in named if isinstance(value, (type, *_FUNCTIONS)) for inner in _functions_of(value)]
 
 
 def _is_library(module: str | None) -> bool:

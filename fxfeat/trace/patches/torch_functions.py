@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import random
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,23 +10,21 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fxfeat.ir.source_lines import is_torch
-from fxfeat.trace.builder.spelling import named
+from fxfeat.trace.builder.decisions import decide_gradients, guard_answer, guard_count
+from fxfeat.trace.builder.exposed_memory import note_exposure
+from fxfeat.trace.builder.fakes import note_fresh
+from fxfeat.trace.builder.questions import tied_device
+from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.builder.unsupported import current_line, refuse, refuse_after_escape
+from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.proxies import numbers
-from fxfeat.trace.recorder import Recorder
 from fxfeat.trace.unobserved import unobserved
 
 _MODES = (
     *("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "get_autocast_dtype"),
     *("get_default_dtype", "are_deterministic_algorithms_enabled", "get_float32_matmul_precision"),
 )
-_DRAWING = (
-    *("random", "uniform", "triangular", "betavariate", "expovariate", "gammavariate", "gauss", "lognormvariate"),
-    *("normalvariate", "vonmisesvariate", "paretovariate", "weibullvariate", "randint", "randrange", "getrandbits"),
-    *("rand", "randn", "random_sample", "normal", "standard_normal", "beta", "exponential", "gamma", "binomial"),
-)
 _SEEDING = ("manual_seed", "seed", "set_rng_state")
-Replacement = tuple[Any, str, Any]
-"""What holds a function, by which name, and what stands there while a model is recorded."""
 
 
 def replace_class(original: type, make: Callable[..., Any]) -> type:
@@ -44,21 +40,21 @@ def replace_class(original: type, make: Callable[..., Any]) -> type:
     return Meta(original.__name__, (), {"__module__": original.__module__})
 
 
-def counting(recorder: Recorder, mine: Callable[[], bool]) -> dict[str, Any]:
+def counting(trace: Trace) -> dict[str, Any]:
     """Return a ``range`` and a ``len`` that leave a trace of the sizes they are given."""
 
     def traced_range(*operands: Any) -> range:
-        made = range(*map(numbers.plain, operands))
-        if not mine() or not any(isinstance(held, numbers.RECORDED) for held in operands):
-            return made
+        plain = range(*map(numbers.plain, operands))
+        if not trace.calls.live_here or not any(isinstance(operand, numbers.RECORDED) for operand in operands):
+            return plain
         # The elements follow from where it starts, how it steps, and how many there are.
-        for held in (operands[0], operands[2]) if len(operands) == 3 else operands[:-1]:
-            int(held)
-        recorder.count(range, operands, len(made))
-        return range(made.start, made.start + len(made) * made.step, made.step)
+        for operand in (operands[0], operands[2]) if len(operands) == 3 else operands[:-1]:
+            int(operand)
+        guard_count(trace, range, operands, len(plain))
+        return range(plain.start, plain.start + len(plain) * plain.step, plain.step)
 
     def traced_len(value: Any) -> int:
-        if not isinstance(value, torch.Tensor) or value.dim() == 0 or not mine():
+        if not isinstance(value, torch.Tensor) or value.dim() == 0 or not trace.calls.live_here:
             return len(value)
         size: int = value.shape[0]
         return size
@@ -66,17 +62,17 @@ def counting(recorder: Recorder, mine: Callable[[], bool]) -> dict[str, Any]:
     return {"range": replace_class(range, traced_range), "len": traced_len}
 
 
-def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+def asking(trace: Trace) -> Iterator[Replacement]:
     """Yield what makes checks of the model's questions about torch's modes."""
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any) -> Any:
-            if is_torch(sys._getframe(1)) or not mine():
+            if is_torch(sys._getframe(1)) or not trace.calls.live_here:
                 return function(*args)
             if function.__name__ == "is_grad_enabled":
-                return recorder.check_gradients(function)
+                return decide_gradients(trace, function)
             answer = function(*args)
-            recorder.guard(recorder.add("call_function", function, args, value=answer, counted=False), answer)
+            guard_answer(trace, function, args, answer)
             return answer
 
         return called
@@ -85,14 +81,14 @@ def asking(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement
         yield torch, name, guarded(getattr(torch, name))
 
 
-def exchanging(recorder: Recorder, here: Callable[[], bool]) -> Iterator[Replacement]:
+def exchanging(trace: Trace) -> Iterator[Replacement]:
     """Yield what notices calls that exchange a tensor's memory or give it away, which torch functions do not show."""
 
     def noticed(function: Callable[..., Any], name: str, what: str) -> Callable[..., Any]:
         def called(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if here() and not is_torch(sys._getframe(1)):
+            if trace.calls.active_here and not is_torch(sys._getframe(1)):
                 with unobserved():
-                    recorder.note_exchange(tensor, name, what)
+                    note_exposure(trace, tensor, name, what)
             return function(tensor, *args, **kwargs)
 
         return called
@@ -103,26 +99,17 @@ def exchanging(recorder: Recorder, here: Callable[[], bool]) -> Iterator[Replace
         yield home, "to_dlpack", handed_out
 
 
-def drawing(draw: Callable[..., Any]) -> Iterator[Replacement]:
-    """Yield what hands draws of numbers from Python and NumPy to ``draw``, with the function that draws."""
-    numpy = sys.modules.get("numpy")
-    for home in (random, *((numpy.random,) if numpy is not None else ())):
-        for name in _DRAWING:
-            if hasattr(home, name):
-                yield home, name, functools.partial(draw, named(getattr(home, name), name, home.__name__))
-
-
-def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+def importing(trace: Trace) -> Iterator[Replacement]:
     """Yield what notices tensors over memory of others, which torch functions do not show."""
 
     def noticed(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
-            if not mine():
+            if not trace.calls.live_here:
                 return function(*args, **kwargs)
             with unobserved():
-                made = function(*args, **kwargs)
-            recorder.note_fresh(made)
-            return made
+                tensor = function(*args, **kwargs)
+            note_fresh(trace, tensor)
+            return tensor
 
         return called
 
@@ -131,52 +118,60 @@ def importing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacem
         yield home, name, noticed(getattr(home, name))
 
 
-def locating(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
+def locating(trace: Trace) -> Iterator[Replacement]:
     """Yield what ties the device of a fake tensor to the tensor that it is read from, which no torch function shows."""
     plain: Any = vars(FakeTensor)["device"]
 
     def device(tensor: FakeTensor) -> torch.device:
-        if is_torch(sys._getframe(1)) or not mine():
-            found: torch.device = plain.fget(tensor)
-            return found
+        if is_torch(sys._getframe(1)) or not trace.calls.live_here:
+            own: torch.device = plain.fget(tensor)
+            return own
         with unobserved():
-            return recorder.tied_device(tensor)
+            return tied_device(trace, tensor)
 
     yield FakeTensor, "device", property(device, plain.fset)
 
 
-def refusing(recorder: Recorder, mine: Callable[[], bool]) -> Iterator[Replacement]:
-    """Yield what refuses to write out code that pickles, seeds, makes a generator, or has tiny numbers taken for 0."""
+def refusing(trace: Trace) -> Iterator[Replacement]:
+    """Yield what refuses to write out code that seeds, or makes a generator."""
 
     def refused(function: Callable[..., Any], what: str) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
-            if mine():
-                recorder.refuse(f"the code at {recorder.line()} {what}")
+            if trace.calls.live_here:
+                refuse(trace, f"the code at {current_line()} {what}")
             return function(*args, **kwargs)
 
         return called
 
-    reduce = torch.Tensor.__reduce_ex__
-
-    def pickled(tensor: torch.Tensor, protocol: Any) -> Any:
-        if mine():
-            recorder.note_escape("pickle")
-        return reduce(tensor, protocol)
-
-    yield torch.Tensor, "__reduce_ex__", pickled
     for home in (torch, torch.random):
         for name in _SEEDING:
             yield home, name, refused(getattr(home, name), "sets the random state")
     yield torch.random, "fork_rng", refused(torch.random.fork_rng, "sets the random state")
-    made = replace_class(torch.Generator, refused(torch.Generator, "makes a generator of random numbers"))
-    yield torch, "Generator", made
+    refused_generator = refused(torch.Generator, "makes a generator of random numbers")
+    yield torch, "Generator", replace_class(torch.Generator, refused_generator)
+
+
+def refusing_pickles(trace: Trace) -> Iterator[Replacement]:
+    """Yield what refuses to write out code that pickles tensors."""
+    reduce = torch.Tensor.__reduce_ex__
+
+    def pickled(tensor: torch.Tensor, protocol: Any) -> Any:
+        if trace.calls.live_here:
+            refuse_after_escape(trace, "pickle")
+        return reduce(tensor, protocol)
+
+    yield torch.Tensor, "__reduce_ex__", pickled
+
+
+def refusing_denormals(trace: Trace) -> Iterator[Replacement]:
+    """Yield what refuses to write out code that has tiny numbers taken for 0, and does not set it."""
     flush = torch.set_flush_denormal
 
     def set_flush_denormal(mode: bool) -> bool:
-        if not mine():
+        if not trace.calls.live_here:
             return flush(mode)
         # An error later in this run would leave it set, and no one can ask torch whether it is.
-        recorder.refuse(f"the code at {recorder.line()} sets whether tiny numbers are taken for 0")
+        refuse(trace, f"the code at {current_line()} sets whether tiny numbers are taken for 0")
         return True
 
     yield torch, "set_flush_denormal", set_flush_denormal

@@ -20,10 +20,10 @@ def arrays_alone(args: Any, kwargs: dict[str, Any]) -> bool:
     (True, False)
     """
     numpy = sys.modules.get("numpy")
-    held = list(leaves_of((args, kwargs)))
-    if numpy is None or not any(isinstance(value, numpy.ndarray) for value in held):
+    operands = leaves_of((args, kwargs))
+    if numpy is None or not any(isinstance(value, numpy.ndarray) for value in operands):
         return False
-    return not any(isinstance(value, (torch.Tensor, *RECORDED, RecordedTuple)) for value in held)
+    return not any(isinstance(value, (torch.Tensor, *RECORDED, RecordedTuple)) for value in operands)
 
 
 def plain_scalar(value: Any) -> Any:

@@ -20,9 +20,7 @@ from torch import fx
 
 
 class Ledger(Protocol):
-    """What a recorded number needs of the recorder."""
-
-    active: bool
+    """Where a recorded number tells what is done with it."""
 
     def compute(self, function: Callable[..., Any], operands: tuple[Any, ...], result: Any) -> Any:
         """Write ``function(*operands)`` down and return ``result`` tied to it."""

@@ -10,16 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
+from fxfeat.ir.tree import map_structure
 from fxfeat.trace.proxies.numbers import RecordedSize, plain
 
 
 class Shelf(Protocol):
-    """What a recorded tuple needs of the recorder."""
+    """Where a recorded tuple tells what is done with it."""
 
-    active: bool
-
-    def take(self, source: RecordedTuple, key: Any, held: Any) -> Any:
-        """Write ``source[key]`` down and return ``held`` tied to it."""
+    def take(self, source: RecordedTuple, key: Any, part: Any) -> Any:
+        """Write ``source[key]`` down and return ``part`` tied to it."""
 
     def join(self, left: Any, right: Any, joined: tuple[Any, ...], kind: type) -> Any:
         """Write ``left + right`` down and return ``joined`` tied to it."""
@@ -39,9 +38,9 @@ class RecordedTuple(tuple):
     counted: bool
 
     def __new__(cls, values: Any, node: fx.Node, shelf: Shelf, counted: bool = False) -> RecordedTuple:
-        made = super().__new__(cls, values)
-        made.node, made.shelf, made.counted = node, shelf, counted
-        return made
+        recorded = super().__new__(cls, values)
+        recorded.node, recorded.shelf, recorded.counted = node, shelf, counted
+        return recorded
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tuple, (list(tuple.__iter__(self)),)
@@ -52,7 +51,7 @@ class RecordedTuple(tuple):
     def __iter__(self) -> Iterator[Any]:
         self._count()
         # Eagerly, as unpacking does: names are given in the order in which elements are taken.
-        return iter([self.shelf.take(self, index, held) for index, held in enumerate(tuple.__iter__(self))])
+        return iter([self.shelf.take(self, index, part) for index, part in enumerate(tuple.__iter__(self))])
 
     def __len__(self) -> int:
         self._count()
@@ -111,3 +110,12 @@ class RecordedShape(RecordedTuple):
             return function is operator.ne
         result = function(tuple(map(int.__int__, tuple.__iter__(self))), tuple(map(int.__int__, tuple.__iter__(other))))
         return self.shelf.decide(function, (self, other), result)
+
+
+def plain_parts(value: Any) -> Any:
+    """Strip the memory off the recorded numbers that tuples, lists and dicts hold.
+
+    >>> plain_parts((1, [2.0], {"a": None}))
+    (1, [2.0], {'a': None})
+    """
+    return map_structure(value, plain)

@@ -1,0 +1,93 @@
+"""Append nodes to the graph, and keep guards on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import fx
+
+from fxfeat.ir.guard import Guard
+from fxfeat.ir.node_meta import DRAWN, CallPath, NodeMeta, TensorMeta, meta_of
+from fxfeat.ir.source_lines import model_line
+from fxfeat.trace.builder.regions import contexts_in_force, notice_switches
+from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.builder.unsupported import refuse
+
+
+def add_node(
+    trace: Trace, op: str, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **meta: Any
+) -> fx.Node:
+    """Append a node, and note what is known of it; ``name`` is the fx name that it would like."""
+    if trace.obstacles.caught:
+        _guard_after_an_error(trace)
+    notice_switches(trace)
+    node = trace.graph.create_node(op, target, args, kwargs or {}, name=meta.pop("name", None))
+    meta["counted"] = meta.get("counted", True) and trace.numbering.counting
+    runs_model = op in ("placeholder", "call_module")
+    meta.setdefault("constant", not runs_model and all(meta_of(n).constant for n in node.all_input_nodes))
+    meta["call_path"] = next_call_path(trace) if meta["counted"] else ()
+    position, owner = trace.numbering.position, trace.calls.owner
+    node.meta["fxfeat"] = NodeMeta(position, owner, contexts=contexts_in_force(trace), **meta)
+    trace.numbering.position += 1
+    return node
+
+
+def next_call_path(trace: Trace) -> CallPath:
+    """Number what happens next."""
+    calls, events = trace.calls, trace.numbering.events
+    around = calls.call_paths[calls.opened[-1]] if calls.opened else ()
+    events[around] += 1
+    return (*around, events[around])
+
+
+@contextmanager
+def uncounted(trace: Trace) -> Iterator[None]:
+    """Write calls down that get no names, because they are not the model's own."""
+    outer, trace.numbering.counting = trace.numbering.counting, False
+    try:
+        yield
+    finally:
+        trace.numbering.counting = outer
+
+
+def nodes_from(trace: Trace, position: int) -> list[fx.Node]:
+    """List the nodes written since a position, the last one first."""
+    nodes: list[fx.Node] = []
+    for node in reversed(trace.graph.nodes):
+        if meta_of(node).position < position:
+            break
+        nodes.append(node)
+    return nodes
+
+
+def guard(trace: Trace, node: fx.Node, expected: Any, *place: str) -> None:
+    """Keep a decision, with the line of the model that took it; one on a drawn number falls anew each time."""
+    if _is_drawn(trace, node):
+        refuse(trace, DRAWN)
+        return
+    where, source = place or model_line()
+    trace.decisions.guards.append(Guard(node, expected, where, source, trace.calls.owner, trace.numbering.position))
+
+
+def _guard_after_an_error(trace: Trace) -> None:
+    """Check the shapes of the inputs: at others the error that the model's code caught may not be raised."""
+    where, trace.obstacles.caught = trace.obstacles.caught, ""
+    reason = f"an error is caught, which other shapes may not raise, at {where}"
+    for node in [node for node in trace.graph.nodes if node.op == "placeholder"]:
+        if isinstance(meta_of(node).value, TensorMeta):
+            shape = add_node(trace, "call_function", getattr, (node, "shape"), counted=False)
+            guard(trace, shape, meta_of(node).value.shape, reason, f"{node.name}.shape")
+
+
+def _is_drawn(trace: Trace, node: fx.Node) -> bool:
+    """Say whether a number comes from one that was drawn, and not from a tensor."""
+    drawn = trace.decisions.drawn
+    waiting = [node] if drawn else []
+    while waiting:
+        source = waiting.pop()
+        if source in drawn:
+            return True
+        waiting += [n for n in source.all_input_nodes if not isinstance(meta_of(n).value, TensorMeta)]
+    return False

@@ -1,0 +1,229 @@
+"""All that a trace has taken down so far: a graph, and beside it small parts with one duty each."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, is_grad_enabled, nn
+from torch.nn.attention import SDPBackend
+
+from fxfeat.analysis.aliases import Tie
+from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.ir.guard import AttributeWrite, Guard, Unsupported
+from fxfeat.ir.module_call import ModuleCall
+from fxfeat.ir.node_meta import RNG, CallPath, Context, Storage
+from fxfeat.ir.tree import Steps
+from fxfeat.isolation.torch_settings import Switches, devices_entered, kernels_of_attention
+from fxfeat.trace.builder.draws import Draws
+from fxfeat.trace.fake_tensors import FakeTensors
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What the model is made of before it runs, most of it by identity.
+
+    ``state`` tells a tensor's first path and whether it is a parameter. ``shared_memory`` maps memory that several
+    tensors look at to one tensor over all of it. ``reachable`` are the tensors that code could have got hold of, where
+    real ones run; ``existing`` are all that there were, where that had to be asked.
+    """
+
+    device: torch.device
+    state: dict[int, tuple[str, bool]]
+    parameters: dict[str, nn.Parameter]
+    paths: dict[int, list[str]]
+    shared_memory: dict[Storage, torch.Tensor]
+    reachable: frozenset[int] | None = None
+    existing: frozenset[int] | None = None
+
+
+@dataclass
+class Numbering:
+    """How many nodes there are, and how many events in each module call; what is not counted gets no name."""
+
+    position: int = 0
+    counting: bool = True
+    events: Counter[CallPath] = field(default_factory=Counter)
+
+
+@dataclass
+class CallStack:
+    """The module calls so far, which of them are open, and whether what they call is written down.
+
+    ``occurrences`` counts the calls of each torch function in each module call. ``whole_depth`` is how many calls that
+    are written as one node are running inside each other.
+    """
+
+    module_calls: list[ModuleCall] = field(default_factory=list)
+    opened: list[int] = field(default_factory=list)
+    call_paths: dict[int, CallPath] = field(default_factory=dict)
+    occurrences: Counter[tuple[int, str]] = field(default_factory=Counter)
+    whole_depth: int = 0
+    active: bool = True
+    thread: int = field(default_factory=threading.get_ident)
+
+    @property
+    def live(self) -> bool:
+        """Whether calls are being written down, which they are not inside a whole call."""
+        return self.active and self.whole_depth == 0
+
+    @property
+    def active_here(self) -> bool:
+        """Whether the model is running, and in this thread."""
+        return self.active and threading.get_ident() == self.thread
+
+    @property
+    def live_here(self) -> bool:
+        """Whether calls are being written down, and come from this thread."""
+        return self.live and threading.get_ident() == self.thread
+
+    @property
+    def owner(self) -> int:
+        """The innermost open module call."""
+        return self.opened[-1] if self.opened else 0
+
+
+@dataclass
+class SettingsInForce:
+    """The regions of code that calls run in, and torch's settings when the run began and when each call was opened."""
+
+    contexts: list[Context] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
+    switches: dict[int, Switches] = field(default_factory=dict)
+    kernels: list[SDPBackend] = field(default_factory=kernels_of_attention)
+    devices: list[torch.device] = field(default_factory=devices_entered)
+    gradients: bool = field(default_factory=is_grad_enabled)
+
+
+@dataclass
+class Decisions:
+    """What Python is told, and what it went by.
+
+    ``unranked`` are the inputs whose number of dimensions is not guarded yet. ``drawn`` are nodes whose numbers were
+    drawn. ``squeezes`` says that ranks may depend on sizes, ``goes_by_values`` that an operator looked at data.
+    """
+
+    assumptions: Assumptions = AS_IT_IS
+    guards: list[Guard] = field(default_factory=list)
+    dtype_reads: list[tuple[fx.Node, torch.dtype]] = field(default_factory=list)
+    drawn: set[fx.Node] = field(default_factory=set)
+    unranked: list[torch.Tensor] = field(default_factory=list)
+    squeezes: bool = False
+    reads_values: bool = False
+    goes_by_values: bool = False
+    asks_gradients: bool = False
+
+
+@dataclass
+class Obstacles:
+    """Why code cannot be written out, or not be trusted: ``caught`` is where an error came up that it went on after."""
+
+    unsupported: list[Unsupported] = field(default_factory=list)
+    attribute_writes: list[AttributeWrite] = field(default_factory=list)
+    escapes: list[str] = field(default_factory=list)
+    failure: BaseException | None = None
+    caught: str = ""
+
+
+@dataclass(frozen=True)
+class FakeCopies:
+    """The fake tensors of real ones, by identity, and the other way round.
+
+    ``bases`` are copies of shared memory, ``fresh`` are tensors that code makes at each call. ``alive`` holds on to
+    objects so that their identities are not given to others.
+    """
+
+    copies: dict[int, torch.Tensor] = field(default_factory=dict)
+    originals: dict[int, torch.Tensor] = field(default_factory=dict)
+    bases: dict[int, torch.Tensor] = field(default_factory=dict)
+    fresh: set[int] = field(default_factory=set)
+    alive: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where each tensor and object comes from, by identity.
+
+    ``pending`` are tensors inside a result, with the steps that lead there, which nobody has used yet. ``objects``
+    come from a node or a module call, and ``contents`` is what they held then. ``handed_back`` maps a tensor's alias
+    to the tensor that a call returned as it was given. ``constants`` are what the graph carries, by name.
+    """
+
+    nodes: dict[int, fx.Node] = field(default_factory=dict)
+    produced_at: dict[int, int] = field(default_factory=dict)
+    pending: dict[int, tuple[fx.Node, Steps]] = field(default_factory=dict)
+    objects: dict[int, tuple[fx.Node | int, Steps]] = field(default_factory=dict)
+    contents: dict[int, Any] = field(default_factory=dict)
+    handed_back: dict[int, torch.Tensor] = field(default_factory=dict)
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Effects:
+    """What a call, or all calls inside a whole one, read, wrote and drew."""
+
+    reads: set[Storage] = field(default_factory=set)
+    writes: set[Storage] = field(default_factory=set)
+    draws: bool = False
+
+    def add(self, other: Effects) -> None:
+        """Take in what another call did."""
+        self.reads |= other.reads
+        self.writes |= other.writes
+        self.draws |= other.draws
+
+    def note_draw(self) -> None:
+        """Take the next number of a random state, which every later draw depends on."""
+        self.draws = True
+        self.reads.add(RNG)
+        self.writes.add(RNG)
+
+
+@dataclass
+class Memory:
+    """What was done to memory.
+
+    ``persistent`` outlives the run; ``strangers`` is the part of it that is none of the model's. ``versions`` are the
+    counters of tensors when they were last seen. ``wrapping`` maps memory of vmap's tensors to what they stand for.
+    ``rebound`` tells for a buffer that code replaced whether by another tensor. ``effects`` are those of the whole call
+    that is running.
+    """
+
+    persistent: set[Storage] = field(default_factory=set)
+    strangers: set[Storage] = field(default_factory=set)
+    written: set[Storage] = field(default_factory=set)
+    versions: dict[Storage, dict[int, int]] = field(default_factory=dict)
+    wrapping: dict[Storage, Storage] = field(default_factory=dict)
+    ties: list[Tie] = field(default_factory=list)
+    rebound: dict[tuple[str, str], bool] = field(default_factory=dict)
+    effects: Effects = field(default_factory=Effects)
+    draws: Draws = field(default_factory=Draws)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Nodes whose values somebody wants to see, and the values."""
+
+    call_paths: frozenset[CallPath] = frozenset()
+    values: dict[CallPath, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One run of a model, as far as it has been written down."""
+
+    model: ModelParts
+    fake_tensors: FakeTensors
+    decisions: Decisions
+    settings: SettingsInForce
+    watch: Watch = field(default_factory=Watch)
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    numbering: Numbering = field(default_factory=Numbering)
+    calls: CallStack = field(default_factory=CallStack)
+    obstacles: Obstacles = field(default_factory=Obstacles)
+    fakes: FakeCopies = field(default_factory=FakeCopies)
+    provenance: Provenance = field(default_factory=Provenance)
+    memory: Memory = field(default_factory=Memory)

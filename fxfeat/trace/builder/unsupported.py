@@ -1,0 +1,32 @@
+"""Note what about the running code cannot be written out."""
+
+from __future__ import annotations
+
+from fxfeat.ir.guard import AttributeWrite, Unsupported
+from fxfeat.ir.node_meta import Storage
+from fxfeat.ir.source_lines import model_line
+from fxfeat.trace.builder.trace import Trace
+
+
+def current_line() -> str:
+    """Say where in the model's code the trace is."""
+    where, source = model_line()
+    return f"{where}: `{source}`"
+
+
+def refuse(trace: Trace, reason: str, memory: frozenset[Storage] = frozenset()) -> None:
+    """Note that the code that is running cannot be written out from here on."""
+    trace.obstacles.unsupported.append(Unsupported(reason, trace.calls.owner, trace.numbering.position, memory))
+
+
+def refuse_after_escape(trace: Trace, call: str) -> None:
+    """Refuse to write out code that follows from a value which a call takes out of torch."""
+    trace.obstacles.escapes.append(f"`{call}` at {model_line()[0]}")
+    refuse(trace, f"a value leaves torch at {current_line()}, so what follows from it cannot be written down")
+
+
+def note_attribute_write(trace: Trace, path: str, name: str) -> None:
+    """Note that the running code changes something about a module, which matters to later calls of it."""
+    if trace.calls.opened:
+        write = AttributeWrite(path, name, trace.calls.owner, trace.numbering.position, current_line())
+        trace.obstacles.attribute_writes.append(write)

@@ -1,0 +1,101 @@
+"""Put something else behind the names by which a model's code calls functions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.leaves import FLEX_ATTENTION, Leaves
+from fxfeat.trace.patches.namespaces import find_namespaces
+from fxfeat.trace.patches.whole_functions import call_whole
+
+
+@dataclass(frozen=True)
+class CalledNames:
+    """Where names were looked at already, and what stands behind them until ``undo`` is closed.
+
+    ``replacements`` maps the identity of a patched function to what was put in its place, since files may have imported
+    it by name. ``builtins`` are put over Python's own.
+    """
+
+    trace: Trace
+    leaves: Leaves
+    undo: ExitStack
+    builtins: dict[str, Any]
+    replacements: dict[int, Any] = field(default_factory=dict)
+    namespaces: set[int] = field(default_factory=set)
+    classes: set[type] = field(default_factory=set)
+
+
+def wrap_names(names: CalledNames, modules: Iterable[nn.Module]) -> None:
+    """Wrap what the code of a model's modules calls by name."""
+    _wrap_registered(names)
+    wrap_files(names, modules)
+    _wrap_flex_attention(names)
+    for module in names.leaves.searched:
+        _wrap_globals(names, vars(module))
+
+
+def wrap_files(names: CalledNames, modules: Iterable[nn.Module]) -> None:
+    """Wrap what the code of some modules calls by name."""
+    kinds = frozenset(map(type, modules)) - names.classes
+    names.classes.update(kinds)
+    for namespace in find_namespaces(kinds):
+        _wrap_globals(names, namespace)
+
+
+def _wrap_registered(names: CalledNames) -> None:
+    """Honour ``torch.fx.wrap``."""
+    for (_, name), namespace in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
+        if name in namespace and callable(namespace[name]):
+            _wrap(names, namespace, name)
+
+
+def _wrap_flex_attention(names: CalledNames) -> None:
+    """Models come to it by functions of files that have none of their classes, if anything has loaded it."""
+    if FLEX_ATTENTION not in sys.modules:
+        return
+    for module in list(sys.modules.values()):
+        namespace = getattr(module, "__dict__", {})
+        if id(namespace.get("flex_attention")) in names.leaves.functions:
+            _wrap(names, namespace, "flex_attention")
+
+
+def _wrap_globals(names: CalledNames, namespace: dict[str, Any]) -> None:
+    if id(namespace) in names.namespaces:
+        return
+    names.namespaces.add(id(namespace))
+    _replace_builtins(names, namespace)
+    for name, value in list(namespace.items()):
+        if not name.startswith("_") and id(value) in names.leaves.functions:
+            _wrap(names, namespace, name)
+        elif id(value) in names.replacements:
+            namespace[name] = names.replacements[id(value)]
+            names.undo.callback(namespace.__setitem__, name, value)
+
+
+def _replace_builtins(names: CalledNames, namespace: dict[str, Any]) -> None:
+    for name, replacement in names.builtins.items():
+        if name not in namespace and "__name__" in namespace:
+            namespace[name] = replacement
+            names.undo.callback(namespace.pop, name, None)
+
+
+def _wrap(names: CalledNames, namespace: dict[str, Any], name: str) -> None:
+    function = namespace[name]
+    if getattr(function, "fxfeat_wraps", None) is not None:
+        return
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return call_whole(names.trace, function, args, kwargs)
+
+    wrapper.__name__ = getattr(function, "__name__", name)
+    vars(wrapper).update(fxfeat_wraps=function, __wrapped__=function)
+    namespace[name] = wrapper
+    names.undo.callback(namespace.__setitem__, name, function)

@@ -1,0 +1,56 @@
+"""Patch torch while a model runs, so that the trace is told what torch functions do not show."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from fxfeat.isolation.patching import patch
+from fxfeat.isolation.torch_settings import count_modes
+from fxfeat.trace.leaves import Leaves
+from fxfeat.trace.patches.autocast import casting
+from fxfeat.trace.patches.called_names import CalledNames, wrap_names
+from fxfeat.trace.patches.module_attributes import accessing
+from fxfeat.trace.patches.module_calls import ModuleCalls, calling_modules
+from fxfeat.trace.patches.python_draws import PythonDraws, drawing
+from fxfeat.trace.patches.torch_functions import (
+    asking,
+    counting,
+    exchanging,
+    importing,
+    locating,
+    refusing,
+    refusing_denormals,
+    refusing_pickles,
+)
+from fxfeat.trace.patches.whole_functions import applying, calling_scripts
+from fxfeat.trace.recorder import Recorder
+
+_NOTICING = (refusing_pickles, refusing, refusing_denormals, asking, importing, locating, exchanging)
+
+
+@contextmanager
+def patched(model: nn.Module, recorder: Recorder, leaves: Leaves) -> Iterator[ModuleCalls]:
+    """Patch torch until the region is left; what is yielded runs the model."""
+    trace, draws, modules = recorder.trace, PythonDraws(), list(model.modules())
+    with ExitStack() as undo:
+        names = CalledNames(trace, leaves, undo, counting(trace))
+        calls = ModuleCalls(trace, leaves, names, draws)
+        patch(undo, nn.Module, "__call__", calling_modules(calls))
+        for home, name, replacement in accessing(trace, calls.reached):
+            patch(undo, home, name, replacement)
+        patch(undo, torch.autograd.Function, "apply", applying(trace))
+        patch(undo, torch._C.ScriptFunction, "__call__", calling_scripts(trace))
+        seen = (notice(trace) for notice in _NOTICING)
+        for home, name, replacement in itertools.chain(*seen, drawing(trace, draws)):
+            names.replacements[id(getattr(home, name))] = replacement
+            patch(undo, home, name, replacement)
+        count_modes(undo, recorder, lambda: trace.calls.live_here, trace.settings.modes)
+        for home, name, replacement in casting(trace):
+            patch(undo, home, name, replacement)
+        wrap_names(names, modules)
+        yield calls

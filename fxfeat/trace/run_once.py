@@ -1,0 +1,125 @@
+"""Run a model once under a recorder, and put everything back."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fxfeat.inputs.examples import bind
+from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.ir.example import Example
+from fxfeat.ir.node_meta import CallPath
+from fxfeat.isolation.caches import fresh_caches
+from fxfeat.isolation.preserved import preserved
+from fxfeat.isolation.python_state import PythonState
+from fxfeat.isolation.torch_settings import same_switches
+from fxfeat.trace.builder.model_parts import add_modules, read_tensors
+from fxfeat.trace.builder.placeholders import write_inputs
+from fxfeat.trace.builder.rebinding import put_back
+from fxfeat.trace.builder.trace import Decisions, SettingsInForce, Trace, Watch
+from fxfeat.trace.fake_tensors import FakeTensors, Originals
+from fxfeat.trace.leaves import Leaves
+from fxfeat.trace.patches.install import patched
+from fxfeat.trace.patches.module_calls import run_model
+from fxfeat.trace.recorder import Recorder
+
+_RECORDING = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under what a model is run, in which mode, and what is to be seen.
+
+    ``existing`` are all tensors that there were, where that had to be asked.
+    """
+
+    fake_tensors: FakeTensors
+    training: bool | None
+    gradients: bool
+    assumptions: Assumptions = AS_IT_IS
+    watched: frozenset[CallPath] = frozenset()
+    existing: frozenset[int] | None = None
+
+    @property
+    def only_watches(self) -> bool:
+        """Whether the model runs on its own tensors, to be watched and not to be written down."""
+        return isinstance(self.fake_tensors, Originals)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a model: what was written down, the mode it ran in, and what it changed in Python.
+
+    ``changed`` are plain attributes, by path and name; ``mutated`` are other objects, by identity.
+    """
+
+    trace: Trace
+    training: bool
+    changed: list[tuple[str, str]]
+    mutated: frozenset[int]
+
+
+def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Conditions) -> Run:
+    """Run the model under a recorder, and put everything back."""
+    settings = SettingsInForce()
+    parts = read_tensors(model, example, joins_memory=not conditions.only_watches)
+    with _everything_preserved(model, conditions) as before:
+        if conditions.training is not None:
+            model.train(conditions.training)
+        mode = model.training
+        is_real = conditions.fake_tensors.kind == "real" and not conditions.only_watches
+        parts = add_modules(parts, model, before.tensors_held() if is_real else None, conditions.existing)
+        decisions, watch = Decisions(conditions.assumptions), Watch(conditions.watched)
+        trace = Trace(parts, conditions.fake_tensors, decisions, settings, watch)
+        _run_recorded(trace, model, example, leaves)
+        put_back(trace, model)
+        changed = [place for place in before.changes_of(model) if place not in trace.memory.rebound]
+        homes = {id(module.__dict__) for module in model.modules()}
+        return Run(trace, mode, changed, before.mutated() - homes)
+
+
+@contextmanager
+def _everything_preserved(model: nn.Module, conditions: Conditions) -> Iterator[PythonState]:
+    """Put back the model and torch's settings on the way out; yield the Python state as it was."""
+    with ExitStack() as around:
+        # Torch is patched for the whole process meanwhile.
+        around.enter_context(_RECORDING)
+        around.enter_context(fresh_caches(model))
+        before = around.enter_context(preserved(model))
+        around.enter_context(same_switches())
+        around.enter_context(torch.compiler.set_stance("force_eager"))
+        # Tensors of inference mode do not tell when they are written to.
+        around.enter_context(torch.inference_mode(False))
+        around.enter_context(torch.set_grad_enabled(conditions.gradients))
+        yield before
+
+
+def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leaves) -> None:
+    args, kwargs = write_inputs(trace, bind(model, example), example)
+    recorder = Recorder(trace)
+    with patched(model, recorder, leaves) as calls, _without_log("torch._subclasses.fake_tensor"):
+        try:
+            with recorder:
+                # What the model's code puts into context variables stays in there.
+                contextvars.copy_context().run(run_model, calls, model, args, kwargs)
+        finally:
+            trace.calls.active = False
+
+
+@contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    """Silence a logger that reports each failure of a fake tensor; the next kind of fake tensor is tried instead."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
