@@ -10,7 +10,8 @@ import fxfeat
 
 class Views(nn.Module):
     def forward(self, x):
-        wide = x.size()[:-1] + (2, -1)
+        halves = (2, -1)
+        wide = x.size()[:-1] + halves
         first, second = x.view(wide).unbind(1)
         return first + second
 
