@@ -259,3 +259,17 @@ def test_no_example_to_work_out():
         "fxfeat found no convolution, embedding, recurrent or linear layer in Sequential to work an example input out "
         "from. Pass example_inputs=, for instance example_inputs=torch.rand(2, 3, 224, 224)."
     )
+
+
+class Cuts(nn.Module):
+    def forward(self, given):
+        x, rows = given
+        return x[rows] * 2
+
+
+def test_a_slice_beside_a_tensor_is_checked():
+    x = torch.arange(12.0).view(4, 3)
+    extractor = fxfeat.create_feature_extractor(Cuts(), ["mul"], example_inputs=((x, slice(0, 2)),))
+    assert torch.equal(extractor((x, slice(0, 2)))["mul"], x[:2] * 2)
+    with pytest.raises(fxfeat.GuardError, match="stop = 2"):
+        extractor((x, slice(0, 3)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fxfeat.ir.tree import leaves_of
+from fxfeat.ir.tree import is_structure, leaves_of, parts_of
 from fxfeat.trace.proxies.numbers import RECORDED
 from fxfeat.trace.proxies.sequences import RecordedTuple
 
@@ -20,10 +20,23 @@ def arrays_alone(args: Any, kwargs: dict[str, Any]) -> bool:
     (True, False)
     """
     numpy = sys.modules.get("numpy")
-    operands = leaves_of((args, kwargs))
-    if numpy is None or not any(isinstance(value, numpy.ndarray) for value in operands):
+    _hand_out((args, kwargs))
+    given = leaves_of((args, kwargs))
+    if numpy is None or not any(isinstance(value, numpy.ndarray) for value in given):
         return False
-    return not any(isinstance(value, (torch.Tensor, *RECORDED, RecordedTuple)) for value in operands)
+    recorded = parts_of((args, kwargs), RecordedTuple)
+    return not recorded and not any(isinstance(value, (torch.Tensor, *RECORDED)) for value in given)
+
+
+def _hand_out(given: Any) -> None:
+    """Write the elements of shapes that are given whole down: names of nodes count them."""
+    for recorded in parts_of(given, RecordedTuple, _is_plain_structure):
+        for element in recorded:
+            _hand_out(element)
+
+
+def _is_plain_structure(value: object) -> bool:
+    return is_structure(value) and not isinstance(value, RecordedTuple)
 
 
 def plain_scalar(value: Any) -> Any:
