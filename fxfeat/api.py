@@ -17,6 +17,7 @@ from fxfeat.codegen.extractor import (
 )
 from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, emit_what_arrives
 from fxfeat.eager.purity import find_purity
+from fxfeat.eager.stopping import leaves_undone
 from fxfeat.eager.tap_whole import tap_recorded, tap_unrecorded
 from fxfeat.errors import UNSEEN_STATE, NodeNotFoundError, RequestError, TraceError
 from fxfeat.guards.choose_assumptions import choose_assumptions
@@ -252,16 +253,26 @@ def emit_request(
         NodeNotFoundError: for a name that the model does not have in this mode.
         TraceError: for a step that cannot be written out.
     """
+    emission = _emit_once(setup, training, request, flatten, on_model, not on_model)
+    if leaves_undone(setup, training, emission):
+        return _emit_once(setup, training, request, flatten, on_model, False)
+    return emission
+
+
+def _emit_once(
+    setup: Setup, training: bool | None, request: dict[str, str], flatten: bool, on_model: bool, may_stop: bool
+) -> Emission:
     if setup.engine == "tap":
-        return _emit_whole(setup, training, request, "engine='tap' was asked for", on_model)
+        return _emit_whole(setup, training, request, "engine='tap' was asked for", on_model, may_stop)
 
     def attempt(tapped: Mapping[str, str]) -> Emission:
         if "" in tapped:
-            return _emit_whole(setup, training, request, tapped[""], on_model)
+            return _emit_whole(setup, training, request, tapped[""], on_model, may_stop)
 
         def make(recording: Recording) -> Draft:
             features = tuple(_features(recording, request))
-            return Draft(recording, recording.graph, features, flatten=flatten, on_model=on_model, tapped=tapped)
+            draft = Draft(recording, recording.graph, features, flatten=flatten, on_model=on_model)
+            return dataclasses.replace(draft, tapped=tapped, may_stop=may_stop)
 
         return _emit_checked(setup, _record_opened(setup, training, request), training, make)
 
@@ -274,15 +285,17 @@ def warn_of_taps(setup: Setup, *sources: Source) -> None:
         warn_of(list_tapped(*sources), type(setup.model).__name__)
 
 
-def _emit_whole(setup: Setup, training: bool | None, request: dict[str, str], reason: str, on_model: bool) -> Emission:
+def _emit_whole(
+    setup: Setup, training: bool | None, request: dict[str, str], reason: str, on_model: bool, may_stop: bool
+) -> Emission:
     """Emit code that runs the whole model and taps it."""
     try:
         recording = _record_opened(setup, training, request)
     except TraceError as error:
         if error.path is None:
             raise
-        return tap_unrecorded(setup, training, request, reason, error, on_model)
-    return tap_recorded(recording, _features(recording, request), setup.examples[0], reason, on_model)
+        return tap_unrecorded(setup, training, request, reason, error, on_model, may_stop)
+    return tap_recorded(recording, _features(recording, request), setup.examples[0], reason, on_model, may_stop)
 
 
 def _record_opened(setup: Setup, training: bool | None, request: dict[str, str]) -> Recording:

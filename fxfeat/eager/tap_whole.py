@@ -39,7 +39,12 @@ _NUMBERED = re.compile(r"(.+)_(\d+)")
 
 
 def tap_recorded(
-    recording: Recording, features: list[Feature], example: Example, reason: str, on_model: bool = False
+    recording: Recording,
+    features: list[Feature],
+    example: Example,
+    reason: str,
+    on_model: bool = False,
+    may_stop: bool = True,
 ) -> Emission:
     """Emit an extractor that runs a whole model, of which a recording tells the names.
 
@@ -49,6 +54,7 @@ def tap_recorded(
         example: what it was recorded with.
         reason: why the model runs whole.
         on_model: write code that runs on the model's own tree of modules.
+        may_stop: whether the run may be stopped behind the last value.
 
     Raises:
         TraceError: for a value that cannot be copied out of a running model.
@@ -56,7 +62,7 @@ def tap_recorded(
     moved = [_tap(recording, feature) for feature in features]
     inner = [feature for feature in moved if feature.tap is not None]
     end = max((feature.produced_at for feature in inner), default=0)
-    stops = bool(inner) and reason != UNSEEN_STATE and _may_stop(recording, inner, end)
+    stops = may_stop and bool(inner) and reason != UNSEEN_STATE and _may_stop(recording, inner, end)
     used = modules_used(recording, 0, end if stops else recording.module_calls[0].stop)
     taps = tuple(dict.fromkeys(feature.tap for feature in inner if feature.tap is not None))
     call = TappedCall("", "", reason, taps, stops, used)
@@ -101,6 +107,7 @@ def tap_unrecorded(
     reason: str,
     error: TraceError,
     on_model: bool = False,
+    may_stop: bool = True,
 ) -> Emission:
     """Emit an extractor that runs a whole model which cannot be recorded: names are those of its modules.
 
@@ -111,6 +118,7 @@ def tap_unrecorded(
         reason: why the model runs whole.
         error: what recording it raised.
         on_model: write code that runs on the model's own tree of modules.
+        may_stop: whether the run may be stopped behind the last value.
 
     Raises:
         TraceError: the given one, where the model does not run on the examples in eager mode either.
@@ -126,7 +134,8 @@ def tap_unrecorded(
         values[query] = _measure(follow(returned.result, tap.steps))
         ends.append(returned.stop)
     taps = tuple(dict.fromkeys(feature.tap for feature in features if feature.tap is not None))
-    stops = all(tap.call is not None and tap.path for tap in taps) and not _changes_later(seen, max(ends))
+    stops = may_stop and all(tap.call is not None and tap.path for tap in taps)
+    stops = stops and not _changes_later(seen, max(ends))
     used = _used(setup.model, seen, max(ends)) if stops else frozenset(seen.used) | _finished(seen, None)
     call = TappedCall("", "", reason, taps, stops, used)
     recording = _stand_for(setup.model, example, leaves, training)

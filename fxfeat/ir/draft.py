@@ -21,8 +21,8 @@ class Draft:
     ``on_model`` says that the code runs on the model's own tree of modules, not on a tree of what is left of it.
     ``implicit_inputs`` are the whole modules that turned out to use what they are not given;
     ``opens_implicit_inputs`` says to open those, and to leave out no module where code changes what Python holds.
-    ``tapped`` are the modules that are not to be opened,
-    with the reasons, and ``tapped_calls`` what became of their calls.
+    ``tapped`` are the modules that are not to be opened, with the reasons, and ``tapped_calls`` what became of their
+    calls; ``may_stop`` says that they may be stopped behind the last value.
     """
 
     recording: Recording
@@ -36,6 +36,7 @@ class Draft:
     implicit_inputs: tuple[str, ...] = ()
     tapped: Mapping[str, str] = field(default_factory=dict)
     tapped_calls: tuple[TappedCall, ...] = ()
+    may_stop: bool = True
 
 
 def last_produced_at(features: tuple[Feature, ...]) -> int:

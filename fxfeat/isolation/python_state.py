@@ -24,6 +24,7 @@ from fxfeat.isolation.contents import (
     is_other_array,
     refill,
 )
+from fxfeat.isolation.inner_state import Access, access_to, is_other_state, put_slots, slots_of
 from fxfeat.isolation.reached_code import attributes_taken, data_of, homes_of, is_of_library, methods_of
 
 _DEEPEST = 4
@@ -45,6 +46,8 @@ class PythonState:
         self._copies: dict[int, Any] = {}
         self._empty: dict[int, Any] = {}
         self._arrays: dict[int, tuple[Any, Any]] = {}
+        self._inner: dict[int, tuple[Any, Access, Any]] = {}
+        self._slots: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._cells: dict[int, tuple[types.CellType, Any]] = {}
         self._functions: set[int] = set()
         self._modules: set[int] = set()
@@ -88,7 +91,8 @@ class PythonState:
 
         Functions that it names are looked into as well, those of other files over a few ``files``.
         """
-        if id(function) in self._functions:
+        # The hooks of a tapped run are fxfeat's own, and change as it goes on.
+        if id(function) in self._functions or str(getattr(function, "__module__", "")).startswith("fxfeat."):
             return
         self._functions.add(id(function))
         if isinstance(function, functools.partial):
@@ -166,7 +170,7 @@ class PythonState:
         elif kind is types.FunctionType or kind is types.MethodType or kind is functools.partial:
             if not is_library(value.func if kind is functools.partial else value):
                 self.take_function(value)
-        elif not is_atom(kind):
+        elif not is_atom(kind) or access_to(value) is not None:
             self._take(value, depth)
 
     def _take_object(self, value: Any, depth: int) -> None:
@@ -179,9 +183,18 @@ class PythonState:
         if is_array(value):
             self._arrays[id(value)] = (value, value.copy())
             return
-        attributes = None if is_atom(value.__class__) else getattr(value, "__dict__", None)
+        if (access := access_to(value)) is not None:
+            self._inner[id(value)] = (value, access, access[0]())
+            return
+        if is_atom(value.__class__):
+            return
+        attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
             self._take(attributes, depth + 1)
+        slots = slots_of(value)
+        if slots and id(value) not in self._slots:
+            self._slots[id(value)] = (value, slots)
+            self._take(slots, depth + 1)
 
     def changes_of(self, model: nn.Module) -> list[tuple[str, str]]:
         """List the attributes and buffers, by path of the module and name, that are not what they were."""
@@ -210,12 +223,14 @@ class PythonState:
         mutated = {key for key, (cell, value) in self._cells.items() if cell.cell_contents is not value}
         mutated |= {key for key, value in self._empty.items() if value}
         mutated |= {key for key, pair in self._arrays.items() if is_other_array(*pair)}
+        mutated |= {key for key, (_, (read, _), state) in self._inner.items() if is_other_state(read(), state)}
+        mutated |= {key for key, (value, slots) in self._slots.items() if not holds_the_same(slots_of(value), slots)}
         mutated |= {key for key, value in self._values.items() if not holds_the_same(value, self._copies[key])}
         return frozenset(mutated)
 
     def reaches(self, mutated: Collection[int]) -> bool:
         """Say whether any of some containers, closures and arrays was copied."""
-        copied = (self._cells, self._empty, self._arrays, self._values)
+        copied = (self._cells, self._empty, self._arrays, self._values, self._inner, self._slots)
         return any(key in kind for key in mutated for kind in copied)
 
     def shows(self, container: Any) -> bool:
@@ -252,3 +267,8 @@ class PythonState:
         for value, copy in zip(self._values.values(), self._copies.values(), strict=True):
             if not holds_the_same(value, copy):
                 refill(value, copy)
+        for _, (read, write), state in self._inner.values():
+            if is_other_state(read(), state):
+                write(state)
+        for value, slots in self._slots.values():
+            put_slots(value, slots)

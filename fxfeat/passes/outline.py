@@ -161,7 +161,8 @@ class _Copy:
         path, reason = self.plan.sealed.reasons[module_call.index]
         taps = tuple(dict.fromkeys(feature.tap for feature in features if feature.tap is not None))
         end = max(feature.produced_at for feature in features)
-        stops = stops_at(self.recording, self.plan, module_call, end) and all(tap.call is not None for tap in taps)
+        counted = self.draft.may_stop and all(tap.call is not None for tap in taps)
+        stops = counted and stops_at(self.recording, self.plan, module_call, end)
         used = modules_used(self.recording, module_call.index, end if stops else module_call.stop)
         earlier = sum(call.path == path for call in self.tapped_calls.values())
         key = f"{path}@{earlier}" if earlier else path

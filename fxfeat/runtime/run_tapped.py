@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -15,7 +16,7 @@ from fxfeat.errors import GuardError
 from fxfeat.ir.tap import Tap, TappedCall
 from fxfeat.runtime.listener import listening
 from fxfeat.runtime.module_hooks import copying_results
-from fxfeat.runtime.tapped_run import LastValueSeen, TappedRun
+from fxfeat.runtime.tapped_run import TRIAL, LastValueSeen, TappedRun
 
 _FUSING = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)
 
@@ -39,7 +40,8 @@ def run_tapped(extractor: HoldsTapped, key: str, /, *args: Any, **kwargs: Any) -
     """Run a module of a model as it is, with its own Python, and copy values out of it.
 
     Forward hooks stand on the modules that return the values, for as long as this runs and in this thread alone. Where
-    nothing behind the last value is needed, the run stops there.
+    nothing behind the last value is needed, the run stops there, unless a ``try`` or ``with`` of the model's own would
+    notice.
 
     Args:
         extractor: what holds the module.
@@ -54,7 +56,7 @@ def run_tapped(extractor: HoldsTapped, key: str, /, *args: Any, **kwargs: Any) -
         GuardError: where a value was not produced.
     """
     module, call = extractor.find_tapped(key)
-    run = TappedRun(call)
+    run, modes = TappedRun(call, sys._getframe()), _Modes()
     around = [(outer, len(outer.under_way)) for outer in _runs.under_way]
     _runs.under_way.append(run)
     try:
@@ -63,15 +65,37 @@ def run_tapped(extractor: HoldsTapped, key: str, /, *args: Any, **kwargs: Any) -
         if stop.run is not run:
             raise
         _clear_frames(stop.__traceback__)
+        modes.restore()
         result = None
         for outer, depth in around:
             del outer.under_way[depth:]
+    except Exception:
+        # Behind the last value, parts of the model may be elsewhere: they are not the extractor's.
+        if not (call.stops and run.is_complete()):
+            raise
+        result = None
     finally:
         _runs.under_way.pop()
+        run.end()
     for tap in call.taps:
         if tap.name not in run.values:
             raise GuardError(explain_missing(module, run, tap))
     return result, run.values
+
+
+class _Modes:
+    """The modes of the thread, which code may set without a ``with`` and put back behind the last value."""
+
+    def __init__(self) -> None:
+        self.gradients = torch.is_grad_enabled()
+        self.autocast = {device: torch.is_autocast_enabled(device) for device in ("cpu", "cuda")}
+
+    def restore(self) -> None:
+        if torch.is_grad_enabled() != self.gradients:
+            torch.set_grad_enabled(self.gradients)
+        for device, enabled in self.autocast.items():
+            if torch.is_autocast_enabled(device) != enabled:
+                torch.set_autocast_enabled(device, enabled)
 
 
 def _run(module: nn.Module, run: TappedRun, args: Any, kwargs: Any) -> Any:
@@ -80,6 +104,9 @@ def _run(module: nn.Module, run: TappedRun, args: Any, kwargs: Any) -> Any:
     with ExitStack() as undo:
         undo.enter_context(listening(run, module, _by_module(module, [tap for tap in inner if tap.function])))
         undo.enter_context(copying_results(run, _by_module(module, [tap for tap in inner if not tap.function])))
+        trial = TRIAL.get()
+        if trial is not None and run.call.stops:
+            trial.begin()
         result = module(*args, **kwargs)
     for tap in own:
         # A hook does not see what a class adds in a __call__ of its own.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
+import sys
 import threading
+import types
 from collections import Counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -12,6 +15,21 @@ from torch import nn
 from fxfeat.ir.tap import Tap, TappedCall
 from fxfeat.ir.tree import follow, has
 from fxfeat.runtime.clone import clone_all
+from fxfeat.runtime.handlers import would_notice
+
+
+class Trial(Protocol):
+    """Looks at a model where a run begins, and where it would be stopped; the run goes on to its end."""
+
+    def begin(self) -> None:
+        """Look, where the run begins."""
+
+    def end(self) -> None:
+        """Look, where the run would be stopped."""
+
+
+TRIAL: contextvars.ContextVar[Trial | None] = contextvars.ContextVar("fxfeat trial", default=None)
+"""What looks on in place of stopping runs."""
 
 
 class LastValueSeen(BaseException):
@@ -25,11 +43,13 @@ class LastValueSeen(BaseException):
 class TappedRun:
     """Counts the calls of modules, and keeps a copy of each value; ``fused`` names the fused kernels that ran.
 
-    Only what the thread does that began the run counts, and not what is computed again in a backward pass.
+    Only what the thread does that began the run counts, and not what is computed again in a backward pass. Where the
+    model's own code would notice that the run is stopped, as ``except:`` does, it runs on.
     """
 
-    def __init__(self, call: TappedCall) -> None:
+    def __init__(self, call: TappedCall, frame: types.FrameType) -> None:
         self.call = call
+        self._frame: types.FrameType | None = frame
         self.values: dict[str, Any] = {}
         self.calls: Counter[nn.Module] = Counter()
         self.under_way: list[tuple[nn.Module, int]] = []
@@ -73,5 +93,18 @@ class TappedRun:
             LastValueSeen: where it was the last one, and the run is to stop there.
         """
         self.values[tap.name] = copied
-        if self.call.stops and len(self.values) == len(self.call.taps):
+        if not self.is_complete() or not self.call.stops:
+            return
+        trial = TRIAL.get()
+        if trial is not None:
+            trial.end()
+        elif not would_notice(sys._getframe(1), self._frame):
             raise LastValueSeen(self)
+
+    def end(self) -> None:
+        """Let go of the frame that began the run."""
+        self._frame = None
+
+    def is_complete(self) -> bool:
+        """Say whether every value has been seen."""
+        return len(self.values) == len(self.call.taps)

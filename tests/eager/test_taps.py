@@ -775,3 +775,36 @@ def test_a_module_that_runs_whole_in_one_mode_alone():
     for training in (True, False, True):
         assert_as_hooks(model.train(training), extractor.train(training), names)
         assert ("run_tapped" in extractor.code) is training
+
+
+class HoldsAnExtractor(nn.Module):
+    def __init__(self, extractor):
+        super().__init__()
+        self.inner, self.head = extractor, nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.inner(x)["second"])
+
+
+class DrawsInside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.second(self.first(x) * random.choice([1.0, 2.0]))
+
+
+@pytest.mark.filterwarnings("ignore:.*runs whole")
+@pytest.mark.parametrize("engine", ["auto", "tap"])
+def test_a_tapped_extractor_inside_a_model(engine):
+    x = torch.rand(2, 4)
+    inner = fxfeat.create_feature_extractor(DrawsInside(), ["second"], example_inputs=x)
+    model = HoldsAnExtractor(inner)
+    extractor = fxfeat.create_feature_extractor(model, ["inner.second", "head"], example_inputs=x, engine=engine)
+    random.seed(0)
+    expected = model(x)
+    random.seed(0)
+    assert torch.equal(extractor(x)["head"], expected)
+    with pytest.raises(fxfeat.TraceError, match="an extractor inside the model runs modules whole"):
+        fxfeat.create_feature_extractor(model, ["inner.second"], example_inputs=x, engine="code")

@@ -250,3 +250,27 @@ def test_hooks_without_a_name_that_keep_what_a_decoder_takes(hook_of, names):
     assert fxfeat.verify(model, extractor, image).ok
     assert fxfeat.verify(model, extractor, torch.rand(1, 3, 24, 20)).ok
     assert str(extractor.graph)
+
+
+class KeepsShapes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.shapes = nn.Linear(4, 4), nn.Linear(4, 4), []
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def look_at_shape(module, args):
+    module.shapes[:] = [args[0].shape]
+
+
+def test_a_hook_that_uses_what_an_opened_module_keeps():
+    model, x = KeepsShapes().eval(), torch.rand(2, 4)
+    model.register_forward_pre_hook(look_at_shape)
+    with pytest.raises(fxfeat.TraceError):
+        fxfeat.create_feature_extractor(model, ["first"], example_inputs=x, engine="code")
+    with pytest.warns(UserWarning, match="runs whole"):
+        extractor = fxfeat.create_feature_extractor(model, ["first"], example_inputs=x)
+    assert torch.equal(extractor(torch.ones(3, 4))["first"], model.first(torch.ones(3, 4)))
+    assert model.shapes == [(3, 4)]

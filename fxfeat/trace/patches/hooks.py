@@ -11,6 +11,7 @@ from torch.nn.modules import module as torch_module
 
 from fxfeat.ir.module_call import ContainerAt
 from fxfeat.ir.node_meta import Look, amend, meta_of
+from fxfeat.ir.source_lines import names_in
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.trace.builder.nodes import nodes_from, uncounted
 from fxfeat.trace.builder.operands import add_call, to_write
@@ -18,6 +19,8 @@ from fxfeat.trace.builder.spelling import named
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.unsupported import refuse
 from fxfeat.trace.unobserved import unobserved
+
+_OF_EVERY_MODULE = vars(nn.Module()).keys()
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,12 @@ def _run(
             refuse(trace, f"{_describe(hook, path)} changes values and Python state at once")
         return changed
     # What it computed in order to look is computed by itself, when the extractor calls it.
+    attribute = _attribute_taken(hook, module)
     del guards[before[0] :], obstacles.unsupported[before[1] :], obstacles.escapes[before[2] :]
+    if attribute is not None:
+        refuse(
+            trace, f"{_describe(hook, path)} uses {attribute!r} of it, which is not there where the code is written out"
+        )
     idle = not keeps and trace.numbering.position == start
     with unobserved():
         node = add_call(trace, "call_function", _target_of(hook), (ContainerAt(path), *written), {})
@@ -102,6 +110,13 @@ def _call(trace: Trace, hook: Hook, module: nn.Module, given: tuple[Any, ...]) -
     with uncounted(trace):
         result = hook.function(module, *given)
     return result, state.changed()
+
+
+def _attribute_taken(hook: Hook, module: nn.Module) -> str | None:
+    """Return an attribute that a module keeps in plain Python and a hook names, if there is one."""
+    code = getattr(hook.function, "__code__", None)
+    own = vars(module).keys() - _OF_EVERY_MODULE
+    return next((name for name in names_in(code) if name in own), None) if code is not None else None
 
 
 def _target_of(hook: Hook) -> Callable[..., Any]:

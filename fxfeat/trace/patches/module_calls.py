@@ -24,7 +24,7 @@ from fxfeat.trace.builder.provenance import give_identity, node_of, tie_to_modul
 from fxfeat.trace.builder.regions import contexts_in_force, notice_devices, notice_switches
 from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Trace
-from fxfeat.trace.builder.unsupported import note_attribute_write
+from fxfeat.trace.builder.unsupported import note_attribute_write, refuse
 from fxfeat.trace.leaves import Leaves
 from fxfeat.trace.patches.called_names import CalledNames, wrap_files
 from fxfeat.trace.patches.hooks import has_hooks, run_with_hooks
@@ -123,6 +123,8 @@ def _call_whole(
 def _enter(calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     trace = calls.trace
     with _module_call(calls, path, module, *write_arguments(trace, args, kwargs), leaf=False) as close:
+        if getattr(module, "tapped", ()) and hasattr(type(module), "find_tapped"):
+            refuse(trace, "an extractor inside the model runs modules whole, with hooks of its own")
         hooked = has_hooks(module)
         result = run_with_hooks(trace, path, module, args, kwargs) if hooked else plain(*args, **kwargs)
         with unobserved():

@@ -1,0 +1,52 @@
+"""Tell whether code would notice an exception that passes through it: a model's ``try`` and ``with`` may act on it."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+import types
+
+from fxfeat.ir.source_lines import is_torch
+
+_SETUPS = ("SETUP_FINALLY", "SETUP_WITH", "SETUP_ASYNC_WITH")
+
+
+def would_notice(frame: types.FrameType | None, last: types.FrameType | None) -> bool:
+    """Say whether an exception raised in a frame meets a handler of the model's own on its way to another.
+
+    Torch's own handlers let pass what is no ``Exception``.
+
+    Args:
+        frame: where it is raised.
+        last: the frame that catches it, further out.
+    """
+    while frame is not None and frame is not last:
+        if not is_torch(frame) and is_handled(frame.f_code, frame.f_lasti):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def is_handled(code: types.CodeType, instruction: int) -> bool:
+    """Say whether an instruction stands inside a ``try``, a ``with`` or what else acts on exceptions.
+
+    >>> def tries(x):
+    ...     try:
+    ...         return x()
+    ...     finally:
+    ...         pass
+    >>> calls = [step.offset for step in dis.get_instructions(tries) if step.opname.startswith("CALL")]
+    >>> is_handled(tries.__code__, calls[-1]), is_handled(tries.__code__, 0)
+    (True, False)
+    """
+    return any(start <= instruction < stop for start, stop in _handled_ranges(code))
+
+
+@functools.lru_cache(maxsize=4096)
+def _handled_ranges(code: types.CodeType) -> tuple[tuple[int, int], ...]:
+    if sys.version_info >= (3, 11):
+        entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]  # nothing public reads it
+        return tuple((entry.start, entry.end) for entry in entries)
+    steps = dis.get_instructions(code)
+    return tuple((step.offset + 1, int(step.argval)) for step in steps if step.opname in _SETUPS)
