@@ -35,7 +35,7 @@ from fxfeat.ir.engine import Engine
 from fxfeat.ir.example import Example
 from fxfeat.ir.feature import Feature
 from fxfeat.ir.recording import Recording
-from fxfeat.names.query import Found, InsideLeaf, find
+from fxfeat.names.query import InsideLeaf, NamedValue, find
 from fxfeat.names.request import read_request, select_feature
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
@@ -291,8 +291,8 @@ def _record_opened(setup: Setup, training: bool | None, request: dict[str, str])
     while True:
         recording = record_mode(setup, training, frozenset(opened))
         table = name_nodes(recording)
-        found = [find(recording, table, query) for query in request.values()]
-        closed = {held.leaf for held in found if isinstance(held, InsideLeaf)}
+        values = [find(recording, table, query) for query in request.values()]
+        closed = {value.leaf for value in values if isinstance(value, InsideLeaf)}
         if not closed:
             return recording
         opened |= closed
@@ -300,5 +300,5 @@ def _record_opened(setup: Setup, training: bool | None, request: dict[str, str])
 
 def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
     table = name_nodes(recording)
-    found = {key: find(recording, table, query) for key, query in request.items()}
-    return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]
+    values = {key: find(recording, table, query) for key, query in request.items()}
+    return [select_feature(recording, value, key) for key, value in values.items() if isinstance(value, NamedValue)]

@@ -91,18 +91,18 @@ def plan_openings(draft: Draft) -> Plan:
 
 def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...], sealed: Sealed) -> Plan:
     recording = draft.recording
-    mutates_python = frozenset(held.module_call for held in recording.attribute_writes)
+    mutates_python = frozenset(write.module_call for write in recording.attribute_writes)
     if draft.opens_implicit_inputs and (recording.mutated or recording.changed_attributes):
         mutates_python = frozenset(call.index for call in recording.module_calls)
     plan = Plan(opened, frozenset(), features, (), last_produced_at(features), mutates_python, sealed)
     nodes = list(recording.graph.nodes)
     passed: set[fx.Node] = set()
     while True:
-        kept = [guard for guard in recording.guards if _is_kept(recording, plan, guard)]
+        guards = [guard for guard in recording.guards if _is_kept(recording, plan, guard)]
         looking = {node for node in _lookers(recording, plan) if meta_of(node).position < plan.end}
-        needed = find_needed(recording, nodes, features, passed | looking | {guard.node for guard in kept})
+        needed = find_needed(recording, nodes, features, passed | looking | {guard.node for guard in guards})
         before, end = plan, max(plan.end, *(meta_of(node).position + 1 for node in needed), 0)
-        plan = Plan(opened, frozenset(needed), features, tuple(kept), end, mutates_python, sealed)
+        plan = Plan(opened, frozenset(needed), features, tuple(guards), end, mutates_python, sealed)
         whole = [recording.module_calls[whole_call] for whole_call in whole_calls_of(recording, plan)]
         # A call passes on arguments that nothing inside may use; those have to be computed all the same. So does what
         # its code only decides on: a random number, a flag.
@@ -154,7 +154,7 @@ def _is_lost(recording: Recording, plan: Plan, setting: AttributeWrite) -> bool:
     if plan.whole_call(recording, setting.module_call) is not None:
         return False
     later = (recording.module_calls[whole_call] for whole_call in whole_calls_of(recording, plan))
-    return any(f"{setting.path}.".startswith(f"{held.path}.") for held in later if held.stop > setting.position)
+    return any(f"{setting.path}.".startswith(f"{call.path}.") for call in later if call.stop > setting.position)
 
 
 def _arguments(module_call: ModuleCall) -> list[fx.Node]:
@@ -165,17 +165,17 @@ def _is_kept(recording: Recording, plan: Plan, guard: Guard) -> bool:
     return plan.whole_call(recording, guard.module_call) is None and _matters(recording, plan, guard)
 
 
-def _matters(recording: Recording, plan: Plan, held: Guard | Unsupported | AttributeWrite) -> bool:
+def _matters(recording: Recording, plan: Plan, step: Guard | Unsupported | AttributeWrite) -> bool:
     """Say whether something happened before all that is needed was done.
 
     What a module decides at its very end, with no operation behind it, still decides what it returns.
     """
-    if held.position < plan.end:
+    if step.position < plan.end:
         return True
-    if isinstance(held, Unsupported) and any(held.memory & memory_of(node) for node in plan.needed):
+    if isinstance(step, Unsupported) and any(step.memory & memory_of(node) for node in plan.needed):
         return True
-    around = {held.module_call, *ancestors(recording.module_calls, held.module_call)}
-    return any(feature.module_call in around and held.position <= feature.produced_at for feature in plan.features)
+    around = {step.module_call, *ancestors(recording.module_calls, step.module_call)}
+    return any(feature.module_call in around and step.position <= feature.produced_at for feature in plan.features)
 
 
 def _enter(recording: Recording, feature: Feature) -> tuple[Feature, set[int]]:
@@ -227,7 +227,7 @@ def _returning_call(recording: Recording, feature: Feature, node: fx.Node) -> in
     returning_call: int | None = None
     deciding = {
         *(guard.module_call for guard in recording.guards),
-        *(held.module_call for held in recording.unsupported),
+        *(step.module_call for step in recording.unsupported),
     }
     for index in chain[:-1]:
         module_call = recording.module_calls[index]
@@ -247,12 +247,12 @@ def _hands_out(recording: Recording, module_call: ModuleCall, node: fx.Node, fea
     """Say whether a module returns a node when no part of the feature has been written over yet."""
     if not _returns(module_call, node):
         return False
-    memory = frozenset[Storage]().union(*(meta_of(held).aliases for held in nodes_in(feature.value)))
-    return not any(meta_of(held).writes & memory for held in recording.nodes[feature.produced_at : module_call.stop])
+    memory = frozenset[Storage]().union(*(meta_of(part).aliases for part in nodes_in(feature.value)))
+    return not any(meta_of(later).writes & memory for later in recording.nodes[feature.produced_at : module_call.stop])
 
 
 def _returns(module_call: ModuleCall, node: fx.Node) -> bool:
-    return module_call.result is node or any(held is node for _, held in module_call.result_nodes)
+    return module_call.result is node or any(returned is node for _, returned in module_call.result_nodes)
 
 
 def _unreachable(recording: Recording, plan: Plan) -> set[int]:
@@ -301,14 +301,14 @@ def whole_calls_of(recording: Recording, plan: Plan) -> set[int]:
     }
     whole_calls |= {feature.whole for feature in plan.features}
     whole_calls |= whole_calls_mutating_python(recording, plan)
-    found: set[int] = set()
+    reached: set[int] = set()
     waiting = [whole_call for whole_call in whole_calls if whole_call is not None]
     while waiting:
         whole_call = waiting.pop()
-        if whole_call not in found:
-            found.add(whole_call)
+        if whole_call not in reached:
+            reached.add(whole_call)
             waiting += _givers_of_objects(recording, plan, recording.module_calls[whole_call])
-    return found
+    return reached
 
 
 def whole_calls_mutating_python(recording: Recording, plan: Plan) -> set[int | None]:
@@ -351,7 +351,9 @@ def _origin(node: fx.Node) -> fx.Node:
 def _givers_of_objects(recording: Recording, plan: Plan, module_call: ModuleCall) -> list[int]:
     """List the whole calls that returned an object which nobody could write down, and which a call is given."""
     sources = [
-        held.module_call for held in opaque_in((module_call.args, module_call.kwargs)) if held.module_call is not None
+        opaque.module_call
+        for opaque in opaque_in((module_call.args, module_call.kwargs))
+        if opaque.module_call is not None
     ]
     whole_calls = [plan.whole_call(recording, source) for source in sources]
     return [whole_call for whole_call in whole_calls if whole_call is not None]
@@ -384,11 +386,11 @@ def is_movable(node: fx.Node) -> bool:
 
 
 def _arguments_written(recording: Recording, plan: Plan, module_call: ModuleCall) -> bool:
-    return all(_is_whole(recording, plan, held) for held in opaque_in((module_call.args, module_call.kwargs)))
+    return all(_is_whole(recording, plan, opaque) for opaque in opaque_in((module_call.args, module_call.kwargs)))
 
 
-def _is_whole(recording: Recording, plan: Plan, held: Opaque) -> bool:
-    return held.module_call is not None and plan.whole_call(recording, held.module_call) == held.module_call
+def _is_whole(recording: Recording, plan: Plan, opaque: Opaque) -> bool:
+    return opaque.module_call is not None and plan.whole_call(recording, opaque.module_call) == opaque.module_call
 
 
 def stops_at(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bool:

@@ -54,7 +54,7 @@ class _Copy:
     def __init__(self, draft: Draft, plan: Plan) -> None:
         self.draft, self.plan, self.recording = draft, plan, draft.recording
         self.graph = fx.Graph()
-        self.made: dict[fx.Node, fx.Node] = {}
+        self.copies: dict[fx.Node, fx.Node] = {}
         self.calls: dict[int, fx.Node] = {}
         self.whole_calls = whole_calls_of(self.recording, plan)
         self.mutates_python = whole_calls_mutating_python(self.recording, plan)
@@ -101,21 +101,21 @@ class _Copy:
             tapped_calls=taken,
         )
 
-    def _add(self, op: str, target: Any, args: Any, kwargs: Any, known: NodeMeta, name: str | None = None) -> fx.Node:
-        args, kwargs = self._built(args, known), self._built(kwargs, known)
+    def _add(self, op: str, target: Any, args: Any, kwargs: Any, meta: NodeMeta, name: str | None = None) -> fx.Node:
+        args, kwargs = self._built(args, meta), self._built(kwargs, meta)
         node = self.graph.create_node(op, target, args, kwargs, name=name)
-        node.meta["fxfeat"] = known
+        node.meta["fxfeat"] = meta
         return node
 
-    def _built(self, value: Any, known: NodeMeta) -> Any:
+    def _built(self, value: Any, meta: NodeMeta) -> Any:
         """Turn what is to be built again into calls that build it."""
 
         def call_of(part: Any) -> Any:
             if not isinstance(part, Build):
                 return part
-            fields = self._built(dict(part.fields), known)
+            fields = self._built(dict(part.fields), meta)
             memory = frozenset[Any]().union(*(meta_of(node).aliases for node in nodes_in(fields)))
-            return self._add("call_function", part.factory, (), fields, _only_value(known, None, memory))
+            return self._add("call_function", part.factory, (), fields, _only_value(meta, None, memory))
 
         return map_structure(value, call_of)
 
@@ -125,37 +125,37 @@ class _Copy:
             reason = f"{node.target!s} uses {meta_of(node).unwritable}, which cannot be written down as code"
             raise TraceError(self._explain_unwritable(node), path=path, reason=reason)
         if meta_of(node).passed:
-            self.made[node] = self._use(node.all_input_nodes[0])
+            self.copies[node] = self._use(node.all_input_nodes[0])
             return
         args, kwargs = map_nodes(node.args, self._use), map_nodes(node.kwargs, self._use)
-        self.made[node] = self._add(node.op, node.target, args, kwargs, self._moved(meta_of(node)), node.name)
+        self.copies[node] = self._add(node.op, node.target, args, kwargs, self._moved(meta_of(node)), node.name)
 
-    def _moved(self, known: NodeMeta) -> NodeMeta:
-        return dataclasses.replace(known, same_as=None)
+    def _moved(self, meta: NodeMeta) -> NodeMeta:
+        return dataclasses.replace(meta, same_as=None)
 
     def _call(self, module_call: ModuleCall) -> None:
         """Write one call of a whole module, and pick what is needed from what it returns."""
         inside = self._nodes_of(module_call)
-        known = _summed(module_call, [meta_of(node) for node in inside])
-        known = dataclasses.replace(known, mutates_python=module_call.index in self.mutates_python)
+        meta = _summed(module_call, [meta_of(node) for node in inside])
+        meta = dataclasses.replace(meta, mutates_python=module_call.index in self.mutates_python)
         args, kwargs = self._argument(module_call.args), self._argument(module_call.kwargs)
         tapped = [feature for feature in self.plan.features if feature.whole == module_call.index]
         if tapped:
-            call = self._call_tapped(module_call, tapped, args, kwargs, known)
+            call = self._call_tapped(module_call, tapped, args, kwargs, meta)
         else:
-            call = self._add("call_module", module_call.path, args, kwargs, known)
+            call = self._add("call_module", module_call.path, args, kwargs, meta)
         self.calls[module_call.index] = call
         if isinstance(module_call.result, fx.Node):
-            self.made.setdefault(module_call.result, call)
+            self.copies.setdefault(module_call.result, call)
         for steps, node in module_call.result_nodes:
             if (
                 node in self.wanted
                 and self.plan.whole_call(self.recording, meta_of(node).module_call) == module_call.index
             ):
-                self.made.setdefault(node, self._follow(call, steps, meta_of(node)))
+                self.copies.setdefault(node, self._follow(call, steps, meta_of(node)))
 
     def _call_tapped(
-        self, module_call: ModuleCall, features: list[Feature], args: Any, kwargs: Any, known: NodeMeta
+        self, module_call: ModuleCall, features: list[Feature], args: Any, kwargs: Any, meta: NodeMeta
     ) -> fx.Node:
         """Write one call of a module that stays whole, and pick what is copied out of it; return its own result."""
         path, reason = self.plan.sealed.reasons[module_call.index]
@@ -168,16 +168,14 @@ class _Copy:
         self.tapped_calls[module_call.index] = TappedCall(key, path, reason, taps, stops, used)
         owner = self._add("get_attr", "", (), {}, NodeMeta(module_call.start, 0, container=True))
         values = {feature.name: measured(feature) for feature in features}
-        whole = dataclasses.replace(known, value=(known.value, values))
+        whole = dataclasses.replace(meta, value=(meta.value, values))
         call = self._add("call_function", run_tapped, (owner, key, *args), kwargs, whole)
         result = self._add(
-            "call_function", operator.getitem, (call, 0), {}, _only_value(known, known.value, known.aliases)
+            "call_function", operator.getitem, (call, 0), {}, _only_value(meta, meta.value, meta.aliases)
         )
-        copies = self._add("call_function", operator.getitem, (call, 1), {}, _only_value(known, values))
+        copies = self._add("call_function", operator.getitem, (call, 1), {}, _only_value(meta, values))
         for name, value in values.items():
-            self.taps[name] = self._add(
-                "call_function", operator.getitem, (copies, name), {}, _only_value(known, value)
-            )
+            self.taps[name] = self._add("call_function", operator.getitem, (copies, name), {}, _only_value(meta, value))
         return result
 
     def _nodes_of(self, module_call: ModuleCall) -> list[fx.Node]:
@@ -195,24 +193,24 @@ class _Copy:
             return self._add("get_attr", value.path, (), {}, NodeMeta(0, 0))
         return self._use(value) if isinstance(value, fx.Node) else value
 
-    def _follow(self, node: fx.Node, steps: Steps, known: NodeMeta) -> fx.Node:
+    def _follow(self, node: fx.Node, steps: Steps, meta: NodeMeta) -> fx.Node:
         for kind, step in steps:
             function = operator.getitem if kind == "item" else getattr
-            after = _only_value(known, known.value, known.aliases)
+            after = _only_value(meta, meta.value, meta.aliases)
             after = dataclasses.replace(after, position=meta_of(node).position)
             node = self._add("call_function", function, (node, step), {}, after)
         return node
 
     def _use(self, node: fx.Node) -> fx.Node:
         """Return the new node for an old one."""
-        if node in self.made:
-            return self.made[node]
+        if node in self.copies:
+            return self.copies[node]
         before = meta_of(node).same_as
         if before is not None:
             return self._use(before)
         if node.op == "get_attr" or is_movable(node):
             self._copy(node)
-            return self.made[node]
+            return self.copies[node]
         raise TraceError(f"{node.format_node()} is needed but was not written; please report this model.")
 
     def _write_empty(self, position: int) -> None:
@@ -230,9 +228,9 @@ class _Copy:
         place = f"{guard.where}: `{guard.source}`"
         if guard.node.op == "get_attr":
             return
-        known = _only_value(meta_of(guard.node), None)
+        meta = _only_value(meta_of(guard.node), None)
         args = (self._use(guard.node), guard.expected, place)
-        self._add("call_function", check, args, {}, dataclasses.replace(known, position=guard.position))
+        self._add("call_function", check, args, {}, dataclasses.replace(meta, position=guard.position))
 
     def _write_features(self, position: int) -> None:
         for index, feature in enumerate(self.plan.features):
@@ -306,15 +304,15 @@ class _Copy:
         )
 
 
-def _only_value(known: NodeMeta, value: Any, aliases: frozenset[Any] = frozenset()) -> NodeMeta:
-    return NodeMeta(known.position, known.module_call, value, aliases=aliases, contexts=known.contexts)
+def _only_value(meta: NodeMeta, value: Any, aliases: frozenset[Any] = frozenset()) -> NodeMeta:
+    return NodeMeta(meta.position, meta.module_call, value, aliases=aliases, contexts=meta.contexts)
 
 
-def _picked(known: NodeMeta, steps: Steps) -> NodeMeta:
-    value = known.value
+def _picked(meta: NodeMeta, steps: Steps) -> NodeMeta:
+    value = meta.value
     for _, step in steps:
         value = value[step]
-    return dataclasses.replace(known, value=value, reads=frozenset(), writes=frozenset(), draws=False)
+    return dataclasses.replace(meta, value=value, reads=frozenset(), writes=frozenset(), draws=False)
 
 
 def _summed(module_call: ModuleCall, inside: list[NodeMeta]) -> NodeMeta:
@@ -325,10 +323,10 @@ def _summed(module_call: ModuleCall, inside: list[NodeMeta]) -> NodeMeta:
     return NodeMeta(
         position=module_call.start,
         module_call=module_call.index,
-        value=result.value if result else tuple(known.value for known in leaves),
-        reads=nothing.union(*(known.reads | known.aliases for known in inside)),
-        writes=nothing.union(*(known.writes for known in inside)),
-        aliases=nothing.union(*(known.aliases for known in leaves)),
-        draws=any(known.draws for known in inside),
+        value=result.value if result else tuple(meta.value for meta in leaves),
+        reads=nothing.union(*(meta.reads | meta.aliases for meta in inside)),
+        writes=nothing.union(*(meta.writes for meta in inside)),
+        aliases=nothing.union(*(meta.aliases for meta in leaves)),
+        draws=any(meta.draws for meta in inside),
         contexts=module_call.contexts,
     )
