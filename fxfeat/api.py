@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from fxfeat.codegen.emit import emit
-from fxfeat.codegen.extractor import (
-    FeatureExtractor,
-    build_extractor,
-)
-from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, emit_what_arrives
-from fxfeat.eager.purity import find_purity
+from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
+from fxfeat.eager.emit_checked import emit_checked
 from fxfeat.eager.stopping import leaves_undone
 from fxfeat.eager.tap_whole import tap_recorded, tap_unrecorded
-from fxfeat.errors import UNSEEN_STATE, NodeNotFoundError, RequestError, TraceError
-from fxfeat.guards.choose_assumptions import choose_assumptions
-from fxfeat.guards.dtypes import has_dtypes, tie_all_dtypes
-from fxfeat.guards.free_sizes import find_dtypes, find_free_sizes, find_input_guards, is_same_code
-from fxfeat.guards.same_tensor import join_same_tensor
-from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.errors import RequestError, TraceError
 from fxfeat.ir.draft import Draft
-from fxfeat.ir.emission import (
-    Emission,
-    ModeVariants,
-    Source,
-    list_tapped,
-)
+from fxfeat.ir.emission import Emission, ModeVariants, Source, list_tapped
 from fxfeat.ir.engine import Engine
-from fxfeat.ir.example import Example
-from fxfeat.ir.feature import Feature
 from fxfeat.ir.recording import Recording
-from fxfeat.names.query import Found, InsideLeaf, find
-from fxfeat.names.request import read_request, select_feature
+from fxfeat.names.record_named import record_named, select_features
+from fxfeat.names.request import read_request
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
-from fxfeat.passes.run_passes import rewrite
-from fxfeat.trace.setup import Setup, read_setup, record_mode, record_variant
+from fxfeat.trace.setup import Setup, read_setup, record_mode
 
 Request = Sequence[str] | Mapping[str, str]
 
@@ -173,70 +154,6 @@ def _is_mixed(model: nn.Module) -> bool:
     return any(module.training != model.training for module in model.modules())
 
 
-def _emit_checked(setup: Setup, recording: Recording, training: bool | None, make: MakeDraft) -> Emission:
-    """Emit the code of one mode, with checks for the inputs that it is not good for.
-
-    Args:
-        setup: the model and how to record it.
-        recording: the recording to emit.
-        training: the mode it was made in.
-        make: says what is wanted of a recording; it is asked again for recordings at other sizes and dtypes.
-
-    Raises:
-        TraceError: where the features change from call to call with what the model keeps in Python.
-    """
-    make, emission = emit_what_arrives(setup, recording, training, make)
-    draft = make(recording)
-
-    def emit_assuming(assumptions: Assumptions) -> Emission:
-        return emit(rewrite(make(record_variant(setup, recording, training, assumptions=assumptions)))[0])
-
-    def emit_joined() -> Emission:
-        return emit(join_same_tensor(rewrite(make(recording))[0]))
-
-    assumptions = choose_assumptions(recording, emission, emit_assuming, emit_joined)
-    if assumptions != AS_IT_IS:
-        recording = record_variant(setup, recording, training, assumptions=assumptions)
-        draft = make(recording)
-        emission = emit(rewrite(draft)[0])
-
-    def emit_at(example: Example) -> Emission:
-        other = record_variant(setup, recording, training, example, assumptions=assumptions)
-        return emit(rewrite(make(other))[0])
-
-    def record_recast(recast: Mapping[torch.dtype, torch.dtype]) -> Recording:
-        return record_variant(setup, recording, training, recast=dict(recast), assumptions=assumptions)
-
-    def has_same_code(other: Recording) -> bool:
-        try:
-            return emit(rewrite(make(other))[0]).source.text == emit(rewrite(draft)[0]).source.text
-        except NodeNotFoundError:  # rounding has led it elsewhere, as to another expert
-            return False
-
-    check_calls(setup, recording, training, emission)
-    freedoms = find_free_sizes(setup.model, setup.examples[0], emission, emit_at)
-    input_guards = find_input_guards(freedoms)
-    if input_guards and not is_same_code(emission, emit_at(setup.examples[0])):
-        raise TraceError(
-            f"{type(setup.model).__name__} does something else each time it is run on the same input: its code keeps "
-            "state where fxfeat cannot see it, as in an iterator, a generator of random numbers or __slots__. Make it "
-            "a buffer, or ask for features outside the module that keeps it. A torch.Tensor(2, 3) that it makes holds "
-            "what the memory held: make a torch.empty(2, 3).",
-            path="",
-            reason=UNSEEN_STATE,
-        )
-    tied = bool(recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
-    if tied:
-        same = tie_all_dtypes(recording, record_recast, has_same_code)
-        read = {dtype for _, dtype in recording.dtype_reads} or ({torch.float32} if not same else set())
-        input_guards += find_dtypes(setup.model, setup.examples[0], read, any_float=same)
-    again = (
-        emit(rewrite(dataclasses.replace(draft, input_guards=input_guards))[0]) if input_guards or tied else emission
-    )
-    purity = find_purity(setup, recording, training)
-    return dataclasses.replace(again, freedoms=freedoms, purity=purity, writes_parameters=recording.writes_parameters)
-
-
 def emit_request(
     setup: Setup, training: bool | None, request: dict[str, str], flatten: bool = False, on_model: bool = False
 ) -> Emission:
@@ -270,11 +187,10 @@ def _emit_once(
             return _emit_whole(setup, training, request, tapped[""], on_model, may_stop)
 
         def make(recording: Recording) -> Draft:
-            features = tuple(_features(recording, request))
-            draft = Draft(recording, recording.graph, features, flatten=flatten, on_model=on_model)
-            return dataclasses.replace(draft, tapped=tapped, may_stop=may_stop)
+            draft = Draft(recording, recording.graph, select_features(recording, request), flatten=flatten)
+            return replace(draft, on_model=on_model, tapped=tapped, may_stop=may_stop)
 
-        return _emit_checked(setup, _record_opened(setup, training, request), training, make)
+        return emit_checked(setup, record_named(setup, training, request), training, make)
 
     return attempt({}) if setup.engine == "code" else choose_taps(attempt)
 
@@ -290,28 +206,10 @@ def _emit_whole(
 ) -> Emission:
     """Emit code that runs the whole model and taps it."""
     try:
-        recording = _record_opened(setup, training, request)
+        recording = record_named(setup, training, request)
     except TraceError as error:
         if error.path is None:
             raise
         return tap_unrecorded(setup, training, request, reason, error, on_model, may_stop)
-    return tap_recorded(recording, _features(recording, request), setup.examples[0], reason, on_model, may_stop)
-
-
-def _record_opened(setup: Setup, training: bool | None, request: dict[str, str]) -> Recording:
-    """Record until every leaf that a name lies inside is open."""
-    opened: set[str] = set()
-    while True:
-        recording = record_mode(setup, training, frozenset(opened))
-        table = name_nodes(recording)
-        found = [find(recording, table, query) for query in request.values()]
-        closed = {held.leaf for held in found if isinstance(held, InsideLeaf)}
-        if not closed:
-            return recording
-        opened |= closed
-
-
-def _features(recording: Recording, request: dict[str, str]) -> list[Feature]:
-    table = name_nodes(recording)
-    found = {key: find(recording, table, query) for key, query in request.items()}
-    return [select_feature(recording, held, key) for key, held in found.items() if isinstance(held, Found)]
+    features = list(select_features(recording, request))
+    return tap_recorded(recording, features, setup.examples[0], reason, on_model, may_stop)

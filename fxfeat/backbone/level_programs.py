@@ -13,7 +13,7 @@ from fxfeat.backbone.split import FEATURES, X, write_downstream
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.ir.emission import UsedState
 from fxfeat.ir.recording import Recording
-from fxfeat.names.query import Found, find
+from fxfeat.names.query import NamedValue, find
 from fxfeat.names.request import select_feature
 from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.feature_info import FeatureInfo
@@ -79,7 +79,7 @@ def write_levels(setup: Setup, levels: Levels, last: int, features: str | None) 
             continue
         plant_constants(setup.model, emission)
         warn_of_taps(setup, emission.source)
-        versions[training], kept = emission.source, kept | emission.kept
+        versions[training], kept = emission.source, kept | emission.used_state
     return Program(versions), kept
 
 
@@ -106,7 +106,7 @@ def write_tail(setup: Setup, levels: Levels, features: str) -> tuple[Tail, UsedS
 
 def _find(recording: Recording, name: str) -> fx.Node:
     named = find(recording, name_nodes(recording), name)
-    value = select_feature(recording, named, name).value if isinstance(named, Found) else None
+    value = select_feature(recording, named, name).value if isinstance(named, NamedValue) else None
     if not isinstance(value, fx.Node) or not is_tensor(value):
         raise RequestError(f"{name!r} is no tensor of its own in this mode.")
     return value

@@ -19,7 +19,7 @@ from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import UsedState
 from fxfeat.ir.recording import Recording
-from fxfeat.names.query import Found
+from fxfeat.names.query import NamedValue
 from fxfeat.names.request import select_feature
 from fxfeat.passes.downstream import check_start, start_from
 from fxfeat.passes.run_passes import PASSES, rewrite
@@ -113,7 +113,7 @@ def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _W
     cut = dict(zip(_parameters(len(head.features)), head.features, strict=True))
     scores = {"scores": head.scores}
     return {
-        "features": (emission.source, emission.kept),
+        "features": (emission.source, emission.used_state),
         "head": write_downstream(setup.model, recording, cut, scores, sizes=head.sizes),
         "inputs": write_downstream(setup.model, recording, cut, sources or scores, sizes=head.sizes),
         "after": write_downstream(setup.model, recording, results or {X: head.scores}, scores, head.squashes),
@@ -126,7 +126,7 @@ def _parameters(count: int) -> list[str]:
 
 def draft_of(recording: Recording, wanted: Mapping[str, fx.Node]) -> Draft:
     """Ask a recording for some values by key, as code that runs on the model's own modules."""
-    features = tuple(select_feature(recording, Found(key, node, None), key) for key, node in wanted.items())
+    features = tuple(select_feature(recording, NamedValue(key, node, None), key) for key, node in wanted.items())
     return Draft(recording, recording.graph, features, on_model=True)
 
 
@@ -146,4 +146,4 @@ def write_downstream(
     except TraceError as error:
         return error, UsedState(frozenset(), frozenset())
     plant_constants(root, emission)
-    return emission.source, emission.kept
+    return emission.source, emission.used_state

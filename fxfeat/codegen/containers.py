@@ -26,21 +26,21 @@ class Opened(nn.Module):
         return f"Opened{self._opened_class}"
 
 
-def plant(extractor: nn.Module, model: nn.Module, kept: UsedState, constants: dict[str, torch.Tensor]) -> None:
-    """Hang what is kept of ``model`` on ``extractor``, under the same paths."""
-    order = [path for path, _ in model.named_modules(remove_duplicate=False) if path in kept.modules]
+def plant(extractor: nn.Module, model: nn.Module, used_state: UsedState, constants: dict[str, torch.Tensor]) -> None:
+    """Hang what is used of ``model`` on ``extractor``, under the same paths."""
+    order = [path for path, _ in model.named_modules(remove_duplicate=False) if path in used_state.modules]
     for path in order:
-        if not within(path, kept.modules):
+        if not within(path, used_state.modules):
             owner, _, name = path.rpartition(".")
             # Into the table itself: add_module refuses a name that the extractor has a property of.
             container(extractor, model, owner)._modules[name] = model.get_submodule(path)
-    for path in sorted(kept.containers - kept.modules):
-        if not within(path, kept.modules):
+    for path in sorted(used_state.containers - used_state.modules):
+        if not within(path, used_state.modules):
             container(extractor, model, path)
-    for path in sorted(kept.tensors):
+    for path in sorted(used_state.tensors):
         if path in constants:
             object.__setattr__(extractor, path, constants[path])
-        elif not within(path, kept.modules):
+        elif not within(path, used_state.modules):
             owner, _, name = path.rpartition(".")
             _share(model.get_submodule(owner), container(extractor, model, owner), name)
 
@@ -60,12 +60,12 @@ def container(extractor: nn.Module, model: nn.Module, path: str) -> nn.Module:
     for part in path.split(".") if path else ():
         original = original.get_submodule(part)
         if part not in owner._modules:
-            made = Opened(type(original).__name__)
-            made.training = original.training
-            owner._modules[part] = made
-        held = owner._modules[part]
-        assert held is not None
-        owner = held
+            opened = Opened(type(original).__name__)
+            opened.training = original.training
+            owner._modules[part] = opened
+        child = owner._modules[part]
+        assert child is not None
+        owner = child
     return owner
 
 
@@ -84,12 +84,12 @@ def _table_of(module: nn.Module, name: str) -> str:
     return "__dict__"
 
 
-def reacher(model: nn.Module, kept: UsedState, reserved: Container[str], receiver: str) -> Callable[[str], str]:
+def reacher(model: nn.Module, used_state: UsedState, reserved: Container[str], receiver: str) -> Callable[[str], str]:
     """Return how emitted code spells the path to a submodule or tensor.
 
     Args:
         model: the model.
-        kept: what the extractor keeps of it.
+        used_state: what the extractor keeps of it.
         reserved: attributes that an extractor has of its own.
         receiver: what the first parameter of the method is called.
     """
@@ -103,7 +103,7 @@ def reacher(model: nn.Module, kept: UsedState, reserved: Container[str], receive
             if not walked and part in reserved:
                 spelled, walked = f"{receiver}.{_table_of(model, part)}[{part!r}]", part
                 continue
-            spelled = _step(spelled, part, _is_indexed(model, walked, part, kept))
+            spelled = _step(spelled, part, _is_indexed(model, walked, part, used_state))
             walked = f"{walked}.{part}" if walked else part
         return spelled
 
@@ -116,16 +116,16 @@ def _step(spelled: str, part: str, indexed: bool) -> str:
     return f"{spelled}[{part}]" if indexed else f"getattr({spelled}, {part!r})"
 
 
-def _is_indexed(model: nn.Module, path: str, child: str, kept: UsedState) -> bool:
+def _is_indexed(model: nn.Module, path: str, child: str, used_state: UsedState) -> bool:
     """Say whether the module at ``path`` answers ``[0]`` with its child ``"0"``.
 
     A sequence counts its children, whatever they are called.
     """
     if not path or not child.isdecimal() or str(int(child)) != child:
         return False
-    if path not in kept.modules and not within(path, kept.modules):
+    if path not in used_state.modules and not within(path, used_state.modules):
         return True
-    held = model.get_submodule(path)
-    if getattr(type(held), "__getitem__", None) not in (nn.Sequential.__getitem__, nn.ModuleList.__getitem__):
+    module = model.get_submodule(path)
+    if getattr(type(module), "__getitem__", None) not in (nn.Sequential.__getitem__, nn.ModuleList.__getitem__):
         return False
-    return list(held._modules).index(child) == int(child)
+    return list(module._modules).index(child) == int(child)

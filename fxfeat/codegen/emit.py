@@ -19,31 +19,33 @@ from fxfeat.runtime.check import check
 def emit(draft: Draft) -> Emission:
     """Write the source of an extractor and list what it keeps of the model."""
     recording = draft.recording
-    kept = _kept(draft)
+    used_state = _find_used_state(draft)
     receiver = "self" if "self" not in recording.signature.parameters else "extractor"
-    reached = UsedState(frozenset(_paths(recording.root)), frozenset()) if draft.on_model else kept
+    reached = UsedState(frozenset(_paths(recording.root)), frozenset()) if draft.on_model else used_state
     source = write_source(draft, reacher(recording.root, reached, RESERVED, receiver), receiver)
     graph = draft.graph
     with graph.inserting_after(list(graph.nodes)[-1]):
         graph.output({key: feature.value for feature in draft.features for key in feature.keys})
     guards = tuple(Check(str(node.args[2]), node.args[1]) for node in graph.nodes if node.target is check)
     rows = tuple(_row(key, feature) for feature in draft.features for key in feature.keys)
-    constants = {name: recording.tensors[name] for name in kept.tensors if name in recording.tensors}
-    return Emission(source, rows, guards, draft.opened, kept, constants, graph, recording.kind, recording.opened)
+    constants = {name: recording.tensors[name] for name in used_state.tensors if name in recording.tensors}
+    return Emission(source, rows, guards, draft.opened, used_state, constants, graph, recording.kind, recording.opened)
 
 
-def _kept(draft: Draft) -> UsedState:
+def _find_used_state(draft: Draft) -> UsedState:
     calls = {str(node.target) for node in draft.graph.nodes if node.op == "call_module"}
     reached = [node for node in draft.graph.nodes if node.op == "get_attr"]
     containers = {str(node.target) for node in reached if meta_of(node).container} - {""}
-    held = {str(node.target) for node in reached if not meta_of(node).container}
+    reached_paths = {str(node.target) for node in reached if not meta_of(node).container}
     modules = _paths(draft.recording.root)
     if draft.on_model:
         whole = {call.path for call in draft.tapped_calls}
         calls |= {path for path in modules if "" in whole or path in whole}
-        held |= {name for name in _own_tensors(draft.recording.root) if "" in whole}
-    held |= {f"{node.args[0].target}.{node.args[1]}".lstrip(".") for node in draft.graph.nodes if _sets(node)}
-    return UsedState(frozenset(calls | (held & modules)) - {""}, frozenset(held - modules), frozenset(containers))
+        reached_paths |= {name for name in _own_tensors(draft.recording.root) if "" in whole}
+    reached_paths |= {f"{node.args[0].target}.{node.args[1]}".lstrip(".") for node in draft.graph.nodes if _sets(node)}
+    return UsedState(
+        frozenset(calls | (reached_paths & modules)) - {""}, frozenset(reached_paths - modules), frozenset(containers)
+    )
 
 
 def _paths(model: nn.Module) -> set[str]:

@@ -58,7 +58,7 @@ class Speller:
     def _function(self, node: fx.Node) -> str:
         target: Any = node.target
         if target in _INFIX and len(node.args) == 2 and not node.kwargs:
-            left, right = (self._operand(held) for held in node.args)
+            left, right = (self._operand(operand) for operand in node.args)
             return f"{left} {_INFIX[target]} {right}"
         if target in _PREFIX and len(node.args) == 1:
             return f"{_PREFIX[target]}{self._operand(node.args[0])}"
@@ -69,9 +69,9 @@ class Speller:
         return f"{self._names.spell(target)}({self._arguments(node.args, _said(target, node.kwargs))})"
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        positional = [self.value(held) for held in args]
-        named = [f"{name}={self.value(held)}" for name, held in kwargs.items() if is_identifier(name)]
-        rest = {name: held for name, held in kwargs.items() if not is_identifier(name)}
+        positional = [self.value(argument) for argument in args]
+        named = [f"{name}={self.value(argument)}" for name, argument in kwargs.items() if is_identifier(name)]
+        rest = {name: argument for name, argument in kwargs.items() if not is_identifier(name)}
         spread = [f"**{self.value(rest)}"] if rest else []
         return ", ".join([*positional, *named, *spread])
 
@@ -101,7 +101,7 @@ class Speller:
         if isinstance(value, list):
             return f"[{', '.join(map(self.value, value))}]"
         if isinstance(value, dict):
-            pairs = (f"{self._names.literal(key)}: {self.value(held)}" for key, held in value.items())
+            pairs = (f"{self._names.literal(key)}: {self.value(part)}" for key, part in value.items())
             return "{" + ", ".join(pairs) + "}"
         return self._names.literal(value)
 
@@ -124,7 +124,11 @@ def _said(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     values = function.__defaults__ or ()
     defaults = {**dict(zip(names[len(names) - len(values) :], values, strict=True)), **defaults}
-    return {name: held for name, held in kwargs.items() if name not in defaults or not _is_same(held, defaults[name])}
+    return {
+        name: argument
+        for name, argument in kwargs.items()
+        if name not in defaults or not _is_same(argument, defaults[name])
+    }
 
 
 def _is_same(value: Any, default: Any) -> bool:

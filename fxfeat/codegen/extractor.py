@@ -52,15 +52,15 @@ class FeatureExtractor(nn.Module):
         self.is_mixed = forms.mixed is not None
         self.parameters_before = sum(parameter.numel() for parameter in model.parameters())
         self.original = type(model).__name__
-        emissions = [held for held in (forms.train, forms.eval, forms.mixed) if isinstance(held, Emission)]
-        kept, constants = UsedState(frozenset(), frozenset()), {}
+        emissions = [form for form in (forms.train, forms.eval, forms.mixed) if isinstance(form, Emission)]
+        used_state, constants = UsedState(frozenset(), frozenset()), {}
         for emission in emissions:
-            kept = kept | emission.kept
+            used_state = used_state | emission.used_state
             constants.update(emission.constants)
-        plant(self, model, kept, constants)
+        plant(self, model, used_state, constants)
         calls = [call for emission in emissions for call in emission.tapped]
         self.originals = Originals({call.path: model.get_submodule(call.path) for call in calls})
-        plant_tapped(self, model, kept, calls)
+        plant_tapped(self, model, used_state, calls)
         self.training = model.training
 
     @property
@@ -159,8 +159,8 @@ def _class_of(forms: ModeVariants) -> type[FeatureExtractor]:
 
 def _dispatch(forms: ModeVariants) -> Source:
     """Write the ``forward`` that picks the mode's own."""
-    known = next(form for form in (forms.mixed, forms.train, forms.eval) if isinstance(form, Emission))
-    above, define, below = known.source.text.partition("def ")
+    recorded = next(form for form in (forms.mixed, forms.train, forms.eval) if isinstance(form, Emission))
+    above, define, below = recorded.source.text.partition("def ")
     head = define + below.splitlines()[0]
     me, call = _call_of(head)
     lines = [above + head]
@@ -169,7 +169,7 @@ def _dispatch(forms: ModeVariants) -> Source:
     for test, name, form in ((f"{me}.training", "train", forms.train), (f"not {me}.training", "eval", forms.eval)):
         run = f"return {me}._forward_{name}({call})" if isinstance(form, Emission) else f"raise {me}.forms.{name}"
         lines += [f"    if {test}:", f"        {run}"]
-    return Source("\n".join(lines) + "\n", known.source.namespace)
+    return Source("\n".join(lines) + "\n", recorded.source.namespace)
 
 
 def _call_of(head: str) -> tuple[str, str]:
@@ -177,9 +177,9 @@ def _call_of(head: str) -> tuple[str, str]:
     import ast
 
     arguments = ast.parse(head + " pass").body[0].args  # type: ignore[attr-defined]
-    receiver, *positional = [held.arg for held in (*arguments.posonlyargs, *arguments.args)]
+    receiver, *positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
     parts = [*positional, *([f"*{arguments.vararg.arg}"] if arguments.vararg else [])]
-    parts += [f"{held.arg}={held.arg}" for held in arguments.kwonlyargs]
+    parts += [f"{argument.arg}={argument.arg}" for argument in arguments.kwonlyargs]
     return receiver, ", ".join([*parts, *([f"**{arguments.kwarg.arg}"] if arguments.kwarg else [])])
 
 

@@ -29,14 +29,14 @@ _IMPORTS = {
 class Globals:
     """Names given to objects outside the function, with the import lines they need.
 
-    ``held`` are the objects that no import reaches: an extractor has to carry those itself.
+    ``carried`` are the objects that no import reaches: an extractor has to carry those itself.
     """
 
     def __init__(self, reserved: Container[str] = ()) -> None:
         self._reserved = reserved
         self.imports: dict[str, str] = {}
         self.objects: dict[str, Any] = {}
-        self.held: dict[str, Any] = {}
+        self.carried: dict[str, Any] = {}
 
     def spell(self, thing: Any) -> str:
         """Return the expression that stands for a function, class or constant, importing what it takes."""
@@ -51,7 +51,7 @@ class Globals:
             return f"{self._use('torch', torch)}.ops.{str(thing).replace('::', '.')}"
         if getattr(torch.Tensor, name, None) is thing:
             return f"{self._use('torch', torch)}.Tensor.{name}"
-        return self._imported(thing) or self._held(thing)
+        return self._imported(thing) or self._carry(thing)
 
     def torch(self) -> str:
         """Return the name of torch."""
@@ -84,11 +84,11 @@ class Globals:
         self.imports[name] = f"from {module} import {first}{renamed}"
         return ".".join([name, *qualified.split(".")[1:]])
 
-    def _held(self, thing: Any) -> str:
+    def _carry(self, thing: Any) -> str:
         """Give a name to an object that no import reaches; the extractor carries the object itself."""
         kind = re.sub(r"\W", "_", getattr(thing, "__name__", type(thing).__name__)).strip("_").lower() or "held"
         name = self._claim(f"_{kind}", thing)
-        self.held[name] = thing
+        self.carried[name] = thing
         return name
 
     def _claim(self, name: str, thing: Any) -> str:
@@ -118,7 +118,7 @@ class Globals:
         if isinstance(value, torch.device):
             return f"{self.torch()}.device({str(value)!r})"
         if isinstance(value, (set, frozenset)) and value:
-            return "{" + ", ".join(sorted(self.literal(held) for held in value)) + "}"
+            return "{" + ", ".join(sorted(self.literal(element) for element in value)) + "}"
         return self.spell(value)
 
 
@@ -128,10 +128,10 @@ def _homes() -> tuple[tuple[str, Any], ...]:
 
 
 def _get(module: str, qualified: str) -> Any:
-    found: Any = importlib.import_module(module)
+    thing: Any = importlib.import_module(module)
     for part in qualified.split("."):
-        found = getattr(found, part, None)
-    return found
+        thing = getattr(thing, part, None)
+    return thing
 
 
 def _home_of(thing: Any) -> tuple[str | None, str | None]:

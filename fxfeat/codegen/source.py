@@ -91,7 +91,7 @@ class _Writer:
         if len(users) != 1 or any(node in nodes_in(feature.value) for feature in self.draft.features):
             return False
         between = self.nodes[self.order[node] + 1 : self.order[users[0]]]
-        return all(user_of(held) is users[0] or held.op == "get_attr" for held in between)
+        return all(user_of(other) is users[0] or other.op == "get_attr" for other in between)
 
     def _is_plain(self, node: fx.Node) -> bool:
         home = getattr(node.target, "__module__", None)
@@ -101,20 +101,20 @@ class _Writer:
         last: dict[fx.Node, int] = {}
         for node in self.nodes:
             if node not in self.inlined or node.op == "get_attr":
-                for source in self._held_by(node):
+                for source in self._variables_read_by(node):
                     last[source] = self.order[node]
         for feature in self.draft.features:
             for node in nodes_in(feature.value):
-                for source in {node, *self._held_by(node)} if node in self.inlined else {node}:
+                for source in {node, *self._variables_read_by(node)} if node in self.inlined else {node}:
                     last[source] = _FOREVER
         return last
 
-    def _held_by(self, node: fx.Node) -> list[fx.Node]:
+    def _variables_read_by(self, node: fx.Node) -> list[fx.Node]:
         """List the variables that the statement of a node reads, through what is inlined in it."""
-        found: list[fx.Node] = []
+        variables: list[fx.Node] = []
         for source in node.all_input_nodes:
-            found += self._held_by(source) if source in self.inlined else [source]
-        return found
+            variables += self._variables_read_by(source) if source in self.inlined else [source]
+        return variables
 
     def _keys(self) -> dict[fx.Node, str]:
         keys: dict[fx.Node, str] = {}
@@ -159,8 +159,8 @@ class _Writer:
 
     def _chain_name(self, node: fx.Node) -> str:
         """Name a variable that is bound again and again: a free one of those there are, else a new letter."""
-        taken = {name for held, name in self.variables.items() if self.last_use.get(held, -1) >= self.order[node]}
-        inputs = [self.variables[held] for held in self.nodes if held.op == "placeholder"]
+        taken = {name for other, name in self.variables.items() if self.last_use.get(other, -1) >= self.order[node]}
+        inputs = [self.variables[other] for other in self.nodes if other.op == "placeholder"]
         for name in (*inputs[:1], *_LETTERS):
             if name not in taken and not self._is_global(name):
                 self.given.add(name)
@@ -173,7 +173,7 @@ class _Writer:
     def _dying(self, node: fx.Node) -> fx.Node | None:
         """Return the first tensor whose last use this is; its variable is free to be bound again."""
         here = self.order[node]
-        for source in self._held_by(node):
+        for source in self._variables_read_by(node):
             if (
                 self.needed.get(self.variables.get(source, ""), -1) <= here
                 and isinstance(meta_of(source).value, TensorMeta)
@@ -203,7 +203,7 @@ class _Writer:
         body = "\n".join([*self.lines, _TAB + result])
         imports = "".join(f"{line}\n" for line in sorted(self.names.imports.values()))
         text = f"{imports}\n\n{head}\n{body}\n" if imports else f"{head}\n{body}\n"
-        return Source(text, dict(self.names.held), self.draft.tapped_calls)
+        return Source(text, dict(self.names.carried), self.draft.tapped_calls)
 
     def _signature(self) -> str:
         parameters = [inspect.Parameter(self.receiver, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
@@ -259,7 +259,7 @@ class _Writer:
         self._line(f"{spelled}({self.speller.value(actual)}, {self.speller.value(expected)}, {place!r})")
 
     def _run_tapped(self, node: fx.Node) -> None:
-        call = next(held for held in self.draft.tapped_calls if held.key == node.args[1])
+        call = next(tapped for tapped in self.draft.tapped_calls if tapped.key == node.args[1])
         self._line(f"# {describe_tapped(call, type(self.draft.recording.root).__name__)}")
         names = ["_", "_"]
         for part in node.users:
@@ -270,10 +270,16 @@ class _Writer:
                 names[index] = self._name(part) if index == 0 else self._fresh("taps")
             self._bind(part, names[index])
         owner, key, *rest = node.args
-        given = [self.speller.value(owner), repr(key), *(_stars(held) + self.speller.value(held) for held in rest)]
+        given = [
+            self.speller.value(owner),
+            repr(key),
+            *(_stars(argument) + self.speller.value(argument) for argument in rest),
+        ]
         given += [
-            _stars(held) + self.speller.value(held) if _stars(held) else f"{name}={self.speller.value(held)}"
-            for name, held in node.kwargs.items()
+            _stars(argument) + self.speller.value(argument)
+            if _stars(argument)
+            else f"{name}={self.speller.value(argument)}"
+            for name, argument in node.kwargs.items()
         ]
         self._line(f"{names[0]}, {names[1]} = {self.names.spell(run_tapped)}({', '.join(given)})")
 

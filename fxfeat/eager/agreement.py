@@ -34,14 +34,16 @@ def may_have_implicit_inputs(recording: Recording, draft: Draft) -> bool:
     )
 
 
-def agrees_with_eager(model: nn.Module, sight: Observation, emission: Emission, tracer_kwargs: dict[str, Any]) -> bool:
+def agrees_with_eager(
+    model: nn.Module, observation: Observation, emission: Emission, tracer_kwargs: dict[str, Any]
+) -> bool:
     """Say whether code gives on an example, twice in turn, what the model gives, and then on other values.
 
     Where either refuses the example, that is taken for granted.
 
     Args:
         model: the model; it comes back as it was.
-        sight: the features, the example, and the mode.
+        observation: the features, the example, and the mode.
         emission: the code.
         tracer_kwargs: as the code was recorded with.
     """
@@ -51,34 +53,37 @@ def agrees_with_eager(model: nn.Module, sight: Observation, emission: Emission, 
     with same_switches(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
         random = read_random()
         # What a threshold hides of the example, another one shows.
-        sights = [sight, sight, replace(sight, example=_spread(sight.example))]
-        expected = _run_each(sights, random, lambda held: copy_observed(model, before, held))
+        observations = [observation, observation, replace(observation, example=_spread(observation.example))]
+        expected = _run_each(observations, random, lambda each: copy_observed(model, before, each))
         if not expected:
             return True
         before.restore()
-        call = _caller(emission, model, before, sight, tracer_kwargs)
+        call = _caller(emission, model, before, observation, tracer_kwargs)
         try:
-            found = _run_each(sights[: len(expected)], random, call, FxfeatError)
+            actual = _run_each(observations[: len(expected)], random, call, FxfeatError)
         except Exception:
             return False
-        if not found:
+        if not actual:
             return True
-        wrong = _differing(sight, expected[0], found[0])
+        wrong = _differing(observation, expected[0], actual[0])
         if wrong and all(map(is_operation, wrong)):
             # Counting calls may have told another operation; a recording is sure.
             before.restore()
             restore_random(random)
             observe(
-                model, before, sight.only(wrong), lambda row, value: expected[0].update({row.key: copy_tensors(value)})
+                model,
+                before,
+                observation.only(wrong),
+                lambda row, value: expected[0].update({row.key: copy_tensors(value)}),
             )
-            wrong = _differing(sight, expected[0], found[0])
-        modules = sight.only(row for row in sight.rows if not is_operation(row))
-        later = zip(expected[1:], found[1:], strict=False)
+            wrong = _differing(observation, expected[0], actual[0])
+        modules = observation.only(row for row in observation.rows if not is_operation(row))
+        later = zip(expected[1:], actual[1:], strict=False)
         return not wrong and not any(_differing(modules, *pair) for pair in later)
 
 
 def _run_each(
-    sights: list[Observation],
+    observations: list[Observation],
     random: RandomState,
     run: Callable[[Observation], dict[str, Any]],
     refusal: type[Exception] = Exception,
@@ -87,43 +92,45 @@ def _run_each(
 
     The random numbers are the same each time: code draws none of those that come after the last feature.
     """
-    found: list[dict[str, Any]] = []
-    for sight in sights:
+    results: list[dict[str, Any]] = []
+    for observation in observations:
         restore_random(random)
         try:
-            found.append(run(sight))
+            results.append(run(observation))
         except refusal:
             break
-    return found
+    return results
 
 
 def _spread(example: Example) -> Example:
     """Copy an example with other numbers in it, small ones and large ones of either sign."""
-    made = copy_example(example)
+    spread = copy_example(example)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for _, held in tensors((made.args, made.kwargs)):
-            if held.is_floating_point():
-                held.normal_(std=_SPREAD)
-    return made
+        for _, tensor in tensors((spread.args, spread.kwargs)):
+            if tensor.is_floating_point():
+                tensor.normal_(std=_SPREAD)
+    return spread
 
 
 def _caller(
-    emission: Emission, model: nn.Module, before: PythonState, sight: Observation, tracer_kwargs: dict[str, Any]
+    emission: Emission, model: nn.Module, before: PythonState, observation: Observation, tracer_kwargs: dict[str, Any]
 ) -> Callable[[Observation], dict[str, Any]]:
     """Return what calls the code, in the mode that it was recorded in."""
     extractor = build_extractor(ModeVariants(emission, emission, None), model, tracer_kwargs)
-    if sight.training is not None:
-        model.train(sight.training)
+    if observation.training is not None:
+        model.train(observation.training)
 
-    def call(held: Observation) -> dict[str, Any]:
-        with lend(extractor, before, held):
-            example = copy_example(held.example)
-            found: dict[str, Any] = extractor(*example.args, **example.kwargs)
-        return found
+    def call(observation: Observation) -> dict[str, Any]:
+        with lend(extractor, before, observation):
+            example = copy_example(observation.example)
+            features: dict[str, Any] = extractor(*example.args, **example.kwargs)
+        return features
 
     return call
 
 
-def _differing(sight: Observation, expected: dict[str, Any], found: dict[str, Any]) -> list[Row]:
-    return [row for row in sight.rows if row.key in expected and not equal_values(found[row.key], expected[row.key])]
+def _differing(observation: Observation, expected: dict[str, Any], actual: dict[str, Any]) -> list[Row]:
+    return [
+        row for row in observation.rows if row.key in expected and not equal_values(actual[row.key], expected[row.key])
+    ]

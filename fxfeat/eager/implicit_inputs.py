@@ -35,18 +35,18 @@ def emit_what_arrives(
         TraceError: where it does not arrive however much is.
     """
 
-    def make_open(held: Recording) -> Draft:
-        return dataclasses.replace(make(held), opens_implicit_inputs=True)
+    def make_open(recording: Recording) -> Draft:
+        return dataclasses.replace(make(recording), opens_implicit_inputs=True)
 
     for chosen in (make, make_open):
         draft = rewrite(chosen(recording))[0]
         emission = emit(draft)
         if draft.on_model or not may_have_implicit_inputs(recording, draft):
             return chosen, emission
-        sight = Observation(
+        observation = Observation(
             emission.rows, choose_leaves(setup.tracer_kwargs, recording.opened), setup.examples[0], training
         )
-        if agrees_with_eager(_to_run(setup, recording), sight, emission, setup.tracer_kwargs):
+        if agrees_with_eager(_to_run(setup, recording), observation, emission, setup.tracer_kwargs):
             return chosen, emission
         check_calls(setup, recording, training, emission)
     raise TraceError(
@@ -61,7 +61,7 @@ def emit_what_arrives(
 def check_calls(setup: Setup, recording: Recording, training: bool | None, emission: Emission) -> None:
     """Raise where features change from call to call with what opened modules keep in Python."""
     opened = {"", *emission.opened}
-    changed = [held for held in recording.changed_attributes if held[0] in opened]
+    changed = [(path, name) for path, name in recording.changed_attributes if path in opened]
     writes = [write for write in recording.attribute_writes if recording.module_calls[write.module_call].path in opened]
     # The deepest module that changes itself, or what is around one that is changed and the one that does so.
     at = (
@@ -110,7 +110,7 @@ def _shared_path(paths: Iterable[str]) -> str:
 
 
 def _name_implicit_inputs(recording: Recording) -> str:
-    names = [(held.path, held.name) for held in recording.attribute_writes] or list(recording.changed_attributes)
+    names = [(write.path, write.name) for write in recording.attribute_writes] or list(recording.changed_attributes)
     shown = dict.fromkeys(f"{path}.{name}".lstrip(".") for path, name in names)
     return ", ".join(list(shown)[:3]) or "in a list, a dict or a global that they share"
 
@@ -119,6 +119,6 @@ def _reaches(model: nn.Module, opened: set[str], mutated: frozenset[int]) -> boo
     """Say whether opened modules hold any of what a call mutated, in closures, tuples or objects."""
     if not mutated:
         return False
-    held = PythonState()
-    held.take_modules([model.get_submodule(path) for path in opened], others=list(model.modules()))
-    return held.reaches(mutated)
+    state = PythonState()
+    state.take_modules([model.get_submodule(path) for path in opened], others=list(model.modules()))
+    return state.reaches(mutated)

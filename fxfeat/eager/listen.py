@@ -1,4 +1,4 @@
-"""Hear the torch functions that a module's own code calls, at the cost of a hook for each module."""
+"""Listen to the torch functions that a module's own code calls, at the cost of a hook for each module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OpOccurrences = list[tuple[Row, OpOccurrence]]
 
 
 @contextmanager
-def hearing(model: nn.Module, wanted: Mapping[tuple[nn.Module, int], OpOccurrences], look: Look) -> Iterator[None]:
+def listening(model: nn.Module, wanted: Mapping[tuple[nn.Module, int], OpOccurrences], look: Look) -> Iterator[None]:
     """Listen while a model runs.
 
     Args:
@@ -32,9 +32,9 @@ def hearing(model: nn.Module, wanted: Mapping[tuple[nn.Module, int], OpOccurrenc
     if not wanted:
         yield
         return
-    ears = _Ears(model, wanted, look)
-    before = register_module_forward_pre_hook(ears.enter)
-    after = register_module_forward_hook(ears.leave, always_call=True)
+    listener = _CallListener(model, wanted, look)
+    before = register_module_forward_pre_hook(listener.enter)
+    after = register_module_forward_hook(listener.leave, always_call=True)
     try:
         yield
     finally:
@@ -42,7 +42,7 @@ def hearing(model: nn.Module, wanted: Mapping[tuple[nn.Module, int], OpOccurrenc
         after.remove()
 
 
-class _Ears:
+class _CallListener:
     """Listens in the code of the innermost module call only: in a mode, torch's own modules go another way."""
 
     def __init__(self, model: nn.Module, wanted: Mapping[tuple[nn.Module, int], OpOccurrences], look: Look) -> None:
@@ -71,19 +71,19 @@ class _Listener(TorchFunctionMode):
         super().__init__()
         self.listens = False
         self._look = look
-        self._heard: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._wanted: dict[tuple[str, int], OpOccurrences] = {}
-        for row, sound in wanted:
-            self._wanted.setdefault((sound.function, sound.number), []).append((row, sound))
+        for row, occurrence in wanted:
+            self._wanted.setdefault((occurrence.function, occurrence.number), []).append((row, occurrence))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        number = self._heard[name]
-        self._heard[name] += 1
+        number = self._counts[name]
+        self._counts[name] += 1
         result = func(*args, **(kwargs or {}))
-        for row, sound in self._wanted.get((name, number), ()):
-            if has(result, sound.steps):
-                self._look(row, follow(result, sound.steps))
+        for row, occurrence in self._wanted.get((name, number), ()):
+            if has(result, occurrence.steps):
+                self._look(row, follow(result, occurrence.steps))
         return result
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from fxfeat.eager.listen import Look, hearing
+from fxfeat.eager.listen import Look, listening
 from fxfeat.inputs.examples import bind, copy_example
 from fxfeat.ir.emission import Row
 from fxfeat.ir.example import Example
@@ -30,7 +30,7 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class Observation:
-    """What to see of a model, and on what it is to run.
+    """What to observe of a model, and on what it is to run.
 
     ``leaves`` is what was called rather than entered when the rows were recorded. ``training`` is the mode; None leaves
     every flag as it is. ``purity`` says that the model is in that mode, and a run writes to no tensor that it keeps.
@@ -47,17 +47,17 @@ class Observation:
         return replace(self, rows=tuple(rows))
 
 
-def observe(model: nn.Module, before: PythonState, sight: Observation, look: Look) -> None:
+def observe(model: nn.Module, before: PythonState, observation: Observation, look: Look) -> None:
     """Run a model and look at each feature at the moment it is produced.
 
     Args:
         model: the model; its buffers stay as they are, its attributes are left as the run leaves them.
         before: the attributes that every run is to start from.
-        sight: what to look at.
+        observation: what to look at.
         look: called with each row and its value, which later code may write to; not for what the run does not reach.
     """
-    modules = sight.only(row for row in sight.rows if not is_operation(row))
-    operations = [row for row in sight.rows if is_operation(row)]
+    modules = observation.only(row for row in observation.rows if not is_operation(row))
+    operations = [row for row in observation.rows if is_operation(row)]
     random = read_random()
     if modules.rows:
         observe_by_counting(model, before, modules, look)
@@ -66,23 +66,23 @@ def observe(model: nn.Module, before: PythonState, sight: Observation, look: Loo
     if modules.rows:
         before.restore()
     restore_random(random)
-    with _ready(model, before, sight):
-        _watched(model, sight.leaves, operations, copy_example(sight.example), look)
+    with _ready(model, before, observation):
+        _watched(model, observation.leaves, operations, copy_example(observation.example), look)
 
 
-def observe_by_counting(model: nn.Module, before: PythonState, sight: Observation, look: Look) -> None:
+def observe_by_counting(model: nn.Module, before: PythonState, observation: Observation, look: Look) -> None:
     """Run a model as ``observe`` does, in a tenth of the time, but count calls to tell operations from one another.
 
     Operations that cannot be told so are not looked at; where code counts otherwise than when it was recorded, another
     operation may be looked at.
     """
-    with _ready(model, before, sight):
-        _hooked(model, sight.rows, copy_example(sight.example), look)
+    with _ready(model, before, observation):
+        _hooked(model, observation.rows, copy_example(observation.example), look)
 
 
 def is_meta(model: nn.Module) -> bool:
     """Say whether a model has no values to run on."""
-    return any(held.is_meta for held in (*model.parameters(), *model.buffers()))
+    return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
 
 
 def is_operation(row: Row) -> bool:
@@ -91,34 +91,34 @@ def is_operation(row: Row) -> bool:
 
 
 @contextmanager
-def _ready(model: nn.Module, before: PythonState, sight: Observation) -> Iterator[None]:
-    training = sight.training
-    if not (sight.purity or training is None or all(held.training == training for held in model.modules())):
+def _ready(model: nn.Module, before: PythonState, observation: Observation) -> Iterator[None]:
+    training = observation.training
+    if not (observation.purity or training is None or all(module.training == training for module in model.modules())):
         model.train(training)
-    with torch.compiler.set_stance("force_eager"), lend(model, before, sight):
+    with torch.compiler.set_stance("force_eager"), lend(model, before, observation):
         yield
 
 
-def lend(model: nn.Module, before: PythonState, sight: Observation) -> AbstractContextManager[None]:
+def lend(model: nn.Module, before: PythonState, observation: Observation) -> AbstractContextManager[None]:
     """Let a model run on copies of what it may write to, if there is anything."""
-    return nullcontext() if sight.purity else lent_buffers(model, also=before)
+    return nullcontext() if observation.purity else lent_buffers(model, also=before)
 
 
 def _hooked(model: nn.Module, rows: Sequence[Row], example: Example, look: Look) -> None:
     modules = {path: module for module, path in paths_of(model).items()} if len(rows) > _FEW else {}
     returned: dict[nn.Module, list[tuple[Row, Origin]]] = {}
-    sounds: dict[tuple[nn.Module, int], list[tuple[Row, OpOccurrence]]] = {}
+    occurrences: dict[tuple[nn.Module, int], list[tuple[Row, OpOccurrence]]] = {}
     for row in rows:
         place = row.origin.sign or row.origin if row.origin is not None else None
         if isinstance(place, Given):
             _look_at_argument(model, row, place, example, look)
         elif isinstance(place, OpOccurrence):
             module = modules.get(place.path) or model.get_submodule(place.path)
-            sounds.setdefault((module, place.call), []).append((row, place))
+            occurrences.setdefault((module, place.call), []).append((row, place))
         elif place is not None and place.path is not None:
             module = modules.get(place.path) or model.get_submodule(place.path)
             returned.setdefault(module, []).append((row, place))
-    with _hooks(returned, look), hearing(model, sounds, look):
+    with _hooks(returned, look), listening(model, occurrences, look):
         result = model(*example.args, **example.kwargs)
     for row, origin in returned.get(model, ()):
         if origin.call == 0:
@@ -139,10 +139,10 @@ def _hooks(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look) -> Ite
     # A scripted module takes none of its own.
     hookable = [module for module in wanted if not isinstance(module, torch.jit.ScriptModule)]
     own = {module: wanted[module] for module in hookable if len(wanted) <= _FEW or module._forward_hooks}
-    others = {module: held for module, held in wanted.items() if module not in own}
+    others = {module: rows for module, rows in wanted.items() if module not in own}
     with ExitStack() as undo:
-        for module, held in own.items():
-            undo.callback(module.register_forward_hook(_looker({module: held}, look)).remove)
+        for module, rows in own.items():
+            undo.callback(module.register_forward_hook(_looker({module: rows}, look)).remove)
         if others:
             undo.callback(register_module_forward_hook(_looker(others, look)).remove)
         yield

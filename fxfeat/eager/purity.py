@@ -44,7 +44,7 @@ def find_purity(setup: Setup, recording: Recording, training: bool | None) -> Pu
 
 
 def is_pure(model: nn.Module, purity: Purity, example: Example, training: bool | None) -> bool:
-    """Say whether a model is in a mode, and a run of it changes no more than ``steady`` tells."""
+    """Say whether a model is in a mode, and a run of it changes no more than ``purity`` tells."""
     if purity.sizes != sizes_of(example) or unwrap(model) is not model:
         return False
     modules = paths_of(model)

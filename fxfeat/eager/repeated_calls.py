@@ -19,21 +19,21 @@ from fxfeat.isolation.random_state import read_random, restore_random
 from fxfeat.isolation.torch_settings import same_switches
 
 
-def check_repeats(model: nn.Module, sight: Observation, changed: Sequence[tuple[str, str]], path: str) -> None:
+def check_repeats(model: nn.Module, observation: Observation, changed: Sequence[tuple[str, str]], path: str) -> None:
     """Raise where a second call of the model gives other features, because the first one changed its attributes.
 
     A cache changes attributes too, but not what is computed; so the model is run rather than read.
 
     Args:
         model: the model; it comes back as it was.
-        sight: the features, and what to run the model on.
+        observation: the features, and what to run the model on.
         changed: path of the module and name of each attribute that a call changes, in opened modules.
         path: the module that has to be called whole for it.
 
     Raises:
         TraceError: naming the attributes.
     """
-    differing = _differing(model, sight, changed)
+    differing = _differing(model, observation, changed)
     if not differing:
         return
     shown = " and ".join(sorted({f"{home}.{name}".lstrip(".") for home, name in changed}))
@@ -45,21 +45,21 @@ def check_repeats(model: nn.Module, sight: Observation, changed: Sequence[tuple[
     )
 
 
-def _differing(model: nn.Module, sight: Observation, changed: Sequence[tuple[str, str]]) -> list[str]:
+def _differing(model: nn.Module, observation: Observation, changed: Sequence[tuple[str, str]]) -> list[str]:
     """List the features that a second call gives otherwise than the first."""
     if is_meta(model):
         return []
     random = read_random()
     try:
         with same_switches(), preserved(model) as before, torch.no_grad():
-            first = copy_observed(model, before, sight)
-        with same_switches(), preserved(model) as held, torch.no_grad():
-            with lent_buffers(model, keep=changed, also=held):
+            first = copy_observed(model, before, observation)
+        with same_switches(), preserved(model) as state, torch.no_grad():
+            with lent_buffers(model, keep=changed, also=state):
                 restore_random(random)
-                model(*_other(sight.example.args), **_other(sight.example.kwargs))
+                model(*_other(observation.example.args), **_other(observation.example.kwargs))
             restore_random(random)
             with preserved(model) as before:
-                again = copy_observed(model, before, sight)
+                again = copy_observed(model, before, observation)
     except FxfeatError:
         raise
     except Exception:
@@ -67,7 +67,7 @@ def _differing(model: nn.Module, sight: Observation, changed: Sequence[tuple[str
     return [key for key in first if key not in again or not equal_values(first[key], again[key])]
 
 
-def copy_observed(model: nn.Module, before: PythonState, sight: Observation) -> dict[str, Any]:
+def copy_observed(model: nn.Module, before: PythonState, observation: Observation) -> dict[str, Any]:
     """Copy each feature at the moment it is produced."""
     seen: dict[str, Any] = {}
 
@@ -75,27 +75,27 @@ def copy_observed(model: nn.Module, before: PythonState, sight: Observation) -> 
         seen[row.key] = copy_tensors(value)
 
     random = read_random()
-    observe_by_counting(model, before, sight, copy)
-    unseen = [row for row in sight.rows if row.key not in seen]
+    observe_by_counting(model, before, observation, copy)
+    unseen = [row for row in observation.rows if row.key not in seen]
     if unseen:
         before.restore()
         restore_random(random)
-        observe(model, before, sight.only(unseen), copy)
+        observe(model, before, observation.only(unseen), copy)
     return seen
 
 
 def _other(value: Any) -> Any:
     """Copy arguments with other values, so that a result kept from one call shows in the next."""
-    made = copy_tensors(value)
-    for _, held in tensors(made):
-        if held.is_floating_point():
-            held.mul_(-0.75).add_(0.125)  # no mirror image, of which norms and energies are the same
-        elif held.dim():
-            held.copy_(held.roll(1, -1).clone())
-    return made
+    other = copy_tensors(value)
+    for _, tensor in tensors(other):
+        if tensor.is_floating_point():
+            tensor.mul_(-0.75).add_(0.125)  # no mirror image, of which norms and energies are the same
+        elif tensor.dim():
+            tensor.copy_(tensor.roll(1, -1).clone())
+    return other
 
 
 def equal_values(left: Any, right: Any) -> bool:
     """Say whether two values hold the same tensors."""
-    ours, theirs = [held for _, held in tensors(left)], [held for _, held in tensors(right)]
+    ours, theirs = [tensor for _, tensor in tensors(left)], [tensor for _, tensor in tensors(right)]
     return len(ours) == len(theirs) and all(map(is_equal, ours, theirs))

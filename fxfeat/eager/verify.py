@@ -88,7 +88,7 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     example, purity = Example(args, kwargs), extractor.emission.purity
     if purity is not None and not is_pure(model, purity, example, training):
         purity = None
-    sight = Observation(extractor.rows, leaves, example, training, purity is not None)
+    observation = Observation(extractor.rows, leaves, example, training, purity is not None)
     compared: dict[str, VerifiedRow] = {}
 
     def compare(row: Row, value: Any) -> None:
@@ -106,15 +106,15 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
             restore_random(random)
 
         given, named = copy_tensors((args, kwargs))
-        with lend(extractor, before, sight):
+        with lend(extractor, before, observation):
             actual = extractor(*given, **named)
         start_over()
         # What the model computes is compared at once: later code may write to it, and copies take memory and time.
-        observe_by_counting(model, before, sight, compare)
+        observe_by_counting(model, before, observation, compare)
         unsure = [row for row in extractor.rows if is_operation(row) and not _is_equal_in(compared, row)]
         if unsure:
             start_over()
-            observe(model, before, sight.only(unsure), compare)
+            observe(model, before, observation.only(unsure), compare)
     return Verification(tuple(compared.get(row.key) or _missing(row) for row in extractor.rows))
 
 
@@ -131,9 +131,9 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
         return VerifiedRow(row.key, row.name, tuple(actual.shape), actual.dtype, True, 0.0)
     left, right = _tensors_of(expected), _tensors_of(actual)
     shape, dtype = (tuple(right[0].shape), right[0].dtype) if len(right) == 1 else (row.shape, row.dtype)
-    if [held.shape for held in left] != [held.shape for held in right]:
+    if [tensor.shape for tensor in left] != [tensor.shape for tensor in right]:
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "shapes differ from the model's")
-    if [held.dtype for held in left] != [held.dtype for held in right]:
+    if [tensor.dtype for tensor in left] != [tensor.dtype for tensor in right]:
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "dtypes differ from the model's")
     if _plain_parts(expected) != _plain_parts(actual):
         return VerifiedRow(row.key, row.name, shape, dtype, False, None, "keys or numbers differ from the model's")
@@ -143,15 +143,15 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
 
 
 def _tensors_of(value: Any) -> list[torch.Tensor]:
-    found = [value] if isinstance(value, torch.Tensor) else [held for _, held in tensors(value)]
-    return list(map(to_dense, found))
+    parts = [value] if isinstance(value, torch.Tensor) else [tensor for _, tensor in tensors(value)]
+    return list(map(to_dense, parts))
 
 
 def _plain_parts(value: Any) -> list[tuple[Any, str]]:
     """List where in a value tensors are, and what else it holds."""
     literals = (bool, int, float, complex, str, type(None))
-    parts = [(steps, held) for steps, held in walk(value) if isinstance(held, (torch.Tensor, *literals))]
-    return [(steps, "a tensor" if isinstance(held, torch.Tensor) else repr(held)) for steps, held in parts]
+    parts = [(steps, part) for steps, part in walk(value) if isinstance(part, (torch.Tensor, *literals))]
+    return [(steps, "a tensor" if isinstance(part, torch.Tensor) else repr(part)) for steps, part in parts]
 
 
 def _is_same(left: Any, right: torch.Tensor) -> bool:
@@ -166,7 +166,9 @@ def _has_same_bytes(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Say whether large tensors are the same, by eight bytes at a time: twice as fast as by their elements."""
     if left.numel() < _LARGE or left.shape != right.shape or left.numel() * left.element_size() % 8:
         return False
-    if not all(held.is_floating_point() and held.is_contiguous() and not held.is_neg() for held in (left, right)):
+    if not all(
+        tensor.is_floating_point() and tensor.is_contiguous() and not tensor.is_neg() for tensor in (left, right)
+    ):
         return False
     return torch.equal(left.view(-1).view(torch.int64), right.view(-1).view(torch.int64))
 

@@ -107,7 +107,7 @@ class Emission:
     rows: tuple[Row, ...]
     guards: tuple[Check, ...]
     opened: tuple[str, ...]
-    kept: UsedState
+    used_state: UsedState
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     graph: fx.Graph | None = None
     kind: str = "meta"

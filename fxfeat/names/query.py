@@ -23,7 +23,7 @@ OUTPUT = "output"
 
 
 @dataclass(frozen=True)
-class Found:
+class NamedValue:
     """What a name stands for: a node, or what a module returned, then steps into it."""
 
     query: str
@@ -84,7 +84,7 @@ def _read_step(subscript: ast.Subscript | ast.Attribute) -> tuple[str, Any]:
     return "item", ast.literal_eval(subscript.slice)
 
 
-def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLeaf:
+def find(recording: Recording, table: NameTable, query: str) -> NamedValue | InsideLeaf:
     """Find what ``query`` stands for.
 
     A listed name means that node. Any other module path means what that module returned, on its last call. ``output``
@@ -94,26 +94,26 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
         NodeNotFoundError: where nothing has that name.
     """
     if query in table.nodes:
-        return Found(query, table.nodes[query], None)
+        return NamedValue(query, table.nodes[query], None)
     if query in table.calls:
-        return Found(query, None, table.calls[query])
+        return NamedValue(query, None, table.calls[query])
     exact = _find_module_call(recording, table, query, None, ())
     if exact is not None:
         return exact
     parsed = parse_query(query)
     if parsed.call is None and parsed.steps and parsed.name in table.nodes:
-        return Found(query, table.nodes[parsed.name], None, parsed.steps)
+        return NamedValue(query, table.nodes[parsed.name], None, parsed.steps)
     if parsed.call is None and parsed.steps and parsed.name in table.calls:
-        return Found(query, None, table.calls[parsed.name], parsed.steps)
+        return NamedValue(query, None, table.calls[parsed.name], parsed.steps)
     returned = _find_module_call(recording, table, parsed.name, parsed.call, parsed.steps)
     if returned is not None:
-        return Found(query, returned.node, returned.module_call, returned.steps)
+        return NamedValue(query, returned.node, returned.module_call, returned.steps)
     calls = _calls_by_other_paths(recording, table, parsed.name)
     if calls:
-        return Found(query, None, _pick(calls, parsed.call, parsed.name), parsed.steps)
+        return NamedValue(query, None, _pick(calls, parsed.call, parsed.name), parsed.steps)
     inside = _find_attribute(table, recording, parsed)
     if inside is not None:
-        return Found(query, None, *inside)
+        return NamedValue(query, None, *inside)
     leaf = _leaf_around(recording, parsed.name)
     if leaf is not None and parsed.name in table.paths:
         return InsideLeaf(leaf)
@@ -122,12 +122,12 @@ def find(recording: Recording, table: NameTable, query: str) -> Found | InsideLe
 
 def _find_module_call(
     recording: Recording, table: NameTable, name: str, call: int | None, steps: Steps
-) -> Found | None:
+) -> NamedValue | None:
     if name == OUTPUT and call is None:
-        return Found(name, None, recording.module_calls[0], steps)
+        return NamedValue(name, None, recording.module_calls[0], steps)
     calls = table.module_calls.get(name, ()) if name else ()
     if calls:
-        return Found(name, None, _pick(calls, call, name), steps)
+        return NamedValue(name, None, _pick(calls, call, name), steps)
     if name in table.nodes or call is not None:
         return None
     return _last_under(recording, table, name, steps)
@@ -143,7 +143,7 @@ def _pick(calls: tuple[ModuleCall, ...], call: int | None, name: str) -> ModuleC
     raise NodeNotFoundError(f"'{name}@{call}' was asked for, but {name!r} is called {times}; the last call is {last}.")
 
 
-def _last_under(recording: Recording, table: NameTable, name: str, steps: Steps) -> Found | None:
+def _last_under(recording: Recording, table: NameTable, name: str, steps: Steps) -> NamedValue | None:
     """Find what ran last under a container that is never called itself, such as an ``nn.ModuleList``."""
     prefix = f"{name}."
     module_calls = [call for call in recording.module_calls if call.path.startswith(prefix)]
@@ -151,8 +151,8 @@ def _last_under(recording: Recording, table: NameTable, name: str, steps: Steps)
     last_span = max(module_calls, key=lambda call: (call.stop, -call.index), default=None)
     last_node = max(nodes, key=lambda node: meta_of(node).position, default=None)
     if last_span is not None and (last_node is None or meta_of(last_node).position < last_span.stop):
-        return Found(name, None, last_span, steps)
-    return None if last_node is None else Found(name, last_node, None, steps)
+        return NamedValue(name, None, last_span, steps)
+    return None if last_node is None else NamedValue(name, last_node, None, steps)
 
 
 def _calls_by_other_paths(recording: Recording, table: NameTable, name: str) -> tuple[ModuleCall, ...]:

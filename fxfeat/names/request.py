@@ -19,7 +19,7 @@ from fxfeat.ir.node_meta import (
 )
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import Build, Steps, spell
-from fxfeat.names.query import Found
+from fxfeat.names.query import NamedValue
 
 
 def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str, str]:
@@ -56,7 +56,7 @@ def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str,
     return request
 
 
-def select_feature(recording: Recording, target: Found, key: str) -> Feature:
+def select_feature(recording: Recording, target: NamedValue, key: str) -> Feature:
     """Say which values of the recording a name that was found stands for.
 
     Raises:
@@ -96,7 +96,7 @@ def _sign_of(recording: Recording, node: fx.Node, steps: Steps) -> OpOccurrence 
     return _sign_of(recording, node.args[0], (("item", node.args[1]), *steps))
 
 
-def _of_node(recording: Recording, target: Found, node: fx.Node, key: str) -> Feature:
+def _of_node(recording: Recording, target: NamedValue, node: fx.Node, key: str) -> Feature:
     owner = recording.module_calls[meta_of(node).module_call]
     produced_at = owner.stop if owner.leaf and node.op == "call_module" else meta_of(node).position + 1
     leaves = dict(owner.result_nodes) if owner.leaf and node.op == "call_module" else {}
@@ -109,7 +109,7 @@ def _of_node(recording: Recording, target: Found, node: fx.Node, key: str) -> Fe
     return Feature((key,), target.query, node, target.steps, produced_at, origin=origin)
 
 
-def _check_steps(target: Found, measured: Any) -> None:
+def _check_steps(target: NamedValue, measured: Any) -> None:
     value = measured
     for index, (_, step) in enumerate(target.steps):
         try:
@@ -138,7 +138,7 @@ def _pick(value: Any, steps: Steps) -> tuple[Any, Steps]:
     return value, ()
 
 
-def _leaf_at(module_call: ModuleCall, target: Found) -> fx.Node:
+def _leaf_at(module_call: ModuleCall, target: NamedValue) -> fx.Node:
     nodes_by_steps = {spell(steps): node for steps, node in module_call.result_nodes}
     if spell(target.steps) in nodes_by_steps:
         return nodes_by_steps[spell(target.steps)]

@@ -33,10 +33,10 @@ def _memory_of_the_model(draft: Draft) -> frozenset[Storage]:
 def _keep(graph: fx.Graph, writers: list[fx.Node], lasting: frozenset[Storage], feature: Feature) -> Feature:
     def clone_if_overwritten(node: fx.Node) -> fx.Node:
         memory = meta_of(node).aliases
-        later = any(meta_of(held).writes & memory for held in writers if position(held) >= feature.produced_at)
-        if not later and not any(meta_of(held).writes & memory & lasting for held in writers):
+        later = any(meta_of(writer).writes & memory for writer in writers if position(writer) >= feature.produced_at)
+        if not later and not any(meta_of(writer).writes & memory & lasting for writer in writers):
             return node
-        behind = (held for held in graph.nodes if position(held) >= feature.produced_at and held is not node)
+        behind = (writer for writer in graph.nodes if position(writer) >= feature.produced_at and writer is not node)
         return _clone(graph, node, next(behind, None))
 
     value: Any = map_nodes(feature.value, clone_if_overwritten)
@@ -44,8 +44,8 @@ def _keep(graph: fx.Graph, writers: list[fx.Node], lasting: frozenset[Storage], 
 
 
 def _clone(graph: fx.Graph, node: fx.Node, before: fx.Node | None) -> fx.Node:
-    known = meta_of(node)
+    meta = meta_of(node)
     with nullcontext() if before is None else graph.inserting_before(before):
-        clone = graph.call_function(torch.clone if isinstance(known.value, TensorMeta) else clone_all, (node,))
-    clone.meta["fxfeat"] = NodeMeta(known.position, known.module_call, known.value, contexts=known.contexts)
+        clone = graph.call_function(torch.clone if isinstance(meta.value, TensorMeta) else clone_all, (node,))
+    clone.meta["fxfeat"] = NodeMeta(meta.position, meta.module_call, meta.value, contexts=meta.contexts)
     return clone

@@ -37,7 +37,7 @@ class LostInput:
 
 
 Copies = dict[fx.Node, fx.Node]
-Known = Mapping[fx.Node, int]
+KnownSizes = Mapping[fx.Node, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def start_from(
     recording: Recording,
     sources: Mapping[str, fx.Node],
     passed: Collection[fx.Node] = (),
-    known: Mapping[fx.Node, int] | None = None,
+    known_sizes: Mapping[fx.Node, int] | None = None,
 ) -> Downstream:
     """Make inner values the inputs of a recording; what they were computed from is left to the passes to drop.
 
@@ -64,7 +64,7 @@ def start_from(
         recording: the recording, which is not changed.
         sources: the values by the name of the parameter that takes their place.
         passed: nodes that hand their first input on instead of what they compute.
-        known: sizes that were read before and are the same for every input.
+        known_sizes: sizes that were read before and are the same for every input.
 
     Returns:
         The recording behind the values; positions and module calls are those of the original.
@@ -72,7 +72,7 @@ def start_from(
     starts = [meta_of(node).position for node in sources.values()]
     drawn = draw_dependencies(recording.nodes)
     after = {node for source in sources.values() for node in {source, *nx.descendants(drawn, source)}}
-    early = {node: size for node, size in (known or {}).items() if node not in after}
+    early = {node: size for node, size in (known_sizes or {}).items() if node not in after}
     copies = _copy_nodes(recording, sources, max(starts), after, early)
     for node in passed:
         amend(copies[node], passed=True)
@@ -84,8 +84,8 @@ def start_from(
         result=map_nodes(recording.result, copies.__getitem__),
         signature=_sign(sources),
         dtype_reads=(),
-        unsupported=tuple(held for held in recording.unsupported if held.position > max(starts)),
-        attribute_writes=tuple(held for held in recording.attribute_writes if held.position > max(starts)),
+        unsupported=tuple(step for step in recording.unsupported if step.position > max(starts)),
+        attribute_writes=tuple(write for write in recording.attribute_writes if write.position > max(starts)),
     )
     return Downstream(copied, copies)
 
@@ -99,16 +99,16 @@ def check_start(draft: Draft) -> Draft:
     lost = (part for node in draft.graph.nodes for part in parts_of((node.args, node.kwargs), LostInput))
     missing = next(lost, None)
     if missing is not None:
-        model, held = type(draft.recording.root).__name__, ", ".join(draft.recording.signature.parameters)
+        model, inputs = type(draft.recording.root).__name__, ", ".join(draft.recording.signature.parameters)
         raise TraceError(
-            f"What follows {held!r} in {model} also reads its own input {missing.name!r}, so it cannot be run "
+            f"What follows {inputs!r} in {model} also reads its own input {missing.name!r}, so it cannot be run "
             "without it."
         )
     return draft
 
 
 def _copy_nodes(
-    recording: Recording, sources: Mapping[str, fx.Node], last: int, after: set[fx.Node], known: Known
+    recording: Recording, sources: Mapping[str, fx.Node], last: int, after: set[fx.Node], known_sizes: KnownSizes
 ) -> Copies:
     (name, first), *_ = sources.items()
     names = {node: name for name, node in sources.items()}
@@ -127,7 +127,7 @@ def _copy_nodes(
             copies[node] = _placeholder(graph, names[node], node, node)
         else:
             early = _owner_of_size(node) not in after
-            copies[node] = _copy(graph, node, copies, entry if early else None, first, known)
+            copies[node] = _copy(graph, node, copies, entry if early else None, first, known_sizes)
         if meta_of(node).position < last:
             # What the model did to its own state and to these values before is done, and is not done again.
             amend(copies[node], writes=meta_of(copies[node]).writes - done)
@@ -135,46 +135,46 @@ def _copy_nodes(
 
 
 def _placeholder(graph: fx.Graph, name: str, slot: fx.Node, value: fx.Node) -> fx.Node:
-    made = graph.create_node("placeholder", name, name=name)
+    copy = graph.create_node("placeholder", name, name=name)
     aliases = meta_of(value).aliases if slot is value else frozenset()
-    made.meta["fxfeat"] = NodeMeta(meta_of(slot).position, 0, meta_of(value).value, aliases=aliases)
-    return made
+    copy.meta["fxfeat"] = NodeMeta(meta_of(slot).position, 0, meta_of(value).value, aliases=aliases)
+    return copy
 
 
 def _enter(graph: fx.Graph, node: fx.Node, function: Any, entry: fx.Node) -> fx.Node:
-    made = graph.create_node("call_function", function, (entry,))
-    known = meta_of(node)
-    made.meta["fxfeat"] = NodeMeta(
-        known.position, 0, known.value, aliases=known.aliases, passed=function is same, counted=known.counted
+    copy = graph.create_node("call_function", function, (entry,))
+    meta = meta_of(node)
+    copy.meta["fxfeat"] = NodeMeta(
+        meta.position, 0, meta.value, aliases=meta.aliases, passed=function is same, counted=meta.counted
     )
-    return made
+    return copy
 
 
 def _copy(
-    graph: fx.Graph, node: fx.Node, copies: Copies, entry: fx.Node | None, first: fx.Node, known_sizes: Known
+    graph: fx.Graph, node: fx.Node, copies: Copies, entry: fx.Node | None, first: fx.Node, known_sizes: KnownSizes
 ) -> fx.Node:
-    known = meta_of(node)
+    meta = meta_of(node)
     if node.op == "placeholder":
-        made = graph.create_node("call_function", same, (_lost(node),))
+        copy = graph.create_node("call_function", same, (_lost(node),))
     elif entry is not None and _reads_batch(node, first):
-        made = graph.create_node("call_method", "size", (entry, 0))
+        copy = graph.create_node("call_method", "size", (entry, 0))
     else:
         args, kwargs = _map(node.args, copies, known_sizes), _map(node.kwargs, copies, known_sizes)
-        made = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
-    before = copies[known.same_as] if known.same_as is not None else None
-    made.meta["fxfeat"] = dataclasses.replace(known, same_as=before)
-    return made
+        copy = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
+    before = copies[meta.same_as] if meta.same_as is not None else None
+    copy.meta["fxfeat"] = dataclasses.replace(meta, same_as=before)
+    return copy
 
 
 def _lost(node: fx.Node) -> Any:
     return LostInput(str(node.target))
 
 
-def _map(value: Any, copies: Copies, known: Known) -> Any:
+def _map(value: Any, copies: Copies, known_sizes: KnownSizes) -> Any:
     """Replace nodes by their copies, or by sizes that are known; the model's own inputs have no copies."""
 
     def replace(node: fx.Node) -> Any:
-        return _lost(node) if node.op == "placeholder" else known.get(node, copies[node])
+        return _lost(node) if node.op == "placeholder" else known_sizes.get(node, copies[node])
 
     return map_nodes(value, replace)
 
@@ -184,7 +184,7 @@ def _reads_batch(node: fx.Node, first: fx.Node) -> bool:
     owner = _owner_of_size(node)
     if owner is None or meta_of(owner).constant:
         return False
-    shapes = [getattr(meta_of(held).value, "shape", ()) for held in (owner, first)]
+    shapes = [getattr(meta_of(tensor).value, "shape", ()) for tensor in (owner, first)]
     # A batch of one could be any axis of one.
     certain = owner.op == "placeholder" or shapes[0][:1] != (1,)
     return certain and bool(shapes[0]) and shapes[0][:1] == shapes[1][:1]
@@ -203,15 +203,15 @@ def _owner_of_size(node: fx.Node) -> fx.Node | None:
 
 
 def _copy_module_call(
-    module_call: ModuleCall, starts: list[int], passed: Collection[fx.Node], copies: Copies, known: Known
+    module_call: ModuleCall, starts: list[int], passed: Collection[fx.Node], copies: Copies, known_sizes: KnownSizes
 ) -> ModuleCall:
     under_way = not module_call.leaf and any(module_call.start <= start < module_call.stop for start in starts)
     skips = any(module_call.start <= meta_of(node).position < module_call.stop for node in passed)
     return dataclasses.replace(
         module_call,
         path="" if under_way or skips else module_call.path,
-        args=_map(module_call.args, copies, known),
-        kwargs=_map(module_call.kwargs, copies, known),
+        args=_map(module_call.args, copies, known_sizes),
+        kwargs=_map(module_call.kwargs, copies, known_sizes),
         result=map_nodes(module_call.result, copies.__getitem__),
         result_nodes=tuple((steps, copies[node]) for steps, node in module_call.result_nodes),
     )

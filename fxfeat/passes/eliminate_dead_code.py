@@ -19,15 +19,17 @@ def eliminate_dead_code(draft: Draft) -> Draft:
     Inputs stay, because the emitted ``forward`` keeps the signature of the original.
     """
     nodes = list(draft.graph.nodes)
-    kept = [node for node in nodes if node.target is check or meta_of(node).look or _has_effect(draft, node)]
-    needed = find_needed(draft.recording, nodes, draft.features, kept)
+    effects = [node for node in nodes if node.target is check or meta_of(node).look or _has_effect(draft, node)]
+    needed = find_needed(draft.recording, nodes, draft.features, effects)
     graph = fx.Graph()
-    made: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, fx.Node] = {}
     for node in nodes:
         if node in needed or node.op == "placeholder":
-            made[node] = graph.node_copy(node, lambda source: made[source])
-    moved = (map_nodes(held.value, made.__getitem__) for held in draft.features)
-    features = tuple(dataclasses.replace(held, value=value) for held, value in zip(draft.features, moved, strict=True))
+            copies[node] = graph.node_copy(node, lambda source: copies[source])
+    moved = (map_nodes(feature.value, copies.__getitem__) for feature in draft.features)
+    features = tuple(
+        dataclasses.replace(feature, value=value) for feature, value in zip(draft.features, moved, strict=True)
+    )
     return dataclasses.replace(draft, graph=graph, features=features)
 
 

@@ -18,33 +18,33 @@ def guard_inputs(draft: Draft) -> Draft:
     # By the parameter's name: the node of one that is called input, as one of Python's functions, has another.
     inputs = {str(node.target).lstrip("*"): node for node in draft.graph.nodes if node.op == "placeholder"}
     last = list(inputs.values())[-1] if inputs else None
-    for held in reversed(draft.input_guards):
-        if held.parameter in inputs and last is not None:
-            _write(draft.graph, inputs[held.parameter], last, held)
+    for guard in reversed(draft.input_guards):
+        if guard.parameter in inputs and last is not None:
+            _write(draft.graph, inputs[guard.parameter], last, guard)
     return draft
 
 
-def _write(graph: fx.Graph, source: fx.Node, last: fx.Node, pinned: InputGuard) -> None:
-    known = NodeMeta(meta_of(last).position, 0)
-    which = pinned.attribute if pinned.dimension is None else f"shape[{pinned.dimension}]"
-    place = f"{pinned.parameter}{spell(pinned.steps)}.{which}"
-    made: list[fx.Node] = []
+def _write(graph: fx.Graph, source: fx.Node, last: fx.Node, guard: InputGuard) -> None:
+    meta = NodeMeta(meta_of(last).position, 0)
+    which = guard.attribute if guard.dimension is None else f"shape[{guard.dimension}]"
+    place = f"{guard.parameter}{spell(guard.steps)}.{which}"
+    added: list[fx.Node] = []
     with graph.inserting_after(last):
         node = source
-        for kind, key in pinned.steps:
-            node = _after(graph, made, operator.getitem if kind == "item" else getattr, (node, key), last)
+        for kind, key in guard.steps:
+            node = _after(graph, added, operator.getitem if kind == "item" else getattr, (node, key), last)
         for name in which.partition("[")[0].split("."):
-            node = _after(graph, made, getattr, (node, name), last)
-        if pinned.dimension is not None:
-            node = _after(graph, made, operator.getitem, (node, pinned.dimension), last)
+            node = _after(graph, added, getattr, (node, name), last)
+        if guard.dimension is not None:
+            node = _after(graph, added, operator.getitem, (node, guard.dimension), last)
         reason = f"{place}: `others of {place} were found to run other code`"
-        _after(graph, made, check, (node, pinned.size, reason), last)
-    for node in made:
-        node.meta["fxfeat"] = known
+        _after(graph, added, check, (node, guard.size, reason), last)
+    for node in added:
+        node.meta["fxfeat"] = meta
 
 
-def _after(graph: fx.Graph, made: list[fx.Node], target: object, args: tuple[object, ...], last: fx.Node) -> fx.Node:
-    with graph.inserting_after(made[-1] if made else last):
+def _after(graph: fx.Graph, added: list[fx.Node], target: object, args: tuple[object, ...], last: fx.Node) -> fx.Node:
+    with graph.inserting_after(added[-1] if added else last):
         node = graph.call_function(target, args)  # type: ignore[arg-type]
-    made.append(node)
+    added.append(node)
     return node

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
-from typing import Any
+from collections import deque
 
 from torch import fx
 
-from fxfeat.errors import TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.feature import Feature
 from fxfeat.ir.guard import Guard
-from fxfeat.ir.module_call import (
-    ModuleAt,
-    ModuleCall,
-    Opaque,
-    opaque_in,
-)
-from fxfeat.ir.node_meta import (
-    NodeMeta,
-    meta_of,
-)
-from fxfeat.ir.tap import TappedCall
-from fxfeat.ir.tree import Build, Steps, map_nodes, map_structure, nodes_in
-from fxfeat.opening.plan import (
-    Plan,
-    find_implicit_inputs,
-    is_movable,
-    plan_openings,
-    stops_at,
-    uses_of,
-    whole_calls_mutating_python,
-    whole_calls_of,
-)
-from fxfeat.opening.seal import measured, modules_used
+from fxfeat.ir.node_meta import meta_of
+from fxfeat.opening.plan_openings import plan_openings
+from fxfeat.opening.unseen_inputs import find_implicit_inputs
+from fxfeat.passes.call_meta import only_value
+from fxfeat.passes.call_whole import call_whole
+from fxfeat.passes.outlined_graph import OutlinedGraph, add_function, copy_node, start_graph, use_node
+from fxfeat.passes.write_feature import write_feature
 from fxfeat.runtime.check import check
-from fxfeat.runtime.clone import clone_all
-from fxfeat.runtime.run_tapped import run_tapped
 
 
 def outline(draft: Draft) -> Draft:
@@ -45,291 +25,75 @@ def outline(draft: Draft) -> Draft:
 
     Source: the code an expert writes by hand, ``x = self.layer1(x)``.
     """
-    return _Copy(draft, plan_openings(draft)).run()
-
-
-class _Copy:
-    """Copies the needed nodes, each whole module call as one call."""
-
-    def __init__(self, draft: Draft, plan: Plan) -> None:
-        self.draft, self.plan, self.recording = draft, plan, draft.recording
-        self.graph = fx.Graph()
-        self.made: dict[fx.Node, fx.Node] = {}
-        self.calls: dict[int, fx.Node] = {}
-        self.whole_calls = whole_calls_of(self.recording, plan)
-        self.mutates_python = whole_calls_mutating_python(self.recording, plan)
-        empty = {
-            index
-            for index in self.whole_calls & self.mutates_python
-            if not self._nodes_of(self.recording.module_calls[index])
-        }
-        self.empty = sorted(empty)
-        self.wanted = {node for node, _ in uses_of(self.recording, plan)}
-        self.guards = sorted(plan.guards, key=lambda guard: guard.position)
-        self.features: dict[int, Feature] = {}
-        self.tapped_calls: dict[int, TappedCall] = {}
-        self.taps: dict[str, fx.Node] = {}
-
-    def run(self) -> Draft:
-        for node in self.recording.graph.nodes:
-            self._write_guards(meta_of(node).position)
-            self._write_empty(meta_of(node).position)
-            whole_call = self.plan.whole_call(self.recording, meta_of(node).module_call)
-            if whole_call is None and (node in self.plan.needed or node.op == "placeholder"):
-                self._copy(node)
-            elif whole_call in self.whole_calls and whole_call not in self.calls:
-                self._call(self.recording.module_calls[whole_call])
-            self._write_features(meta_of(node).position + 1)
-        last = meta_of(node).position + 1
-        self._write_guards(last)
-        for whole_call in sorted(self.whole_calls - set(self.calls)):
-            self._call(self.recording.module_calls[whole_call])
-        self._write_features(last + 1)
-        paths = {self.recording.module_calls[index].path for index in self.plan.opened} - {""}
-        opened = tuple(sorted(paths))
-        taken = tuple(self.tapped_calls[index] for index in sorted(self.tapped_calls))
-        features = tuple(self.features[index] for index in range(len(self.plan.features)))
-        implicit_inputs = tuple(
-            self.recording.module_calls[index].path for index in find_implicit_inputs(self.recording, self.plan)
-        )
-        return dataclasses.replace(
-            self.draft,
-            graph=self.graph,
-            features=features,
-            opened=opened,
-            implicit_inputs=implicit_inputs,
-            tapped_calls=taken,
-        )
-
-    def _add(self, op: str, target: Any, args: Any, kwargs: Any, known: NodeMeta, name: str | None = None) -> fx.Node:
-        args, kwargs = self._built(args, known), self._built(kwargs, known)
-        node = self.graph.create_node(op, target, args, kwargs, name=name)
-        node.meta["fxfeat"] = known
-        return node
-
-    def _built(self, value: Any, known: NodeMeta) -> Any:
-        """Turn what is to be built again into calls that build it."""
-
-        def call_of(part: Any) -> Any:
-            if not isinstance(part, Build):
-                return part
-            fields = self._built(dict(part.fields), known)
-            memory = frozenset[Any]().union(*(meta_of(node).aliases for node in nodes_in(fields)))
-            return self._add("call_function", part.factory, (), fields, _only_value(known, None, memory))
-
-        return map_structure(value, call_of)
-
-    def _copy(self, node: fx.Node) -> None:
-        if meta_of(node).unwritable:
-            path = self.recording.module_calls[meta_of(node).module_call].path
-            reason = f"{node.target!s} uses {meta_of(node).unwritable}, which cannot be written down as code"
-            raise TraceError(self._explain_unwritable(node), path=path, reason=reason)
-        if meta_of(node).passed:
-            self.made[node] = self._use(node.all_input_nodes[0])
-            return
-        args, kwargs = map_nodes(node.args, self._use), map_nodes(node.kwargs, self._use)
-        self.made[node] = self._add(node.op, node.target, args, kwargs, self._moved(meta_of(node)), node.name)
-
-    def _moved(self, known: NodeMeta) -> NodeMeta:
-        return dataclasses.replace(known, same_as=None)
-
-    def _call(self, module_call: ModuleCall) -> None:
-        """Write one call of a whole module, and pick what is needed from what it returns."""
-        inside = self._nodes_of(module_call)
-        known = _summed(module_call, [meta_of(node) for node in inside])
-        known = dataclasses.replace(known, mutates_python=module_call.index in self.mutates_python)
-        args, kwargs = self._argument(module_call.args), self._argument(module_call.kwargs)
-        tapped = [feature for feature in self.plan.features if feature.whole == module_call.index]
-        if tapped:
-            call = self._call_tapped(module_call, tapped, args, kwargs, known)
-        else:
-            call = self._add("call_module", module_call.path, args, kwargs, known)
-        self.calls[module_call.index] = call
-        if isinstance(module_call.result, fx.Node):
-            self.made.setdefault(module_call.result, call)
-        for steps, node in module_call.result_nodes:
-            if (
-                node in self.wanted
-                and self.plan.whole_call(self.recording, meta_of(node).module_call) == module_call.index
-            ):
-                self.made.setdefault(node, self._follow(call, steps, meta_of(node)))
-
-    def _call_tapped(
-        self, module_call: ModuleCall, features: list[Feature], args: Any, kwargs: Any, known: NodeMeta
-    ) -> fx.Node:
-        """Write one call of a module that stays whole, and pick what is copied out of it; return its own result."""
-        path, reason = self.plan.sealed.reasons[module_call.index]
-        taps = tuple(dict.fromkeys(feature.tap for feature in features if feature.tap is not None))
-        end = max(feature.produced_at for feature in features)
-        counted = self.draft.may_stop and all(tap.call is not None for tap in taps)
-        stops = counted and stops_at(self.recording, self.plan, module_call, end)
-        used = modules_used(self.recording, module_call.index, end if stops else module_call.stop)
-        earlier = sum(call.path == path for call in self.tapped_calls.values())
-        key = f"{path}@{earlier}" if earlier else path
-        self.tapped_calls[module_call.index] = TappedCall(key, path, reason, taps, stops, used)
-        owner = self._add("get_attr", "", (), {}, NodeMeta(module_call.start, 0, container=True))
-        values = {feature.name: measured(feature) for feature in features}
-        whole = dataclasses.replace(known, value=(known.value, values))
-        call = self._add("call_function", run_tapped, (owner, key, *args), kwargs, whole)
-        result = self._add(
-            "call_function", operator.getitem, (call, 0), {}, _only_value(known, known.value, known.aliases)
-        )
-        copies = self._add("call_function", operator.getitem, (call, 1), {}, _only_value(known, values))
-        for name, value in values.items():
-            self.taps[name] = self._add(
-                "call_function", operator.getitem, (copies, name), {}, _only_value(known, value)
-            )
-        return result
-
-    def _nodes_of(self, module_call: ModuleCall) -> list[fx.Node]:
-        return self.recording.nodes[module_call.start : module_call.stop]
-
-    def _argument(self, value: Any) -> Any:
-        return map_structure(value, self._argument_part)
-
-    def _argument_part(self, value: Any) -> Any:
-        if isinstance(value, Opaque):
-            assert value.module_call is not None
-            source = self.calls[value.module_call]
-            return self._follow(source, value.steps, _only_value(meta_of(source), None))
-        if isinstance(value, ModuleAt):
-            return self._add("get_attr", value.path, (), {}, NodeMeta(0, 0))
-        return self._use(value) if isinstance(value, fx.Node) else value
-
-    def _follow(self, node: fx.Node, steps: Steps, known: NodeMeta) -> fx.Node:
-        for kind, step in steps:
-            function = operator.getitem if kind == "item" else getattr
-            after = _only_value(known, known.value, known.aliases)
-            after = dataclasses.replace(after, position=meta_of(node).position)
-            node = self._add("call_function", function, (node, step), {}, after)
-        return node
-
-    def _use(self, node: fx.Node) -> fx.Node:
-        """Return the new node for an old one."""
-        if node in self.made:
-            return self.made[node]
-        before = meta_of(node).same_as
-        if before is not None:
-            return self._use(before)
-        if node.op == "get_attr" or is_movable(node):
-            self._copy(node)
-            return self.made[node]
-        raise TraceError(f"{node.format_node()} is needed but was not written; please report this model.")
-
-    def _write_empty(self, position: int) -> None:
-        """Call the modules that run no operation, and change what Python holds, before what comes after them."""
-        while self.empty and self.recording.module_calls[self.empty[0]].start <= position:
-            self._call(self.recording.module_calls[self.empty.pop(0)])
-
-    # -- guards and features ----------------------------------------------------------------------------------------
-
-    def _write_guards(self, position: int) -> None:
-        while self.guards and self.guards[0].position <= position:
-            self._write_guard(self.guards.pop(0))
-
-    def _write_guard(self, guard: Guard) -> None:
-        place = f"{guard.where}: `{guard.source}`"
-        if guard.node.op == "get_attr":
-            return
-        known = _only_value(meta_of(guard.node), None)
-        args = (self._use(guard.node), guard.expected, place)
-        self._add("call_function", check, args, {}, dataclasses.replace(known, position=guard.position))
-
-    def _write_features(self, position: int) -> None:
-        for index, feature in enumerate(self.plan.features):
-            if index not in self.features and feature.produced_at <= position:
-                self.features[index] = self._feature(feature)
-
-    def _feature(self, feature: Feature) -> Feature:
-        if feature.tap is not None:
-            return dataclasses.replace(feature, value=self.taps[feature.name], steps=())
-        if opaque_in(feature.value):
-            value: Any = self._result_of(feature)
-        elif self._is_whole(feature):
-            value = (
-                self._copied_result(feature)
-                if self._is_overwritten(feature)
-                else self._called(feature.module_call or 0)
-            )
-        else:
-            value = self._built(map_nodes(feature.value, self._use), NodeMeta(feature.produced_at - 1, 0))
-        if feature.steps:
-            value = self._follow(value, feature.steps, _picked(meta_of(value), feature.steps))
-        return dataclasses.replace(feature, value=value, steps=())
-
-    def _result_of(self, feature: Feature) -> fx.Node:
-        """Return the call of the module whose whole result, which nobody could write down, is a feature."""
-        assert feature.module_call is not None
-        kind = opaque_in(feature.value)[0].type_name
-        if kind == "generator" or self.plan.whole_call(self.recording, feature.module_call) != feature.module_call:
-            raise TraceError(
-                f"{feature.name!r} holds a {kind}, which cannot be written down as code. Ask for its tensors one by "
-                "one, or for nothing inside the module.",
-                path=None if kind == "generator" else self.recording.module_calls[feature.module_call].path,
-                reason=f"it returns a {kind}, which cannot be written down as code",
-            )
-        mutated = self.recording.module_calls[feature.module_call].mutated
-        return self._copied_result(feature) if mutated else self._called(feature.module_call)
-
-    def _copied_result(self, feature: Feature) -> fx.Node:
-        """Copy all that a whole module returns, which on another input may have another structure."""
-        call = self._called(feature.module_call or 0)
-        return self._add("call_function", clone_all, (call,), {}, _only_value(meta_of(call), meta_of(call).value))
-
-    def _is_whole(self, feature: Feature) -> bool:
-        """Say whether a feature is all that a whole module returns, be it a tensor, a tuple or a dict."""
-        if (
-            feature.module_call is None
-            or feature.steps
-            or self.plan.whole_call(self.recording, feature.module_call) != feature.module_call
-        ):
-            return False
-        module_call = self.recording.module_calls[feature.module_call]
-        return feature.value is module_call.result and not isinstance(module_call.result, fx.Node)
-
-    def _is_overwritten(self, feature: Feature) -> bool:
-        memory = frozenset[Any]().union(*(meta_of(node).aliases for node in nodes_in(feature.value)))
-        later = self.recording.nodes[feature.produced_at :]
-        return self.recording.module_calls[feature.module_call or 0].mutated or any(
-            meta_of(node).writes & memory for node in later
-        )
-
-    def _called(self, index: int) -> fx.Node:
-        if index not in self.calls:
-            self._call(self.recording.module_calls[index])
-        return self.calls[index]
-
-    def _explain_unwritable(self, node: fx.Node) -> str:
-        path = self.recording.module_calls[meta_of(node).module_call].path or type(self.recording.root).__name__
-        return (
-            f"In {path!r}, {node.target!s} uses {meta_of(node).unwritable}, which cannot be written down as code. "
-            "Ask for features outside this module: then it is called whole."
-        )
-
-
-def _only_value(known: NodeMeta, value: Any, aliases: frozenset[Any] = frozenset()) -> NodeMeta:
-    return NodeMeta(known.position, known.module_call, value, aliases=aliases, contexts=known.contexts)
-
-
-def _picked(known: NodeMeta, steps: Steps) -> NodeMeta:
-    value = known.value
-    for _, step in steps:
-        value = value[step]
-    return dataclasses.replace(known, value=value, reads=frozenset(), writes=frozenset(), draws=False)
-
-
-def _summed(module_call: ModuleCall, inside: list[NodeMeta]) -> NodeMeta:
-    """Add up what the nodes of a module call read, wrote and drew."""
-    nothing: frozenset[Any] = frozenset()
-    leaves = [meta_of(node) for _, node in module_call.result_nodes]
-    result = meta_of(module_call.result) if isinstance(module_call.result, fx.Node) else None
-    return NodeMeta(
-        position=module_call.start,
-        module_call=module_call.index,
-        value=result.value if result else tuple(known.value for known in leaves),
-        reads=nothing.union(*(known.reads | known.aliases for known in inside)),
-        writes=nothing.union(*(known.writes for known in inside)),
-        aliases=nothing.union(*(known.aliases for known in leaves)),
-        draws=any(known.draws for known in inside),
-        contexts=module_call.contexts,
+    outlined = start_graph(draft, plan_openings(draft))
+    recording, plan = outlined.recording, outlined.plan
+    features = _write_all(outlined)
+    paths = {recording.module_calls[index].path for index in plan.opened} - {""}
+    implicit_inputs = find_implicit_inputs(recording, plan)
+    return dataclasses.replace(
+        draft,
+        graph=outlined.graph,
+        features=tuple(features[index] for index in range(len(plan.features))),
+        opened=tuple(sorted(paths)),
+        implicit_inputs=tuple(recording.module_calls[index].path for index in implicit_inputs),
+        tapped_calls=tuple(outlined.tapped_calls[index] for index in sorted(outlined.tapped_calls)),
     )
+
+
+def _write_all(outlined: OutlinedGraph) -> dict[int, Feature]:
+    """Write every node, call, guard and feature at the position at which it was recorded."""
+    guards = deque(sorted(outlined.plan.guards, key=lambda guard: guard.position))
+    silent_calls = deque(_list_silent_calls(outlined))
+    features: dict[int, Feature] = {}
+    for node in outlined.recording.graph.nodes:
+        position = meta_of(node).position
+        _write_guards(outlined, guards, position)
+        _write_silent_calls(outlined, silent_calls, position)
+        _write_node(outlined, node)
+        _write_features(outlined, features, position + 1)
+    last = position + 1
+    _write_guards(outlined, guards, last)
+    for index in sorted(outlined.whole_calls - set(outlined.calls)):
+        call_whole(outlined, index)
+    _write_features(outlined, features, last + 1)
+    return features
+
+
+def _write_node(outlined: OutlinedGraph, node: fx.Node) -> None:
+    """Copy a node of opened code; at the first node of a whole call, write the call."""
+    index = outlined.home_of(node)
+    if index is None and (node in outlined.plan.needed or node.op == "placeholder"):
+        copy_node(outlined, node)
+    elif index in outlined.whole_calls and index not in outlined.calls:
+        call_whole(outlined, index)
+
+
+def _list_silent_calls(outlined: OutlinedGraph) -> list[int]:
+    """List the whole calls that run no operation, and change what Python holds."""
+    calls = (outlined.recording.module_calls[index] for index in outlined.whole_calls & outlined.mutates_python)
+    return sorted(call.index for call in calls if not outlined.recording.nodes[call.start : call.stop])
+
+
+def _write_silent_calls(outlined: OutlinedGraph, silent_calls: deque[int], position: int) -> None:
+    """Call the modules that run no operation before what comes after them."""
+    while silent_calls and outlined.recording.module_calls[silent_calls[0]].start <= position:
+        call_whole(outlined, silent_calls.popleft())
+
+
+def _write_guards(outlined: OutlinedGraph, guards: deque[Guard], position: int) -> None:
+    while guards and guards[0].position <= position:
+        _write_guard(outlined, guards.popleft())
+
+
+def _write_guard(outlined: OutlinedGraph, guard: Guard) -> None:
+    if guard.node.op == "get_attr":
+        return
+    place = f"{guard.where}: `{guard.source}`"
+    meta = dataclasses.replace(only_value(meta_of(guard.node), None), position=guard.position)
+    add_function(outlined, check, (use_node(outlined, guard.node), guard.expected, place), meta)
+
+
+def _write_features(outlined: OutlinedGraph, features: dict[int, Feature], position: int) -> None:
+    for index, feature in enumerate(outlined.plan.features):
+        if index not in features and feature.produced_at <= position:
+            features[index] = write_feature(outlined, feature)

@@ -16,7 +16,7 @@ from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission, ModeVariants, Source
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
-from fxfeat.names.query import Found, find
+from fxfeat.names.query import NamedValue, find
 from fxfeat.names.request import select_feature
 from fxfeat.names.table import name_nodes
 from fxfeat.passes.run_passes import rewrite
@@ -84,7 +84,7 @@ def _draft(recording: Recording, run: Run) -> Draft:
     if len(sites) == run.sites:
         change_calls(sites, run.changes)
     output = find(recording, name_nodes(recording), _OUTPUT)
-    assert isinstance(output, Found)
+    assert isinstance(output, NamedValue)
     try:
         feature = select_feature(recording, output, _OUTPUT)
     except RequestError as error:

@@ -10,7 +10,7 @@ from fxfeat import TraceError
 from fxfeat.codegen.emit import emit
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.recording import Recording
-from fxfeat.names.query import Found
+from fxfeat.names.query import NamedValue
 from fxfeat.names.request import select_feature
 from fxfeat.names.table import name_nodes
 from fxfeat.passes.downstream import check_start, start_from
@@ -45,7 +45,7 @@ def record(model: nn.Module) -> tuple[Recording, dict[str, fx.Node]]:
 def write(model: nn.Module, source: str, passed: tuple[str, ...] = ()) -> str:
     recording, nodes = record(model)
     behind = start_from(recording, {"y": nodes[source]}, [nodes[name] for name in passed])
-    found = Found("softmax", behind.copies[nodes["softmax"]], None)
+    found = NamedValue("softmax", behind.copies[nodes["softmax"]], None)
     draft = Draft(behind.recording, behind.recording.graph, (select_feature(behind.recording, found, "out"),))
     return emit(rewrite(draft, (*PASSES, check_start))[0]).source.text
 

@@ -1,0 +1,142 @@
+"""Emit the code of one mode, with checks for the inputs that it is not good for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+from fxfeat.codegen.emit import emit
+from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, emit_what_arrives
+from fxfeat.eager.purity import find_purity
+from fxfeat.errors import UNSEEN_STATE, NodeNotFoundError, TraceError
+from fxfeat.guards.choose_assumptions import choose_assumptions
+from fxfeat.guards.dtypes import has_dtypes, tie_all_dtypes
+from fxfeat.guards.free_sizes import find_dtypes, find_free_sizes, find_input_guards, is_same_code
+from fxfeat.guards.same_tensor import join_same_tensor
+from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.emission import Emission
+from fxfeat.ir.example import Example
+from fxfeat.ir.guard import InputGuard
+from fxfeat.ir.recording import Recording
+from fxfeat.passes.run_passes import rewrite
+from fxfeat.trace.setup import Setup, record_variant
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mode:
+    """A model recorded in one mode, under some assumptions, and what is wanted of that recording and of others."""
+
+    setup: Setup
+    training: bool | None
+    make: MakeDraft
+    recording: Recording
+    draft: Draft
+    assumptions: Assumptions = AS_IT_IS
+
+
+def emit_checked(setup: Setup, recording: Recording, training: bool | None, make: MakeDraft) -> Emission:
+    """Emit the code of one mode, with checks for the inputs that it is not good for.
+
+    Args:
+        setup: the model and how to record it.
+        recording: the recording to emit.
+        training: the mode it was made in.
+        make: says what is wanted of a recording; it is asked again for recordings at other sizes and dtypes.
+
+    Raises:
+        TraceError: where the features change from call to call with what the model keeps in Python.
+    """
+    make, emission = emit_what_arrives(setup, recording, training, make)
+    mode, emission = _assume(_Mode(setup, training, make, recording, make(recording)), emission)
+    check_calls(setup, mode.recording, training, emission)
+    freedoms = find_free_sizes(setup.model, setup.examples[0], emission, lambda example: _emit_at(mode, example))
+    input_guards = find_input_guards(freedoms)
+    if input_guards:
+        _check_same_again(mode, emission)
+    goes_by_dtypes = _goes_by_dtypes(mode, emission)
+    if goes_by_dtypes:
+        input_guards += _guard_dtypes(mode)
+    if input_guards or goes_by_dtypes:
+        emission = _emit(dataclasses.replace(mode.draft, input_guards=input_guards))
+    purity = find_purity(setup, mode.recording, training)
+    writes_parameters = mode.recording.writes_parameters
+    return dataclasses.replace(emission, freedoms=freedoms, purity=purity, writes_parameters=writes_parameters)
+
+
+def _emit(draft: Draft) -> Emission:
+    return emit(rewrite(draft)[0])
+
+
+# -- what the code was told --------------------------------------------------------------------------------------------
+
+
+def _assume(mode: _Mode, emission: Emission) -> tuple[_Mode, Emission]:
+    """Record and emit again where what the model's code was told matters to the features, so that it is checked."""
+    assumptions = choose_assumptions(
+        mode.recording,
+        emission,
+        emit_assuming=lambda told: _emit(mode.make(_record_assuming(mode, told))),
+        emit_joined=lambda: emit(join_same_tensor(rewrite(mode.make(mode.recording))[0])),
+    )
+    if assumptions == AS_IT_IS:
+        return mode, emission
+    recording = _record_assuming(mode, assumptions)
+    draft = mode.make(recording)
+    return dataclasses.replace(mode, recording=recording, draft=draft, assumptions=assumptions), _emit(draft)
+
+
+def _record_assuming(mode: _Mode, assumptions: Assumptions) -> Recording:
+    return record_variant(mode.setup, mode.recording, mode.training, assumptions=assumptions)
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+
+
+def _emit_at(mode: _Mode, example: Example) -> Emission:
+    """Emit for another example."""
+    other = record_variant(mode.setup, mode.recording, mode.training, example, assumptions=mode.assumptions)
+    return _emit(mode.make(other))
+
+
+def _check_same_again(mode: _Mode, emission: Emission) -> None:
+    """Raise where the same example gives other code the second time: no size is to blame for that."""
+    if not is_same_code(emission, _emit_at(mode, mode.setup.examples[0])):
+        raise TraceError(
+            f"{type(mode.setup.model).__name__} does something else each time it is run on the same input: its code "
+            "keeps state where fxfeat cannot see it, as in an iterator, a generator of random numbers or __slots__. "
+            "Make it a buffer, or ask for features outside the module that keeps it. A torch.Tensor(2, 3) that it "
+            "makes holds what the memory held: make a torch.empty(2, 3).",
+            path="",
+            reason=UNSEEN_STATE,
+        )
+
+
+# -- dtypes ------------------------------------------------------------------------------------------------------------
+
+
+def _goes_by_dtypes(mode: _Mode, emission: Emission) -> bool:
+    """Say whether the model asked for a dtype, or its code names one."""
+    return bool(mode.recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
+
+
+def _guard_dtypes(mode: _Mode) -> tuple[InputGuard, ...]:
+    """Tie dtypes to the tensors that they were read from, and say which dtypes of inputs are to be checked."""
+
+    def record_recast(recast: Mapping[torch.dtype, torch.dtype]) -> Recording:
+        return record_variant(
+            mode.setup, mode.recording, mode.training, recast=dict(recast), assumptions=mode.assumptions
+        )
+
+    is_same = tie_all_dtypes(mode.recording, record_recast, lambda other: _has_same_code(mode, other))
+    read = {dtype for _, dtype in mode.recording.dtype_reads} or ({torch.float32} if not is_same else set())
+    return find_dtypes(mode.setup.model, mode.setup.examples[0], read, any_float=is_same)
+
+
+def _has_same_code(mode: _Mode, other: Recording) -> bool:
+    try:
+        return _emit(mode.make(other)).source.text == _emit(mode.draft).source.text
+    except NodeNotFoundError:  # rounding has led it elsewhere, as to another expert
+        return False
