@@ -20,6 +20,7 @@ from fxfeat.isolation.caches import fresh_caches
 from fxfeat.isolation.preserved import preserved
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
+from fxfeat.runtime.tapped_run import never_stopped
 from fxfeat.trace.builder.model_parts import add_modules, read_tensors
 from fxfeat.trace.builder.placeholders import write_inputs
 from fxfeat.trace.builder.rebinding import put_back
@@ -94,6 +95,7 @@ def _everything_preserved(model: nn.Module, conditions: Conditions) -> Iterator[
         around.enter_context(fresh_caches(model))
         before = around.enter_context(preserved(model))
         around.enter_context(same_switches())
+        around.enter_context(never_stopped())
         around.enter_context(torch.compiler.set_stance("force_eager"))
         # Tensors of inference mode do not tell when they are written to.
         around.enter_context(torch.inference_mode(False))
