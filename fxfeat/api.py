@@ -12,7 +12,8 @@ from torch import nn
 from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
 from fxfeat.eager.emit_checked import emit_checked
 from fxfeat.eager.stopping import leaves_undone
-from fxfeat.eager.tap_whole import tap_recorded, tap_unrecorded
+from fxfeat.eager.tap_recorded import tap_recorded
+from fxfeat.eager.tap_unrecorded import tap_unrecorded
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission, ModeVariants, Source, list_tapped

@@ -1,0 +1,122 @@
+"""Tap a whole model that cannot be recorded: names are those of its modules."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import fx, nn
+
+from fxfeat.eager.explore import Exploration, explore
+from fxfeat.eager.named_calls import find_call
+from fxfeat.eager.tapped_code import emit_tapped
+from fxfeat.errors import TraceError
+from fxfeat.inputs.examples import bind
+from fxfeat.ir.draft import Draft
+from fxfeat.ir.emission import Emission
+from fxfeat.ir.example import Example
+from fxfeat.ir.feature import Feature, Origin
+from fxfeat.ir.node_meta import NodeMeta
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.tap import TappedCall
+from fxfeat.ir.tree import follow
+from fxfeat.trace.builder.measure import measure_all
+from fxfeat.trace.builder.placeholders import STARS
+from fxfeat.trace.leaves import Leaves, choose_leaves
+from fxfeat.trace.setup import Setup
+
+
+def tap_unrecorded(
+    setup: Setup,
+    training: bool | None,
+    request: dict[str, str],
+    reason: str,
+    error: TraceError,
+    on_model: bool = False,
+    may_stop: bool = True,
+) -> Emission:
+    """Emit an extractor that runs a whole model which cannot be recorded: names are those of its modules.
+
+    Args:
+        setup: the model and its examples.
+        training: the mode.
+        request: the names by key.
+        reason: why the model runs whole.
+        error: what recording it raised.
+        on_model: write code that runs on the model's own tree of modules.
+        may_stop: whether the run may be stopped behind the last value.
+
+    Raises:
+        TraceError: the given one, where the model does not run on the examples in eager mode either.
+        NodeNotFoundError: for a name that is none of a module that runs.
+    """
+    example, seen = _explore(setup, training, error)
+    leaves = choose_leaves(setup.tracer_kwargs)
+    features, values, ends = [], {}, [0]
+    for key, query in request.items():
+        tap, returned = find_call(setup.model, leaves, seen, query, error)
+        origin = Origin(tap.path, returned.call, (), tap.steps)
+        features.append(Feature((key,), query, None, (), 0, origin=origin, tap=tap, whole=0))
+        values[query] = measure_all(follow(returned.result, tap.steps))
+        ends.append(returned.stop)
+    taps = tuple(dict.fromkeys(feature.tap for feature in features if feature.tap is not None))
+    stops = may_stop and all(tap.call is not None and tap.path for tap in taps)
+    stops = stops and not _changes_later(seen, max(ends))
+    used = _used(setup.model, seen, max(ends)) if stops else frozenset(seen.used) | _finished(seen, None)
+    call = TappedCall("", "", reason, taps, stops, used)
+    recording = _stand_for(setup.model, example, leaves, training)
+    return emit_tapped(Draft(recording, fx.Graph(), tuple(features), on_model=on_model), call, example, values)
+
+
+def _explore(setup: Setup, training: bool | None, error: TraceError) -> tuple[Example, Exploration]:
+    for example in setup.examples:
+        try:
+            return example, explore(setup.model, example, training)
+        except Exception:
+            continue
+    raise error
+
+
+def _changes_later(seen: Exploration, end: int) -> bool:
+    """Say whether the run changes, behind a moment, what the next one may go by."""
+    return seen.changes_python or any(time > end and seen.used[path] < end for path, time in seen.written.items())
+
+
+def _used(model: nn.Module, seen: Exploration, end: int) -> frozenset[str]:
+    early = {path for path, time in seen.used.items() if time <= end} | _finished(seen, end)
+    called = {call.path for call in seen.calls} | set(seen.used)
+    # What this run did not call another one may call.
+    never = {path for path, _ in model.named_modules() if path not in called}
+    return frozenset(early | {path for path in never if _is_reached(path, early)})
+
+
+def _is_reached(path: str, early: set[str]) -> bool:
+    owner = path.rpartition(".")[0]
+    return bool(owner) and (owner in early or _is_reached(owner, early))
+
+
+def _finished(seen: Exploration, end: int | None) -> frozenset[str]:
+    return frozenset(call.path for call in seen.calls if end is None or call.stop <= end)
+
+
+def _stand_for(model: nn.Module, example: Example, leaves: Leaves, training: bool | None) -> Recording:
+    """Make a recording of nothing but the inputs."""
+    graph = fx.Graph()
+    for index, (name, value) in enumerate(bind(model, example).arguments.items()):
+        parameter = inspect.signature(model.forward).parameters[name]
+        stars = STARS.get(parameter.kind, "")
+        default = () if parameter.default is parameter.empty else (parameter.default,)
+        node = graph.create_node("placeholder", stars + name, default, name=name)
+        node.meta["fxfeat"] = NodeMeta(index, 0, measure_all(value))
+    return Recording(
+        graph=graph,
+        module_calls=(),
+        guards=(),
+        result=None,
+        kind="real",
+        training=model.training if training is None else training,
+        root=model,
+        tensors={},
+        persistent=frozenset(),
+        opened=leaves.opened,
+        signature=inspect.signature(model.forward),
+    )
