@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,7 @@ def leaves_undone(setup: Setup, training: bool | None, emission: Emission) -> bo
     if model is None:
         return True
     extractor = build_extractor(ModeVariants(emission, emission, None), model, setup.tracer_kwargs)
-    return _changes(model, extractor, setup, training)
+    return contextvars.copy_context().run(_changes, model, extractor, setup, training)
 
 
 def _to_run(model: nn.Module, emission: Emission) -> nn.Module | None:

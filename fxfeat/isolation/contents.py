@@ -44,9 +44,19 @@ def is_other_array(array: Any, copy: Any) -> bool:
 
 
 def changes_in_class(kind: type, before: dict[str, Any]) -> list[str]:
-    """List the attributes of a class that are not what they were."""
+    """List the attributes of a class that are not what they were, and those that it has now."""
     now = vars(kind)
-    return [name for name, value in before.items() if now.get(name, _MISSING) is not value]
+    added = [name for name in now if name not in before and not name.startswith("__")]
+    return added + [name for name, value in before.items() if now.get(name, _MISSING) is not value]
+
+
+def put_class(kind: type, before: dict[str, Any]) -> None:
+    """Put back what the attributes of a class were."""
+    for name in changes_in_class(kind, before):
+        if name in before:
+            setattr(kind, name, before[name])
+        else:
+            delattr(kind, name)
 
 
 def holds_the_same(container: Any, copy: Any) -> bool:

@@ -22,6 +22,7 @@ from fxfeat.isolation.contents import (
     is_array,
     is_atom,
     is_other_array,
+    put_class,
     refill,
 )
 from fxfeat.isolation.inner_state import Access, access_to, is_other_state, put_slots, slots_of
@@ -59,6 +60,8 @@ class PythonState:
         self._modules.update(map(id, (*modules, *others)))
         for module in modules:
             self._take(module.__dict__, 0)
+            for parameter in module._parameters.values():
+                self._take(vars(parameter) if parameter is not None else {}, 0)
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
                 for hook in hooks.values() if hooks else ():
                     self.take_function(hook)
@@ -80,11 +83,11 @@ class PythonState:
             self._take_class(home)
 
     def _take_class(self, kind: type) -> None:
-        attributes = {name: vars(kind)[name] for name in data_of(kind) if name in vars(kind)}
-        self._classes[id(kind)] = (kind, attributes)
-        for value in attributes.values():
-            if isinstance(value, CONTAINERS):
-                self._take(value, 0)
+        attributes = dict(vars(kind))
+        self._classes[id(kind)] = (kind, {name: value for name, value in attributes.items() if name[:2] != "__"})
+        for name in data_of(kind):
+            if isinstance(attributes.get(name), CONTAINERS):
+                self._take(attributes[name], 0)
 
     def take_function(self, function: Any, files: int = 0) -> None:
         """Copy what a function can change: its closure, the object it is bound to, the globals it names.
@@ -107,6 +110,7 @@ class PythonState:
                 self._take(getattr(owner, "__dict__", owner), 0)
             function = getattr(function, "__func__", None) or vars(type(function)).get("__call__")
         if isinstance(function, types.FunctionType):
+            self._take(function.__dict__, 0)
             self._take_variables(function, files)
 
     def _take_variables(self, function: types.FunctionType, files: int) -> None:
@@ -255,8 +259,7 @@ class PythonState:
             if is_other_array(array, values):
                 array[...] = values
         for kind, before in self._classes.values():
-            for name in changes_in_class(kind, before):
-                setattr(kind, name, before[name])
+            put_class(kind, before)
         for cell, contents in self._cells.values():
             cell.cell_contents = contents
         for (_, name), (home, value) in self._globals.items():

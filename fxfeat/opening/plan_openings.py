@@ -16,6 +16,7 @@ from fxfeat.ir.module_call import ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.opening.features_inside import enter
+from fxfeat.opening.plain_results import find_deciding
 from fxfeat.opening.plan import Plan, arguments_of, happens_in_time, lookers_of, whole_calls_of
 from fxfeat.opening.reach import find_unreachable, find_updating
 from fxfeat.opening.refuse import refuse
@@ -62,6 +63,7 @@ def _place(recording: Recording, sealed: Sealed, feature: Feature) -> tuple[Feat
 
 def _opened_after_all(draft: Draft, plan: Plan) -> set[int]:
     more = find_unreachable(draft.recording, plan) | find_updating(draft.recording, plan)
+    more |= find_deciding(draft.recording, plan)
     return more | find_implicit_inputs(draft.recording, plan) if draft.opens_implicit_inputs else more
 
 

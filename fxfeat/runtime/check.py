@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import fx
 
 from fxfeat.errors import GuardError
 
@@ -40,6 +41,10 @@ def check(actual: Any, expected: Any, place: str) -> None:
     Example:
         >>> check(2, 2, "model.py:3: `for row in x:`")
     """
+    if isinstance(actual, fx.Proxy):
+        # What traces an extractor with torch.fx gets the check as one call.
+        actual.tracer.create_proxy("call_function", check, (actual, expected, place), {})
+        return
     if actual is expected or _is_same(actual, expected):
         return
     raise GuardError(

@@ -43,6 +43,41 @@ def is_handled(code: types.CodeType, instruction: int) -> bool:
     return any(start <= instruction < stop for start, stop in _handled_ranges(code))
 
 
+@functools.lru_cache(maxsize=16384)
+def is_caught(code: types.CodeType, instruction: int) -> bool:
+    """Say whether an instruction stands inside a ``try`` with an ``except``, which may go on where it fails.
+
+    >>> def catches(x):
+    ...     try:
+    ...         return x()
+    ...     except ValueError:
+    ...         return None
+    >>> calls = [step.offset for step in dis.get_instructions(catches) if step.opname.startswith("CALL")]
+    >>> is_caught(catches.__code__, calls[-1]), is_caught(catches.__code__, 0)
+    (True, False)
+    """
+    if sys.version_info < (3, 11):
+        steps = list(dis.get_instructions(code))
+        starts = [step for step in steps if step.opname == "SETUP_FINALLY" and step.offset < instruction < step.argval]
+        return any(_goes_on(steps, int(start.argval)) for start in starts)
+    entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]  # nothing public reads it
+    around = [entry.target for entry in entries if entry.start <= instruction < entry.end]
+    steps = list(dis.get_instructions(code)) if around else []
+    return any(_goes_on(steps, target) for target in around)
+
+
+def _goes_on(steps: list[dis.Instruction], target: int) -> bool:
+    """Say whether a handler may go on behind what it handles: not one of ``with``, or of ``finally`` alone."""
+    for step in steps:
+        if step.offset < target:
+            continue
+        if step.opname in ("WITH_EXCEPT_START", "RERAISE"):
+            return False
+        if step.opname in ("CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH", "POP_EXCEPT"):
+            return True
+    return False
+
+
 @functools.lru_cache(maxsize=4096)
 def _handled_ranges(code: types.CodeType) -> tuple[tuple[int, int], ...]:
     if sys.version_info >= (3, 11):

@@ -24,6 +24,7 @@ from fxfeat.trace.builder.run_call import ESCAPES, EXACT, run_call
 from fxfeat.trace.builder.spelling import spell_call
 from fxfeat.trace.builder.torch_call import TorchCall
 from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.builder.unanswerable import refuse_unanswerable
 from fxfeat.trace.proxies.arrays import arrays_alone
 
 _SILENT = frozenset(
@@ -62,6 +63,7 @@ def record_call(trace: Trace, call: TorchCall) -> Any:
     if answer is not NOT_A_QUESTION:
         return answer
     notice_exposure(trace, call)
+    refuse_unanswerable(trace, call)
     if not trace.calls.live or _is_silent(call):
         return run_call(trace, call.function, call.args, call.kwargs)[0]
     if call.name in ESCAPES:

@@ -25,6 +25,7 @@ from fxfeat.trace.builder.model_parts import add_modules, read_tensors
 from fxfeat.trace.builder.placeholders import write_inputs
 from fxfeat.trace.builder.rebinding import put_back
 from fxfeat.trace.builder.trace import Decisions, SettingsInForce, Trace, Watch
+from fxfeat.trace.builder.unsupported import refuse_from_the_start
 from fxfeat.trace.fake_tensors import FakeTensors, Originals
 from fxfeat.trace.leaves import Leaves
 from fxfeat.trace.patches.install import patched
@@ -110,9 +111,15 @@ def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leav
         try:
             with recorder:
                 # What the model's code puts into context variables stays in there.
-                contextvars.copy_context().run(run_model, calls, model, args, kwargs)
+                context, before = contextvars.copy_context(), contextvars.copy_context()
+                context.run(run_model, calls, model, args, kwargs)
+                if any(before.get(variable, _UNSET) is not value for variable, value in context.items()):
+                    refuse_from_the_start(trace, "its code sets context variables, which the next call may read")
         finally:
             trace.calls.active = False
+
+
+_UNSET = object()
 
 
 @contextmanager

@@ -76,6 +76,8 @@ def _tie(trace: Trace, result: Any, node: fx.Node, effects: Effects) -> Any:
         return guard_decision(trace, node, result)
     if type(result) in (int, float):
         return _read(trace, result, node) if node.target == "item" else numbers.wrap(result, node, TraceLedger(trace))
+    if type(result) is complex:
+        return _read(trace, result, node)
     if isinstance(result, torch.dtype):
         trace.decisions.dtype_reads.append((node, result))
         return result
@@ -91,6 +93,9 @@ def _tie(trace: Trace, result: Any, node: fx.Node, effects: Effects) -> Any:
 def _tie_tuple(trace: Trace, result: tuple[Any, ...], node: fx.Node, effects: Effects) -> RecordedTuple:
     counted = _name_of(node) in _COUNTED and not meta_of(node).constant
     parts = tuple(separate(trace, value, effects.writes) for value in result)
+    for index, part in enumerate(parts):
+        if type(part) in (bool, str):
+            guard(trace, add_node(trace, "call_function", operator.getitem, (node, index), counted=False), part)
     recorded = RecordedTuple(parts, node, TraceLedger(trace), counted)
     tie_parts(trace, recorded, node)
     return recorded
@@ -115,6 +120,10 @@ def _read(trace: Trace, value: Any, node: fx.Node) -> Any:
     Code in C takes the number out of a subclass of ``int`` unseen: as an index, or in a format. Where a recording
     with other numbers is other code, that has happened, and they are pinned.
     """
+    if type(value) in (bool, complex):
+        # Python has no subclass of bool that could remember where it came from.
+        guard(trace, node, value)
+        return value
     trace.decisions.reads_values = True
     assumed = trace.decisions.assumptions.values
     if assumed == "pinned":

@@ -19,6 +19,11 @@ def refuse(trace: Trace, reason: str, memory: frozenset[Storage] = frozenset()) 
     trace.obstacles.unsupported.append(Unsupported(reason, trace.calls.owner, trace.numbering.position, memory))
 
 
+def refuse_from_the_start(trace: Trace, reason: str) -> None:
+    """Note that the model's code cannot be written out at all."""
+    trace.obstacles.unsupported.append(Unsupported(reason, 0, 0))
+
+
 def refuse_after_escape(trace: Trace, call: str) -> None:
     """Refuse to write out code that follows from a value which a call takes out of torch."""
     trace.obstacles.escapes.append(f"`{call}` at {model_line()[0]}")

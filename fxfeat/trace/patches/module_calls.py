@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
+import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from fxfeat.trace.builder.provenance import give_identity, node_of, tie_to_modul
 from fxfeat.trace.builder.regions import contexts_in_force, notice_devices, notice_switches
 from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.builder.unanswerable import refuse_in_try
 from fxfeat.trace.builder.unsupported import note_attribute_write, refuse
 from fxfeat.trace.leaves import Leaves
 from fxfeat.trace.patches.called_names import CalledNames, wrap_files
@@ -71,6 +74,8 @@ def _call(calls: ModuleCalls, module: nn.Module, plain: Callable[..., Any], args
     if id(module) not in trace.model.paths:
         wrap_files(calls.names, [module])
         return plain(*args, **kwargs)
+    if trace.calls.opened:
+        refuse_in_try(trace, _calling_frame())
     path = _path_of(calls, module)
     lent = any(not is_state(trace, parameter) for parameter in module.parameters())
     if path and calls.leaves.has_module(module, path) and not lent:
@@ -78,6 +83,17 @@ def _call(calls: ModuleCalls, module: nn.Module, plain: Callable[..., Any], args
     if lent:
         note_attribute_write(trace, path, "parameters")
     return _enter(calls, path, module, plain, args, kwargs)
+
+
+_CALLING = ("fxfeat.", "torch.nn.modules.module")
+
+
+def _calling_frame() -> types.FrameType | None:
+    """Return the frame whose code calls a module: behind fxfeat's own and those of ``nn.Module.__call__``."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_CALLING):
+        frame = frame.f_back
+    return frame
 
 
 def _path_of(calls: ModuleCalls, module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""What ``range``, ``len`` and functions that torch does not show mean while a model is recorded."""
+"""What ``range``, ``len``, ``type`` and functions that torch does not show mean while a model is recorded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.unsupported import current_line, refuse, refuse_after_escape
 from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.proxies import numbers
+from fxfeat.trace.proxies.sequences import RecordedShape, RecordedTuple
 from fxfeat.trace.unobserved import unobserved
 
 _MODES = (
@@ -59,7 +60,17 @@ def counting(trace: Trace) -> dict[str, Any]:
         size: int = value.shape[0]
         return size
 
-    return {"range": replace_class(range, traced_range), "len": traced_len}
+    return {"range": replace_class(range, traced_range), "len": traced_len, "type": replace_class(type, plain_type)}
+
+
+def plain_type(*args: Any, **kwargs: Any) -> Any:
+    """Return the type that a value has in eager mode: what is recorded is of subclasses."""
+    if len(args) != 1 or kwargs:
+        return type(*args, **kwargs)
+    value = args[0]
+    if isinstance(value, RecordedShape):
+        return torch.Size
+    return tuple if isinstance(value, RecordedTuple) else type(numbers.plain(value))
 
 
 def asking(trace: Trace) -> Iterator[Replacement]:

@@ -1,0 +1,59 @@
+"""Which whole module calls decide on what they return besides tensors, by which opened code may go."""
+
+from __future__ import annotations
+
+import dis
+import functools
+from typing import Any
+
+from fxfeat.ir.module_call import ModuleCall, ancestors
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.source_lines import is_assertion
+from fxfeat.ir.tree import leaves_of
+from fxfeat.opening.plan import Plan
+
+_RETURNS = ("RETURN_VALUE", "RETURN_CONST")
+_PLAIN = (bool, int, float, complex, str, bytes)
+
+
+def find_deciding(recording: Recording, plan: Plan) -> set[int]:
+    """List the whole calls, made by opened code, that return plain values of their own choice.
+
+    They are opened, so that what they decided by is checked.
+    """
+    deciding = _deciding_calls(recording)
+    calls = (call for call in recording.module_calls if call.index in deciding and call.start < plan.end)
+    return {
+        call.index
+        for call in calls
+        if plan.whole_call(recording, call.index) == call.index and _may_return_plain_values(recording, call)
+    }
+
+
+def _deciding_calls(recording: Recording) -> set[int]:
+    """List the calls in which anything was decided on a size or a value."""
+    owners = {guard.module_call for guard in recording.guards if not is_assertion(guard.source)}
+    return owners | {outer for owner in owners for outer in ancestors(recording.module_calls, owner)}
+
+
+def _may_return_plain_values(recording: Recording, call: ModuleCall) -> bool:
+    if call.result is None or isinstance(call.result, dict):
+        return True
+    if _has_result_of_none(type(recording.root.get_submodule(call.path)).forward):
+        return True
+    parts: list[Any] = leaves_of(call.result)
+    return any(isinstance(part, _PLAIN) for part in parts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_result_of_none(forward: Any) -> bool:
+    """Say whether a function returns None at one of its ends.
+
+    >>> _has_result_of_none(lambda x: x if x > 0 else None), _has_result_of_none(lambda x: x)
+    (True, False)
+    """
+    code = getattr(forward, "__code__", None)
+    steps = list(dis.get_instructions(code)) if code is not None else []
+    before = dict(zip(steps[1:], steps, strict=False))
+    ends = [step if step.opname == "RETURN_CONST" else before.get(step) for step in steps if step.opname in _RETURNS]
+    return any(end is not None and end.opname in ("RETURN_CONST", "LOAD_CONST") and end.argval is None for end in ends)

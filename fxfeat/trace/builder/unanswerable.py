@@ -1,0 +1,52 @@
+"""Refuse to write out code that asks a tensor what a graph cannot answer, or does to it what a graph cannot do."""
+
+from __future__ import annotations
+
+import types
+
+from fxfeat.ir.source_lines import is_torch
+from fxfeat.runtime.handlers import is_caught
+from fxfeat.trace.builder.shown_texts import is_for_people
+from fxfeat.trace.builder.torch_call import TorchCall
+from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.builder.unsupported import current_line, refuse
+
+_QUESTIONS = {
+    "_base": "asks what a tensor is a view of",
+    "_is_view": "asks whether a tensor is a view",
+    "is_inference": "asks whether a tensor is of inference mode",
+}
+_ACTS = {"requires_grad_": "has a tensor keep gradients", "detach_": "takes a tensor off the path of its gradient"}
+_TEXTS = ("__repr__", "__format__")
+
+
+def refuse_unanswerable(trace: Trace, call: TorchCall) -> None:
+    """Note that the code that is running cannot be written out, where it is the model's own that asks."""
+    if not trace.calls.live:
+        return
+    if call.name in _TEXTS:
+        frame = _asking_frame(call.caller)
+        if frame is not None and not is_for_people(frame):
+            refuse(trace, f"the code at {current_line()} makes a text of a tensor")
+        return
+    if call.name == "_make_dual":
+        refuse(trace, f"the code at {current_line()} takes derivatives forward")
+    refuse_in_try(trace, call.caller)
+    what = _QUESTIONS.get(call.attribute or call.name) or _ACTS.get(call.name)
+    if what is not None and not is_torch(call.caller):
+        refuse(trace, f"the code at {current_line()} {what}")
+
+
+def refuse_in_try(trace: Trace, frame: types.FrameType | None) -> None:
+    """Note that a call may fail on another input, where the model's code catches that and goes another way."""
+    while frame is not None and not is_torch(frame):
+        if is_caught(frame.f_code, frame.f_lasti):
+            refuse(trace, f"an error that other inputs may raise is caught around {current_line()}")
+            return
+        frame = frame.f_back
+
+
+def _asking_frame(frame: types.FrameType | None) -> types.FrameType | None:
+    while frame is not None and is_torch(frame):
+        frame = frame.f_back
+    return frame
