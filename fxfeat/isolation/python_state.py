@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fxfeat.ir.source_lines import is_library, names_in
-from fxfeat.ir.tree import tensors
+from fxfeat.ir.tree import leaves_of, tensors
 from fxfeat.isolation.contents import (
     ATOMS,
     BUILTINS,
@@ -77,6 +77,12 @@ class PythonState:
         self._modules.update(map(id, modules))
         for module in modules:
             self._take(module.__dict__, 0)
+
+    def take_objects(self, value: Any) -> None:
+        """Copy what the objects hold that a structure leads to, such as arguments."""
+        for part in leaves_of(value):
+            if not isinstance(part, (torch.Tensor, nn.Module)):
+                self._take_part(part, part.__class__, 0)
 
     def _take_kind(self, kind: Any) -> None:
         for home in homes_of(kind):

@@ -106,7 +106,8 @@ def _everything_preserved(model: nn.Module, conditions: Conditions) -> Iterator[
 
 def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leaves) -> None:
     args, kwargs = write_inputs(trace, bind(model, example), example)
-    recorder = Recorder(trace)
+    recorder, given = Recorder(trace), PythonState()
+    given.take_objects((example.args, example.kwargs))
     with patched(model, recorder, leaves) as calls, _without_log("torch._subclasses.fake_tensor"):
         try:
             with recorder:
@@ -117,6 +118,10 @@ def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leav
                     refuse_from_the_start(trace, "its code sets context variables, which the next call may read")
         finally:
             trace.calls.active = False
+            writes = given.changed()
+            given.restore()
+    if writes:
+        refuse_from_the_start(trace, "its code writes to an object that it is given")
 
 
 _UNSET = object()
