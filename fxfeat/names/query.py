@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxfeat.errors import NodeNotFoundError
 from fxfeat.ir.module_call import (
@@ -17,6 +18,7 @@ from fxfeat.ir.module_call import (
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import Build, Steps
+from fxfeat.isolation.unwrap import Alone
 from fxfeat.names.table import NameTable
 
 OUTPUT = "output"
@@ -88,11 +90,31 @@ def find(recording: Recording, table: NameTable, query: str) -> NamedValue | Ins
     """Find what ``query`` stands for.
 
     A listed name means that node. Any other module path means what that module returned, on its last call. ``output``
-    is what the model returned.
+    is what the model returned. Names of a model that is compiled or data-parallel may leave the wrapper's own part out.
 
     Raises:
         NodeNotFoundError: where nothing has that name.
     """
+    try:
+        return _find(recording, table, query)
+    except NodeNotFoundError:
+        inner = _wrapped_part(recording.root)
+        if inner is None or query.startswith(f"{inner}."):
+            raise
+        with contextlib.suppress(NodeNotFoundError):
+            named = _find(recording, table, f"{inner}.{query}")
+            return replace(named, query=query) if isinstance(named, NamedValue) else named
+        raise
+
+
+def _wrapped_part(root: nn.Module) -> str | None:
+    """Return the name under which a wrapper holds its model."""
+    if isinstance(root, torch._dynamo.OptimizedModule):
+        return "_orig_mod"
+    return "module" if isinstance(root, Alone) else None
+
+
+def _find(recording: Recording, table: NameTable, query: str) -> NamedValue | InsideLeaf:
     if query in table.nodes:
         return NamedValue(query, table.nodes[query], None)
     if query in table.calls:
