@@ -6,13 +6,14 @@ import dis
 import functools
 from typing import Any
 
-from fxfeat.ir.module_call import ModuleCall, ancestors
+from fxfeat.ir.module_call import ModuleCall, Opaque, ancestors
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.source_lines import is_assertion
 from fxfeat.ir.tree import leaves_of
 from fxfeat.opening.plan import Plan
 
 _RETURNS = ("RETURN_VALUE", "RETURN_CONST")
+_HOLDERS = ("ndarray", "set", "frozenset", "bytearray", "UntypedStorage")
 _PLAIN = (bool, int, float, complex, str, bytes)
 
 
@@ -31,8 +32,9 @@ def find_deciding(recording: Recording, plan: Plan) -> set[int]:
 
 
 def _deciding_calls(recording: Recording) -> set[int]:
-    """List the calls in which anything was decided on a size or a value."""
+    """List the calls in which anything was decided on a size or a value, or was done that cannot be written out."""
     owners = {guard.module_call for guard in recording.guards if not is_assertion(guard.source)}
+    owners |= {unsupported.module_call for unsupported in recording.unsupported}
     return owners | {outer for owner in owners for outer in ancestors(recording.module_calls, owner)}
 
 
@@ -42,7 +44,11 @@ def _may_return_plain_values(recording: Recording, call: ModuleCall) -> bool:
     if _has_result_of_none(type(recording.root.get_submodule(call.path)).forward):
         return True
     parts: list[Any] = leaves_of(call.result)
-    return any(isinstance(part, _PLAIN) for part in parts)
+    return any(isinstance(part, _PLAIN) or _holds_values(part) for part in parts)
+
+
+def _holds_values(part: Any) -> bool:
+    return isinstance(part, Opaque) and part.type_name in _HOLDERS
 
 
 @functools.lru_cache(maxsize=4096)

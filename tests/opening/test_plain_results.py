@@ -47,6 +47,11 @@ def choose(model, choice, x):
     return model.first(x) if choice else model.second(x)
 
 
+def halve(model, tensor, array):
+    array[:] = array / 2
+    return model.first(tensor)
+
+
 RESULTS = {
     "a bool": (lambda y, x: is_positive(x), choose),
     "a bool beside a tensor": (lambda y, x: (y, is_positive(x)), lambda m, r, x: choose(m, r[1], r[0])),
@@ -54,6 +59,9 @@ RESULTS = {
     "a float": (lambda y, x: float(x.sum()), lambda m, r, x: m.first(x) * r),
     "a text": (lambda y, x: "first" if is_positive(x) else "second", lambda m, r, x: getattr(m, r)(x)),
     "None": (None, lambda m, r, x: m.first(x) if r is None else m.second(r)),
+    "an array": (lambda y, x: x.numpy(), lambda m, r, x: m.first(x) * float(r.max())),
+    "a set": (lambda y, x: {float(x.max())}, lambda m, r, x: m.first(x) * max(r)),
+    "an array that is written to": (lambda y, x: (y, y.detach().numpy()), lambda m, r, x: halve(m, *r)),
     "a key": (lambda y, x: {is_positive(x): y}, lambda m, r, x: choose(m, True in r, x)),
     "a number in a list": (lambda y, x: [y, float(x.max())], lambda m, r, x: m.first(r[0]) * r[1]),
 }
