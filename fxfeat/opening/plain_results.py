@@ -44,7 +44,8 @@ def _may_return_plain_values(recording: Recording, call: ModuleCall) -> bool:
     if _has_result_of_none(type(recording.root.get_submodule(call.path)).forward):
         return True
     parts: list[Any] = leaves_of(call.result)
-    return any(isinstance(part, _PLAIN) or _holds_values(part) for part in parts)
+    checked = {guard.node for guard in recording.guards}
+    return any(isinstance(part, _PLAIN) or _holds_values(part) or part in checked for part in parts)
 
 
 def _holds_values(part: Any) -> bool:

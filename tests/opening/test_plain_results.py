@@ -59,6 +59,8 @@ RESULTS = {
     "a float": (lambda y, x: float(x.sum()), lambda m, r, x: m.first(x) * r),
     "a text": (lambda y, x: "first" if is_positive(x) else "second", lambda m, r, x: getattr(m, r)(x)),
     "None": (None, lambda m, r, x: m.first(x) if r is None else m.second(r)),
+    "an index": (lambda y, x: int(is_positive(x)), lambda m, r, x: nn.ModuleList([m.first, m.second])[r](x)),
+    "an index that was read": (lambda y, x: (x.sum() > 0).int().item(), lambda m, r, x: list(m.children())[r + 1](x)),
     "an array": (lambda y, x: x.numpy(), lambda m, r, x: m.first(x) * float(r.max())),
     "a set": (lambda y, x: {float(x.max())}, lambda m, r, x: m.first(x) * max(r)),
     "an array that is written to": (lambda y, x: (y, y.detach().numpy()), lambda m, r, x: halve(m, *r)),
