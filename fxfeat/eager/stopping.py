@@ -59,6 +59,7 @@ def _changes(model: nn.Module, extractor: FeatureExtractor, setup: Setup, traini
             model.train(training)
             extractor.train(training)
         comparison = _Comparison(model)
+        memory = [(parameter, parameter.data) for parameter in model.parameters()]
         token = TRIAL.set(comparison)
         try:
             with lent_buffers(model, also=before):
@@ -68,7 +69,14 @@ def _changes(model: nn.Module, extractor: FeatureExtractor, setup: Setup, traini
             return False  # the example is one that the model was recorded on, but does not run on
         finally:
             TRIAL.reset(token)
+            _put_memory_back(memory)
         return comparison.differs
+
+
+def _put_memory_back(memory: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
+    for parameter, data in memory:
+        if parameter.data_ptr() != data.data_ptr():
+            parameter.data = data
 
 
 class _Comparison:

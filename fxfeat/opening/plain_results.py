@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import inspect
 from typing import Any
 
 from fxfeat.ir.module_call import ModuleCall, Opaque, ancestors
@@ -41,7 +42,7 @@ def _deciding_calls(recording: Recording) -> set[int]:
 def _may_return_plain_values(recording: Recording, call: ModuleCall) -> bool:
     if call.result is None or isinstance(call.result, dict):
         return True
-    if _has_result_of_none(type(recording.root.get_submodule(call.path)).forward):
+    if _has_result_of_none(inspect.getattr_static(recording.root.get_submodule(call.path), "forward", None)):
         return True
     parts: list[Any] = leaves_of(call.result)
     checked = {guard.node for guard in recording.guards}
