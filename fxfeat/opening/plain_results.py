@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 from fxfeat.ir.module_call import ModuleCall, Opaque, ancestors
+from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.source_lines import is_assertion
 from fxfeat.ir.tree import leaves_of
@@ -28,7 +29,7 @@ def find_deciding(recording: Recording, plan: Plan) -> set[int]:
     return {
         call.index
         for call in calls
-        if plan.whole_call(recording, call.index) == call.index and _may_return_plain_values(recording, call)
+        if plan.whole_call(recording, call.index) == call.index and _may_return_plain_values(recording, plan, call)
     }
 
 
@@ -39,14 +40,23 @@ def _deciding_calls(recording: Recording) -> set[int]:
     return owners | {outer for owner in owners for outer in ancestors(recording.module_calls, owner)}
 
 
-def _may_return_plain_values(recording: Recording, call: ModuleCall) -> bool:
-    if call.result is None or isinstance(call.result, dict):
+def _may_return_plain_values(recording: Recording, plan: Plan, call: ModuleCall) -> bool:
+    if call.result is None:
+        return True
+    if isinstance(call.result, dict) and _is_looked_into(plan, recording, call):
         return True
     if _has_result_of_none(inspect.getattr_static(recording.root.get_submodule(call.path), "forward", None)):
         return True
     parts: list[Any] = leaves_of(call.result)
     checked = {guard.node for guard in recording.guards}
     return any(isinstance(part, _PLAIN) or _holds_values(part) or part in checked for part in parts)
+
+
+def _is_looked_into(plan: Plan, recording: Recording, call: ModuleCall) -> bool:
+    """Say whether anything outside a call takes what its result holds, and so may go by the keys."""
+    returned = {node for _, node in call.result_nodes}
+    outside = (node for node in plan.needed if plan.whole_call(recording, meta_of(node).module_call) != call.index)
+    return any(not returned.isdisjoint(node.all_input_nodes) for node in outside)
 
 
 def _holds_values(part: Any) -> bool:

@@ -64,7 +64,7 @@ RESULTS = {
     "an array": (lambda y, x: x.numpy(), lambda m, r, x: m.first(x) * float(r.max())),
     "a set": (lambda y, x: {float(x.max())}, lambda m, r, x: m.first(x) * max(r)),
     "an array that is written to": (lambda y, x: (y, y.detach().numpy()), lambda m, r, x: halve(m, *r)),
-    "a key": (lambda y, x: {is_positive(x): y}, lambda m, r, x: choose(m, True in r, x)),
+    "a key": (lambda y, x: {is_positive(x): y}, lambda m, r, x: m.first(r[True]) if True in r else m.second(r[False])),
     "a number in a list": (lambda y, x: [y, float(x.max())], lambda m, r, x: m.first(r[0]) * r[1]),
 }
 READS = {
