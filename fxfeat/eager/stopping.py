@@ -85,7 +85,8 @@ class _Comparison:
     def __init__(self, model: nn.Module) -> None:
         self.differs = False
         self._model = model
-        self._python, self._settings = PythonState(), _read_settings(model)
+        self._python = PythonState()
+        self._settings: tuple[Any, ...] = ()
 
     def begin(self) -> None:
         self._python, self._settings = PythonState(), _read_settings(self._model)

@@ -7,6 +7,8 @@ import functools
 import inspect
 from typing import Any
 
+from torch import fx
+
 from fxfeat.ir.module_call import ModuleCall, Opaque, ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
@@ -24,12 +26,13 @@ def find_deciding(recording: Recording, plan: Plan) -> set[int]:
 
     They are opened, so that what they decided by is checked.
     """
-    deciding = _deciding_calls(recording)
+    deciding, checked = _deciding_calls(recording), frozenset(guard.node for guard in recording.guards)
     calls = (call for call in recording.module_calls if call.index in deciding and call.start < plan.end)
     return {
         call.index
         for call in calls
-        if plan.whole_call(recording, call.index) == call.index and _may_return_plain_values(recording, plan, call)
+        if plan.whole_call(recording, call.index) == call.index
+        and _may_return_plain_values(recording, plan, call, checked)
     }
 
 
@@ -40,19 +43,18 @@ def _deciding_calls(recording: Recording) -> set[int]:
     return owners | {outer for owner in owners for outer in ancestors(recording.module_calls, owner)}
 
 
-def _may_return_plain_values(recording: Recording, plan: Plan, call: ModuleCall) -> bool:
+def _may_return_plain_values(recording: Recording, plan: Plan, call: ModuleCall, checked: frozenset[fx.Node]) -> bool:
     if call.result is None:
         return True
-    if isinstance(call.result, dict) and _is_looked_into(plan, recording, call):
+    if isinstance(call.result, dict) and _is_looked_into(recording, plan, call):
         return True
     if _has_result_of_none(inspect.getattr_static(recording.root.get_submodule(call.path), "forward", None)):
         return True
     parts: list[Any] = leaves_of(call.result)
-    checked = {guard.node for guard in recording.guards}
     return any(isinstance(part, _PLAIN) or _holds_values(part) or part in checked for part in parts)
 
 
-def _is_looked_into(plan: Plan, recording: Recording, call: ModuleCall) -> bool:
+def _is_looked_into(recording: Recording, plan: Plan, call: ModuleCall) -> bool:
     """Say whether anything outside a call takes what its result holds, and so may go by the keys."""
     returned = {node for _, node in call.result_nodes}
     outside = (node for node in plan.needed if plan.whole_call(recording, meta_of(node).module_call) != call.index)
