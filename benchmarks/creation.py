@@ -1,0 +1,195 @@
+"""How long it takes to make an extractor, beside torchvision's: ``python -m benchmarks.creation``.
+
+Process time on one thread, both libraries in turn in one process, medians. The first call of a fresh process is measured
+apart. Ratios are what counts: both share the machine and its load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import feature_extraction
+
+import fxfeat
+
+RESULTS = Path(__file__).parent / "results" / "creation.md"
+
+STAGES = {
+    "alexnet": ["features.2", "features.5", "features.12"],
+    "vgg16": ["features.4", "features.9", "features.16", "features.23", "features.30"],
+    "resnet50": ["layer1", "layer2", "layer3", "layer4"],
+    "squeezenet1_0": ["features.2", "features.6", "features.12"],
+    "densenet121": ["features.denseblock1", "features.denseblock2", "features.denseblock3", "features.denseblock4"],
+    "inception_v3": ["Mixed_5d", "Mixed_6e", "Mixed_7c"],
+    "googlenet": ["inception3b", "inception4e", "inception5b"],
+    "shufflenet_v2_x1_0": ["stage2", "stage3", "stage4"],
+    "mobilenet_v2": ["features.3", "features.6", "features.13", "features.18"],
+    "mobilenet_v3_large": ["features.3", "features.6", "features.12", "features.16"],
+    "mnasnet1_0": ["layers.8", "layers.9", "layers.11", "layers.13"],
+    "efficientnet_b0": ["features.2", "features.3", "features.5", "features.8"],
+    "regnet_y_400mf": ["trunk_output.block1", "trunk_output.block2", "trunk_output.block3", "trunk_output.block4"],
+    "vit_b_16": ["encoder.layers.encoder_layer_2", "encoder.layers.encoder_layer_5", "encoder.layers.encoder_layer_11"],
+    "convnext_tiny": ["features.1", "features.3", "features.5", "features.7"],
+    "swin_t": ["features.1", "features.3", "features.5", "features.7"],
+    "swin_v2_t": ["features.1", "features.3", "features.5", "features.7"],
+    "maxvit_t": ["blocks.0", "blocks.1", "blocks.2", "blocks.3"],
+    "fcn_resnet50": ["backbone.layer2", "backbone.layer3", "backbone.layer4"],
+    "deeplabv3_resnet50": ["backbone.layer2", "backbone.layer3", "backbone.layer4"],
+    "lraspp_mobilenet_v3_large": ["backbone.4", "backbone.7", "backbone.16"],
+    "r3d_18": ["layer1", "layer2", "layer3", "layer4"],
+    "s3d": ["features.4", "features.7", "features.13"],
+    "swin3d_t": ["features.0", "features.2", "features.4", "features.6"],
+    "mvit_v1_b": ["blocks.3", "blocks.7", "blocks.15"],
+}
+"""One size of each of torchvision's families, and the modules that are asked for."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of process time that fxfeat and torchvision took for one request."""
+
+    model: str
+    request: str
+    fxfeat: float
+    torchvision: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times torchvision's time fxfeat took."""
+        return self.fxfeat / self.torchvision
+
+
+def build(name: str) -> nn.Module:
+    """Build a model of torchvision without weights."""
+    extra = {"aux_logits": False, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    backbone = {"weights_backbone": None} if name in _segmentation() else {}
+    return torchvision.models.get_model(name, weights=None, **extra, **backbone).eval()
+
+
+def _segmentation() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models.segmentation)
+
+
+def measure(name: str, repeats: int) -> list[Row]:
+    """Measure the requests of one model: its stages, an operation deep inside, all names."""
+    model = build(name)
+    _, names = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)
+    operation = names[len(names) // 2]
+    requests: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "modules": (
+            lambda: fxfeat.create_feature_extractor(model, STAGES[name]),
+            lambda: feature_extraction.create_feature_extractor(model, STAGES[name]),
+        ),
+        "operation": (
+            lambda: fxfeat.create_feature_extractor(model, [operation]),
+            lambda: feature_extraction.create_feature_extractor(model, [operation]),
+        ),
+        "names": (
+            lambda: fxfeat.get_graph_node_names(model, suppress_diff_warning=True),
+            lambda: feature_extraction.get_graph_node_names(model, suppress_diff_warning=True),
+        ),
+    }
+    return [Row(name, request, *_interleave(*pair, repeats)) for request, pair in requests.items()]
+
+
+def _interleave(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> tuple[float, float]:
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for seconds, call in zip(times, (ours, theirs), strict=True):
+            seconds.append(_time(call))
+    warm = 1 if repeats > 1 else 0
+    return statistics.median(times[0][warm:]), statistics.median(times[1][warm:])
+
+
+def _time(call: Callable[[], object]) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def measure_cold(name: str) -> Row:
+    """Measure the first request of a fresh process for each library, imports apart."""
+    seconds = [float(_run_fresh("--first", name, library)[-1]) for library in ("fxfeat", "torchvision")]
+    return Row(name, "modules, first call", *seconds)
+
+
+def _first_call(name: str, library: str) -> float:
+    model = build(name)
+    create = (
+        fxfeat.create_feature_extractor
+        if library == "fxfeat"
+        else feature_extraction.create_feature_extractor
+    )
+    return _time(lambda: create(model, STAGES[name]))
+
+
+def _run_fresh(*arguments: str) -> list[str]:
+    command = [sys.executable, "-m", "benchmarks.creation", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()
+
+
+def write_page(rows: list[Row], repeats: int) -> str:
+    """Write the table and its medians."""
+    by_request: dict[str, list[Row]] = {}
+    for row in rows:
+        by_request.setdefault(row.request, []).append(row)
+    lines = [
+        "# Time to make an extractor",
+        "",
+        f"Written by `python -m benchmarks.creation`: torch {torch.__version__}, torchvision {torchvision.__version__}, "
+        f"one thread, process time, median of {repeats} after a first that is not counted; both modes are made.",
+        "",
+        "| request | models | median ratio | worst ratio |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for request, group in by_request.items():
+        ratios = sorted(row.ratio for row in group)
+        lines.append(f"| {request} | {len(group)} | {statistics.median(ratios):.2f} | {ratios[-1]:.2f} |")
+    lines += ["", "| model | request | fxfeat, ms | torchvision, ms | ratio |", "| --- | --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {row.model} | {row.request} | {row.fxfeat * 1000:.0f} | {row.torchvision * 1000:.0f} | {row.ratio:.2f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure all, or the models named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=[])
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--cold", action="store_true", help="measure the first call of a fresh process too")
+    parser.add_argument("--out", type=Path, help=f"where to write the page, such as {RESULTS.name}")
+    parser.add_argument("--first", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if options.first:
+        print(_first_call(*options.first))
+        return
+    rows: list[Row] = []
+    for name in options.models or STAGES:
+        rows += [*measure(name, options.repeats), *([measure_cold(name)] if options.cold else [])]
+        for row in rows:
+            if row.model == name:
+                print(json.dumps({**asdict(row), "ratio": round(row.ratio, 2)}), flush=True)
+    page = write_page(rows, options.repeats - 1)
+    print(page)
+    if options.out:
+        options.out.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
