@@ -80,6 +80,13 @@ def tap(name: str, value: Any) -> None:
         _taps.setdefault(name, []).append(clone(value, _keep_graph))
 
 
+def seed(number: int) -> None:
+    """Seed what is in use; ``torch.manual_seed`` notes the whole stack for each kind of device that was never used."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
+
+
 def call(model: nn.Module, inputs: Any) -> Any:
     """Call a model with fresh copies of a tensor, a tuple or a dict of inputs."""
     inputs = copy.deepcopy(inputs)
@@ -97,7 +104,7 @@ def eager(model: nn.Module, inputs: Any, grad: bool = False) -> Seen:
     hookable = [(path, module) for path, module in modules if not isinstance(module, torch.jit.ScriptModule)]
     handles = [module.register_forward_hook(_keeper(seen, path, grad)) for path, module in hookable]
     _taps, _keep_graph = {}, grad
-    torch.manual_seed(0)
+    seed(0)
     try:
         seen["output"] = [call(model, inputs)]
         seen.update(_taps)
@@ -170,7 +177,7 @@ def is_leaf(model: nn.Module, path: str) -> bool:
 
 def run(extractor: nn.Module, inputs: Any) -> dict[str, Any]:
     """Run an extractor under the same random state as ``eager``."""
-    torch.manual_seed(0)
+    seed(0)
     return call(extractor, inputs)
 
 

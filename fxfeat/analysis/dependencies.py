@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import networkx as nx
 import torch
 from torch import fx, nn
 
@@ -19,17 +18,19 @@ from fxfeat.ir.node_meta import (
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import nodes_in
 
+Dependencies = dict[fx.Node, list[fx.Node]]
+"""What each node depends on; all of it comes before the node."""
 
-def draw_dependencies(nodes: Iterable[fx.Node]) -> nx.DiGraph:
-    """Draw an edge from each node to the nodes that depend on it."""
-    drawn = nx.DiGraph()
+
+def map_dependencies(nodes: Iterable[fx.Node]) -> Dependencies:
+    """Map each node, in order, to the nodes it reads and those that last wrote memory of these."""
+    dependencies: Dependencies = {}
     writers: dict[Storage, fx.Node] = {}
     for node in nodes:
-        drawn.add_node(node)
-        drawn.add_edges_from((source, node) for source in node.all_input_nodes)
-        drawn.add_edges_from((writers[memory], node) for memory in memory_of(node) if memory in writers)
+        written = (writers[memory] for memory in memory_of(node) if memory in writers)
+        dependencies[node] = list(dict.fromkeys((*node.all_input_nodes, *written)))
         writers.update(dict.fromkeys(meta_of(node).writes, node))
-    return drawn
+    return dependencies
 
 
 def memory_of(node: fx.Node) -> set[Storage]:
@@ -69,24 +70,24 @@ def find_needed(
     with parameters of its own that feeds no feature is a head, and goes with its state. An update after the last
     feature goes, unless the next call's features read what it wrote.
     """
-    drawn = draw_dependencies(nodes)
+    dependencies = map_dependencies(nodes)
     roots = set(also)
     writers = [node for node in nodes if meta_of(node).writes]
     for feature in features:
         for node in nodes_in(feature.value):
             roots.add(node)
             roots.update(writers_before(writers, meta_of(node).aliases, feature.produced_at))
-    needed = _with_ancestors(drawn, roots)
+    needed = _with_ancestors(dependencies, roots)
     updates = [node for node in writers if meta_of(node).writes & recording.persistent]
     for node in updates:
-        extra = _with_ancestors(drawn, {node}) - needed
+        extra = _with_ancestors(dependencies, {node}) - needed
         is_late = meta_of(node).position >= last_produced_at(features)
         if not is_late and not any(_has_parameters(recording, ancestor) for ancestor in extra):
             needed |= extra
     # The next call brings inputs of its own.
     state = recording.persistent.difference(*(meta_of(node).aliases for node in nodes if node.op == "placeholder"))
     while late := _read_next(recording, [node for node in updates if node not in needed], state, needed):
-        needed |= _with_ancestors(drawn, late)
+        needed |= _with_ancestors(dependencies, late)
     return needed
 
 
@@ -116,12 +117,11 @@ def _only_updates(recording: Recording, node: fx.Node, memory: frozenset[Storage
     return node.target is setattr or keeps_statistics(node.target) or bool(meta.aliases & memory)
 
 
-def _with_ancestors(drawn: nx.DiGraph, roots: set[fx.Node]) -> set[fx.Node]:
-    # One search from all roots at once: nx.ancestors from each would walk the shared part again every time.
+def _with_ancestors(dependencies: Dependencies, roots: set[fx.Node]) -> set[fx.Node]:
     reached = set(roots)
     waiting = list(roots)
     while waiting:
-        for source in drawn.predecessors(waiting.pop()):
+        for source in dependencies.get(waiting.pop(), ()):
             if source not in reached:
                 reached.add(source)
                 waiting.append(source)

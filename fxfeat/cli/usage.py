@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from rich.console import RenderableType
+from typing import TYPE_CHECKING
 
 from fxfeat.errors import FxfeatError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 MODEL_FORMS = "torchvision:NAME, timm:NAME, package.module:CALLABLE or path/to/file.py:CALLABLE"
 GOOD, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130

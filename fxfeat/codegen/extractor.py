@@ -14,6 +14,7 @@ from fxfeat.codegen.containers import plant
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
 from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState, list_tapped
+from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.runtime.check import check
 from fxfeat.runtime.run_tapped import run_tapped
@@ -21,7 +22,7 @@ from fxfeat.runtime.run_tapped import run_tapped
 _serial = itertools.count()
 
 
-class FeatureExtractor(nn.Module):
+class FeatureExtractor(Shown, nn.Module):
     """A module that computes the features asked for, and nothing else.
 
     Example:
@@ -108,6 +109,10 @@ class FeatureExtractor(nn.Module):
     def rows(self) -> tuple[Row, ...]:
         """What is returned: key, name, shape and dtype at the example's size."""
         return self.emission.rows
+
+    def extra_repr(self) -> str:
+        """Say what is returned, checked and kept."""
+        return describe(self)
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Set the mode of every module."""

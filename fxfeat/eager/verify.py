@@ -16,6 +16,7 @@ from fxfeat.errors import RequestError
 from fxfeat.ir.emission import Row
 from fxfeat.ir.equality import is_equal, to_dense
 from fxfeat.ir.example import Example
+from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tree import copy_tensors, tensors, walk
 from fxfeat.isolation.preserved import copy_values, preserved, preserved_attributes, restore_values
 from fxfeat.isolation.random_state import read_random, restore_random
@@ -38,7 +39,7 @@ class VerifiedRow:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Shown):
     """The comparison of an extractor with hooks on the original model; prints as a table."""
 
     rows: tuple[VerifiedRow, ...]
@@ -52,6 +53,9 @@ class Verification:
     def max_abs_diff(self) -> dict[str, float | None]:
         """The largest absolute difference of each key; None where shapes or kinds differ."""
         return {row.key: row.max_abs_diff for row in self.rows}
+
+    def __str__(self) -> str:
+        return describe(self)
 
 
 def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: Any) -> Verification:

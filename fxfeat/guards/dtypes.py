@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,19 +68,33 @@ def tie_dtypes(recording: Recording, other: Recording) -> bool:
     if [node.target for node in left] != [node.target for node in right]:
         return False
     reads = list(zip(recording.dtype_reads, other.dtype_reads, strict=False))
+    ours = [_Read(meta_of(a[0]).position, (a[1], b[1]), a[0]) for a, b in reversed(reads)]
+    theirs = [_Read(meta_of(a[0]).position, (b[1], a[1]), b[0]) for a, b in reversed(reads)]
     for node, counterpart in zip(left, right, strict=True):
-        before = [pair for pair in reads if meta_of(pair[0][0]).position < meta_of(node).position]
-        ours, theirs = {(a[1], b[1]): a[0] for a, b in before}, {(b[1], a[1]): b[0] for a, b in before}
-        args, kwargs = _tied(counterpart.args, node.args, theirs), _tied(counterpart.kwargs, node.kwargs, theirs)
-        node.args, node.kwargs = _tied(node.args, counterpart.args, ours), _tied(node.kwargs, counterpart.kwargs, ours)
-        counterpart.args, counterpart.kwargs = args, kwargs
+        position = meta_of(node).position
+        before = (node.args, node.kwargs), (counterpart.args, counterpart.kwargs)
+        node.args, node.kwargs = _tied(before[0], before[1], ours, position)
+        counterpart.args, counterpart.kwargs = _tied(before[1], before[0], theirs, position)
     return True
 
 
-def _tied(value: Any, counterpart: Any, readers: Mapping[tuple[torch.dtype, torch.dtype], fx.Node]) -> Any:
-    """Replace each dtype that differs from its counterpart's by the node that read just these two."""
+@dataclass(frozen=True)
+class _Read:
+    """A node whose dtype was read, the two dtypes that it had in two recordings, and where that was."""
+
+    position: int
+    dtypes: tuple[torch.dtype, torch.dtype]
+    node: fx.Node
+
+
+def _tied(value: Any, counterpart: Any, reads: list[_Read], position: int) -> Any:
+    """Replace each dtype that differs from its counterpart's by the node before that read just these two last."""
     for steps, ours, theirs in list(zip_parts(value, counterpart)):
         both_dtypes = isinstance(ours, torch.dtype) and isinstance(theirs, torch.dtype)
-        if both_dtypes and ours != theirs and (ours, theirs) in readers:
-            value = replace_at(value, steps, readers[ours, theirs])
+        if not both_dtypes or ours == theirs:
+            continue
+        # Looked for where dtypes differ only, since a deep model reads one in each of its layers.
+        early = (read.node for read in reads if read.dtypes == (ours, theirs) and read.position < position)
+        reader = next(early, None)
+        value = value if reader is None else replace_at(value, steps, reader)
     return value

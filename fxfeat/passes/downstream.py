@@ -8,11 +8,10 @@ import operator
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import networkx as nx
 import torch
 from torch import fx
 
-from fxfeat.analysis.dependencies import draw_dependencies
+from fxfeat.analysis.dependencies import map_dependencies
 from fxfeat.errors import TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.guard import Guard
@@ -70,8 +69,10 @@ def start_from(
         The recording behind the values; positions and module calls are those of the original.
     """
     starts = [meta_of(node).position for node in sources.values()]
-    drawn = draw_dependencies(recording.nodes)
-    after = {node for source in sources.values() for node in {source, *nx.descendants(drawn, source)}}
+    after = set(sources.values())
+    for node, dependencies in map_dependencies(recording.nodes).items():
+        if not after.isdisjoint(dependencies):
+            after.add(node)
     early = {node: size for node, size in (known_sizes or {}).items() if node not in after}
     copies = _copy_nodes(recording, sources, max(starts), after, early)
     for node in passed:

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
+from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tree import is_structure, map_parts, tensors
 from fxfeat.stride.comparison import Comparison
 from fxfeat.stride.grid import Grid
@@ -40,7 +41,7 @@ class Break:
 
 
 @dataclass(frozen=True)
-class Proof:
+class Proof(Shown):
     """How the values of a model compare with those of the model with a limited stride.
 
     ``compared`` values were compared, ``dense`` of them at a finer resolution, and ``breaks`` lists the operations that
@@ -59,6 +60,9 @@ class Proof:
     def ok(self) -> bool:
         """Whether every denser map, subsampled, is the original's."""
         return not any(broken.inside for broken in self.breaks)
+
+    def __str__(self) -> str:
+        return describe(self)
 
 
 def prove(model: nn.Module, output_stride: int, *, example_inputs: Any = None) -> Proof:

@@ -131,9 +131,10 @@ _UNSET = object()
 def _without_log(name: str) -> Iterator[None]:
     """Silence a logger that reports each failure of a fake tensor; the next kind of fake tensor is tried instead."""
     logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    before = logger.disabled
+    # A level would do as well, but setting one makes every logger of the process forget its own.
+    logger.disabled = True
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.disabled = before

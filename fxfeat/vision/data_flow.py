@@ -9,7 +9,7 @@ from typing import Any
 import networkx as nx
 from torch import fx
 
-from fxfeat.analysis.dependencies import draw_dependencies
+from fxfeat.analysis.dependencies import map_dependencies
 from fxfeat.ir.node_meta import Storage, holds_tensor, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import nodes_in
@@ -34,7 +34,11 @@ def draw_memory_flow(recording: Recording) -> nx.DiGraph:
 
     Every way then passes by views of what was written in place, and a head's features are named by what wrote them.
     """
-    return _keep_tensors(draw_dependencies(recording.nodes))
+    drawn = nx.DiGraph()
+    for node, dependencies in map_dependencies(recording.nodes).items():
+        drawn.add_node(node)
+        drawn.add_edges_from((source, node) for source in dependencies)
+    return _keep_tensors(drawn)
 
 
 def _keep_tensors(drawn: nx.DiGraph) -> nx.DiGraph:

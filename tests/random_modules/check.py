@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import fxfeat
-from tests.oracle import Seen, eager, frozen, is_leaf, pick, run, same_value
+from tests.oracle import Seen, eager, frozen, is_leaf, pick, run, same_value, seed
 from tests.random_modules.strategy import Case, Sizes
 
 _MANY = 4
@@ -68,7 +68,7 @@ def build(case: Case, file: str) -> nn.Module:
     """Make the model that a case describes, in the mode that it asks for."""
     namespace: dict[str, Any] = {"__name__": "random_module"}
     exec(compile(case.source, file, "exec"), namespace)
-    torch.manual_seed(case.picks[0])
+    seed(case.picks[0])
     model: nn.Module = namespace["Model"]().train(case.mode == "train")
     if case.mode == "mixed":
         flags = random.Random(case.picks[0])
@@ -79,7 +79,7 @@ def build(case: Case, file: str) -> nn.Module:
 
 def inputs_of(case: Case, sizes: Sizes) -> tuple[torch.Tensor, ...]:
     """Make inputs of some sizes."""
-    torch.manual_seed(sizes.batch)
+    seed(sizes.batch)
     shape = (sizes.batch, case.channels, sizes.height, sizes.width)
     return tuple(torch.randn(shape) for _ in range(case.inputs))
 
