@@ -74,9 +74,7 @@ def _find_states(
     example: Example, emission: Emission, emit_at: Callable[[Example], Emission], groups: tuple[Group, ...]
 ) -> dict[Group, Outcome]:
     together = tuple(group for group in groups if group.name in ("batch", "extent"))
-    free = not emission.told or (
-        together and _try(example, emission, emit_at, together, combined=True) is Outcome.SAME
-    )
+    free = not emission.told or (together and _try(example, emission, emit_at, together, combined=True) is Outcome.SAME)
     states = dict.fromkeys(together, Outcome.SAME) if free else {}
     for group in groups:
         if group not in states:

@@ -35,8 +35,8 @@ class Recording:
     What the run changed: ``writes_state`` says that it wrote to tensors or settings that the model keeps, or that no
     one can tell, ``writes_parameters`` that parameters are among them; ``changed_attributes`` are attributes and
     buffers of modules, by path and name, ``mutated`` the identities of containers, closures and arrays. What it was
-    told: ``answers`` are all that was no tensor, ``reads_values`` says that it read numbers out of tensors, ``asks_gradients`` that it asked whether gradients
-    are on.
+    told: ``answers`` are all that was no tensor; ``reads_values`` says that it read numbers out of tensors,
+    ``asks_gradients`` that it asked whether gradients are on.
     """
 
     graph: fx.Graph

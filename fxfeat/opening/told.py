@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import fx
 
 from fxfeat.ir.module_call import ModuleCall, ancestors
-from fxfeat.ir.node_meta import RNG, Storage, meta_of
+from fxfeat.ir.node_meta import RNG, Storage, TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import nodes_in
 from fxfeat.opening.plan import Plan, happens_in_time
@@ -24,7 +24,7 @@ def is_told(recording: Recording, plan: Plan) -> bool:
     early = [step for step in steps if happens_in_time(recording, plan, step)]
     if any(plan.whole_call(recording, step.module_call) is None for step in early):
         return True
-    if any(not isinstance(call.result, fx.Node) for call in _whole_calls(recording, plan)):
+    if not all(_returns_a_tensor(call) for call in _whole_calls(recording, plan)):
         return True
     return _is_memory_told(recording, plan, {step.module_call for step in early})
 
@@ -35,6 +35,10 @@ def _whole_calls(recording: Recording, plan: Plan) -> Iterator[ModuleCall]:
         is_whole = call.index not in plan.opened and (call.parent is None or call.parent in plan.opened)
         if is_whole and call.start < plan.end and not (call.leaf and _is_of_torch(recording, call)):
             yield call
+
+
+def _returns_a_tensor(call: ModuleCall) -> bool:
+    return isinstance(call.result, fx.Node) and isinstance(meta_of(call.result).value, TensorMeta)
 
 
 def _is_of_torch(recording: Recording, call: ModuleCall) -> bool:

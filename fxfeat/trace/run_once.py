@@ -62,8 +62,8 @@ class Conditions:
 class Run:
     """One run of a model: what was written down, the mode it ran in, and what it changed in Python.
 
-    ``changed`` are plain attributes, by path and name; ``mutated`` are other objects, by identity. ``draws_unseen`` says
-    that Python or NumPy drew, and where has not been looked at.
+    ``changed`` are plain attributes, by path and name; ``mutated`` are other objects, by identity. ``draws_unseen``
+    says that Python or NumPy drew, and where has not been looked at.
     """
 
     trace: Trace

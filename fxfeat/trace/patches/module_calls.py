@@ -24,7 +24,7 @@ from fxfeat.trace.builder.memory import inside_whole_call
 from fxfeat.trace.builder.nodes import next_call_path
 from fxfeat.trace.builder.operands import to_write, write_arguments
 from fxfeat.trace.builder.provenance import give_identity, node_of, tie_to_module_call
-from fxfeat.trace.builder.regions import contexts_in_force, notice_devices, notice_switches
+from fxfeat.trace.builder.regions import contexts_in_force, enter_switches, notice_devices, notice_switches
 from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Effects, Trace
 from fxfeat.trace.builder.unanswerable import refuse_in_try
@@ -182,8 +182,8 @@ def _module_call(
     calls.counts[path] += 1
     stack.module_calls.append(module_call)
     stack.call_paths[module_call.index] = next_call_path(trace)
+    enter_switches(trace, module_call.index)
     stack.opened.append(module_call.index)
-    notice_switches(trace)
     try:
         yield functools.partial(_close, calls, module_call)
     finally:
