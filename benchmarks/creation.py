@@ -1,7 +1,7 @@
 """How long it takes to make an extractor, beside torchvision's: ``python -m benchmarks.creation``.
 
-Process time on one thread, both libraries in turn in one process, medians. The first call of a fresh process is measured
-apart. Ratios are what counts: both share the machine and its load.
+Process time on one thread, both libraries in turn in one process, medians. The first call of a fresh process is
+measured apart. Ratios are what counts: both share the machine and its load.
 """
 
 from __future__ import annotations
@@ -127,11 +127,7 @@ def measure_cold(name: str) -> Row:
 
 def _first_call(name: str, library: str) -> float:
     model = build(name)
-    create = (
-        fxfeat.create_feature_extractor
-        if library == "fxfeat"
-        else feature_extraction.create_feature_extractor
-    )
+    create = fxfeat.create_feature_extractor if library == "fxfeat" else feature_extraction.create_feature_extractor
     return _time(lambda: create(model, STAGES[name]))
 
 
@@ -148,8 +144,9 @@ def write_page(rows: list[Row], repeats: int) -> str:
     lines = [
         "# Time to make an extractor",
         "",
-        f"Written by `python -m benchmarks.creation`: torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"one thread, process time, median of {repeats} after a first that is not counted; both modes are made.",
+        f"Written by `python -m benchmarks.creation`: torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}, one thread, process time, median of {repeats} after a first that is "
+        "not counted; both modes are made.",
         "",
         "| request | models | median ratio | worst ratio |",
         "| --- | ---: | ---: | ---: |",

@@ -54,7 +54,7 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     check_calls(setup, mode.recording, training, emission)
     freedoms = find_free_sizes(setup.model, setup.examples[0], emission, lambda example: _emit_at(mode, example))
     input_guards = find_input_guards(freedoms)
-    if input_guards:
+    if input_guards and not any(status.state == "free" for status in freedoms):
         _check_same_again(mode, emission)
     goes_by_dtypes = _goes_by_dtypes(mode, emission)
     if goes_by_dtypes:

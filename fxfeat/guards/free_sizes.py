@@ -54,6 +54,9 @@ def find_free_sizes(
         What is known of each batch, extent and length; a layer's width, which no model could change, is left out.
     """
     groups, apart = find_groups(example), find_groups(example, rows=False)
+    if not emission.told:
+        # Code that sees tensors alone makes the same calls at every size, or fails where the model does.
+        groups = apart = tuple(group for group in groups if not group.name.startswith("size"))
     states = _find_states(example, emission, emit_at, groups)
     if apart != groups and states[groups[0]] is Outcome.FAILED:
         # What is as long as the batch may be so by chance.
@@ -71,7 +74,7 @@ def _find_states(
     example: Example, emission: Emission, emit_at: Callable[[Example], Emission], groups: tuple[Group, ...]
 ) -> dict[Group, Outcome]:
     together = tuple(group for group in groups if group.name in ("batch", "extent"))
-    free = together and _try(example, emission, emit_at, together, combined=True) is Outcome.SAME
+    free = not emission.told or (together and _try(example, emission, emit_at, together, combined=True) is Outcome.SAME)
     states = dict.fromkeys(together, Outcome.SAME) if free else {}
     for group in groups:
         if group not in states:

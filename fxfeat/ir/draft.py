@@ -22,7 +22,8 @@ class Draft:
     ``implicit_inputs`` are the whole modules that turned out to use what they are not given;
     ``opens_implicit_inputs`` says to open those, and to leave out no module where code changes what Python holds.
     ``tapped`` are the modules that are not to be opened, with the reasons, and ``tapped_calls`` what became of their
-    calls; ``may_stop`` says that they may be stopped behind the last value.
+    calls; ``may_stop`` says that they may be stopped behind the last value. ``told`` says that opened code may
+    have gone by a size of an input.
     """
 
     recording: Recording
@@ -37,6 +38,7 @@ class Draft:
     tapped: Mapping[str, str] = field(default_factory=dict)
     tapped_calls: tuple[TappedCall, ...] = ()
     may_stop: bool = True
+    told: bool = True
 
 
 def last_produced_at(features: tuple[Feature, ...]) -> int:

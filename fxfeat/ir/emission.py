@@ -101,7 +101,7 @@ class Purity:
 
 @dataclass(frozen=True)
 class Emission:
-    """Everything emitted for one mode."""
+    """Everything emitted for one mode; ``told`` says that its code may have gone by a size of an input."""
 
     source: Source
     rows: tuple[Row, ...]
@@ -115,6 +115,7 @@ class Emission:
     freedoms: tuple[DimStatus, ...] = ()
     purity: Purity | None = None
     writes_parameters: bool = False
+    told: bool = True
 
     @property
     def tapped(self) -> tuple[TappedCall, ...]:

@@ -24,6 +24,14 @@ class Guard:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """Something other than a tensor that code in a module call was told by torch: a size, a length, a number."""
+
+    module_call: int
+    position: int
+
+
+@dataclass(frozen=True)
 class Unsupported:
     """Why the code of a module call cannot be written out from some position on.
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from fxfeat.ir.guard import AttributeWrite, Guard, Unsupported
+from fxfeat.ir.guard import Answer, AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import Storage, meta_of
 
@@ -35,8 +35,8 @@ class Recording:
     What the run changed: ``writes_state`` says that it wrote to tensors or settings that the model keeps, or that no
     one can tell, ``writes_parameters`` that parameters are among them; ``changed_attributes`` are attributes and
     buffers of modules, by path and name, ``mutated`` the identities of containers, closures and arrays. What it was
-    told: ``reads_values`` says that it read numbers out of tensors, ``asks_gradients`` that it asked whether gradients
-    are on.
+    told: ``answers`` are all that was no tensor; ``reads_values`` says that it read numbers out of tensors,
+    ``asks_gradients`` that it asked whether gradients are on.
     """
 
     graph: fx.Graph
@@ -58,6 +58,7 @@ class Recording:
     writes_state: bool = True
     reads_values: bool = False
     asks_gradients: bool = False
+    answers: tuple[Answer, ...] = ()
     writes_parameters: bool = False
 
     @property

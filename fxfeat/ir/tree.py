@@ -152,7 +152,7 @@ def walk(value: object, steps: Steps = (), into: LookInto = is_anything) -> Iter
 
 def _walk(value: object, steps: Steps, into: LookInto, above: frozenset[int]) -> Iterator[tuple[Steps, Any]]:
     yield steps, value
-    if not _is_open(value, into, above):
+    if isinstance(value, (torch.Tensor, fx.Node)) or not _is_open(value, into, above):
         return
     for step, part in children(value):
         yield from _walk(part, (*steps, step), into, above | {id(value)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,10 +41,15 @@ class _Precisions:
 
 
 def _read_precisions() -> _Precisions:
-    older = None
-    with contextlib.suppress(RuntimeError):
+    try:
         older = torch._C._get_float32_matmul_precision()
-    newer = tuple(torch._C._get_fp32_precision_getter(*pair) for pair in _PRECISIONS)
+    except RuntimeError:
+        older = None
+    return _mean(older, tuple([torch._C._get_fp32_precision_getter(*pair) for pair in _PRECISIONS]))
+
+
+@functools.lru_cache
+def _mean(older: str | None, newer: tuple[str, ...]) -> _Precisions:
     whole = newer[0].replace("none", "ieee")
     return _Precisions(older, tuple(whole if value == "none" else value for value in newer), newer)
 
@@ -101,7 +107,7 @@ def same_switches() -> Iterator[None]:
 
 def read_switches() -> Switches:
     """Read every setting, in the order of their names."""
-    return tuple(read() for read in _READERS.values())
+    return tuple([read() for read in _READERS.values()])
 
 
 def name_changes(before: Switches, now: Switches) -> str:
@@ -117,7 +123,12 @@ def devices_entered() -> list[torch.device]:
 
 def kernels_of_attention() -> list[SDPBackend]:
     """List the kernels that attention may use."""
-    return [kernel for kernel, is_on in _ATTENTION if is_on()]
+    return list(_name_kernels(*[is_on() for _, is_on in _ATTENTION]))
+
+
+@functools.lru_cache
+def _name_kernels(*are_on: bool) -> tuple[SDPBackend, ...]:
+    return tuple(kernel for (kernel, _), is_on in zip(_ATTENTION, are_on, strict=True) if is_on)
 
 
 def attention_context(kernels: list[SDPBackend]) -> Context:

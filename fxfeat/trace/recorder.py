@@ -9,6 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from fxfeat.analysis.effects import attribute_of
+from fxfeat.ir.guard import Answer
 from fxfeat.trace.builder.decisions import decide
 from fxfeat.trace.builder.exposed_memory import (
     hand_out,
@@ -56,7 +57,22 @@ class Recorder(TorchFunctionMode):
 
 
 def record_call(trace: Trace, call: TorchCall) -> Any:
-    """Run a torch function on fake tensors: answered, run unwritten, refused or written down, whatever comes first."""
+    """Run a torch function on fake tensors, and note where it tells its caller anything but tensors."""
+    result = _record(trace, call)
+    if trace.calls.live and _tells(result):
+        trace.decisions.answers.append(Answer(trace.calls.owner, trace.numbering.position))
+    return result
+
+
+def _tells(result: Any) -> bool:
+    """Say whether a result is no tensor and may depend on sizes; those with named parts always have the same."""
+    if isinstance(result, (torch.Tensor, torch.device, torch.dtype, type(None))):
+        return False
+    return not type(result).__module__.startswith("torch.return_types")
+
+
+def _record(trace: Trace, call: TorchCall) -> Any:
+    """Answer a call, run it unwritten, refuse it or write it down, whatever comes first."""
     if call.function is torch.device:
         return _make_device(call)
     answer = answer_question(trace, call)

@@ -120,6 +120,9 @@ def _record_once(
 ) -> Recording:
     kind = conditions.fake_tensors.kind
     run = run_once(model, example, leaves, conditions)
+    if run.draws_unseen:
+        conditions = dataclasses.replace(conditions, fake_tensors=fake_tensors(kind, recast), closely=True)
+        run = run_once(model, example, leaves, conditions)
     if not all_written(run.trace).isdisjoint(run.trace.memory.strangers):
         # The code wrote to a tensor that it made in a way that no mode shows, or that it found somewhere.
         alive = [value for value in gc.get_objects() if issubclass(type(value), torch.Tensor)]
@@ -162,6 +165,7 @@ def _finish(model: nn.Module, leaves: Leaves, run: Run) -> Recording:
         writes_state=_writes_state(trace, run.changed) or _has_scripts(model),
         reads_values=decisions.reads_values,
         asks_gradients=decisions.asks_gradients,
+        answers=tuple(decisions.answers),
         writes_parameters=writes_to(trace, model.parameters()),
     )
 

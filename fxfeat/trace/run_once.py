@@ -30,6 +30,7 @@ from fxfeat.trace.fake_tensors import FakeTensors, Originals
 from fxfeat.trace.leaves import Leaves
 from fxfeat.trace.patches.install import patched
 from fxfeat.trace.patches.module_calls import run_model
+from fxfeat.trace.patches.python_draws import PythonDraws
 from fxfeat.trace.recorder import Recorder
 
 _RECORDING = threading.RLock()
@@ -39,7 +40,8 @@ _RECORDING = threading.RLock()
 class Conditions:
     """Under what a model is run, in which mode, and what is to be seen.
 
-    ``existing`` are all tensors that there were, where that had to be asked.
+    ``existing`` are all tensors that there were, where that had to be asked; ``closely`` says to look for draws from
+    Python or NumPy at every call of a module.
     """
 
     fake_tensors: FakeTensors
@@ -48,6 +50,7 @@ class Conditions:
     assumptions: Assumptions = AS_IT_IS
     watched: frozenset[CallPath] = frozenset()
     existing: frozenset[int] | None = None
+    closely: bool = False
 
     @property
     def only_watches(self) -> bool:
@@ -59,13 +62,15 @@ class Conditions:
 class Run:
     """One run of a model: what was written down, the mode it ran in, and what it changed in Python.
 
-    ``changed`` are plain attributes, by path and name; ``mutated`` are other objects, by identity.
+    ``changed`` are plain attributes, by path and name; ``mutated`` are other objects, by identity. ``draws_unseen``
+    says that Python or NumPy drew, and where has not been looked at.
     """
 
     trace: Trace
     training: bool
     changed: list[tuple[str, str]]
     mutated: frozenset[int]
+    draws_unseen: bool
 
 
 def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Conditions) -> Run:
@@ -80,11 +85,12 @@ def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Con
         parts = add_modules(parts, model, before.tensors_held() if is_real else None, conditions.existing)
         decisions, watch = Decisions(conditions.assumptions), Watch(conditions.watched)
         trace = Trace(parts, conditions.fake_tensors, decisions, settings, watch)
-        _run_recorded(trace, model, example, leaves)
+        draws = PythonDraws(conditions.closely)
+        _run_recorded(trace, model, example, leaves, draws)
         put_back(trace, model)
         changed = [place for place in before.changes_of(model) if place not in trace.memory.rebound]
         homes = {id(module.__dict__) for module in model.modules()}
-        return Run(trace, mode, changed, before.mutated() - homes)
+        return Run(trace, mode, changed, before.mutated() - homes, draws.unseen)
 
 
 @contextmanager
@@ -104,11 +110,11 @@ def _everything_preserved(model: nn.Module, conditions: Conditions) -> Iterator[
         yield before
 
 
-def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leaves) -> None:
+def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leaves, draws: PythonDraws) -> None:
     args, kwargs = write_inputs(trace, bind(model, example), example)
     recorder, given = Recorder(trace), PythonState()
     given.take_objects((example.args, example.kwargs))
-    with patched(model, recorder, leaves) as calls, _without_log("torch._subclasses.fake_tensor"):
+    with patched(model, recorder, leaves, draws) as calls, _without_log("torch._subclasses.fake_tensor"):
         try:
             with recorder:
                 # What the model's code puts into context variables stays in there.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.inputs.examples import guess_examples, read_example
+from fxfeat.inputs.examples import read_example
+from fxfeat.inputs.guesses import Guesses
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.example import Example
@@ -28,7 +29,7 @@ class Setup:
 
     model: nn.Module
     tracer_kwargs: dict[str, Any]
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     guessed: bool
     engine: Engine = "code"
     _recordings: dict[Any, Recording] = field(default_factory=dict)
@@ -55,11 +56,10 @@ def read_setup(
     choose_leaves(tracer_kwargs)
     if example_inputs is not None:
         given = read_example(example_inputs)
-        examples: tuple[Example, ...] = (Example(given.args, {**given.kwargs, **(concrete_args or {})}),)
+        examples: Sequence[Example] = (Example(given.args, {**given.kwargs, **(concrete_args or {})}),)
     else:
-        with torch.random.fork_rng(devices=[]):
-            examples = tuple(guess_examples(model, concrete_args))
-    if not examples:
+        examples = Guesses(model, concrete_args)
+    if next(iter(examples), None) is None:
         raise TraceError(
             f"fxfeat found no convolution, embedding, recurrent or linear layer in {type(model).__name__} to work an "
             "example input out from. Pass example_inputs=, for instance example_inputs=torch.rand(2, 3, 224, 224)."

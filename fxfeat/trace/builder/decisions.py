@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.source_lines import is_assertion
 from fxfeat.trace.builder.nodes import add_node, guard
 from fxfeat.trace.builder.operands import to_write
 from fxfeat.trace.builder.provenance import node_of
@@ -39,6 +40,8 @@ def guard_decision(trace: Trace, node: fx.Node, result: Any) -> Any:
         _guard_ranks(trace)
     elif not _is_fixed(trace, node):
         guard(trace, node, result)
+        if not any(is_assertion(last.source) for last in trace.decisions.guards[-1:]):
+            trace.decisions.deciding.add(trace.calls.owner)
     return result
 
 
@@ -63,9 +66,10 @@ def decide_gradients(
 def _is_rank(trace: Trace, node: fx.Node) -> bool:
     """Say whether a number comes from nothing but how many dimensions tensors have.
 
-    Those follow from the inputs' as long as every other decision stays the same, unless something squeezes.
+    Those follow from the inputs' as long as every other decision stays the same, unless something squeezes. A module
+    that has returned may stay whole, and then decides anew.
     """
-    if trace.decisions.squeezes:
+    if trace.decisions.squeezes or not trace.decisions.deciding.issubset(trace.calls.opened):
         return False
     if node.target == "dim" or (node.target is getattr and node.args[1] == "ndim"):
         return True

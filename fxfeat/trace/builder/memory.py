@@ -14,6 +14,7 @@ from fxfeat.trace.builder.fakes import fake_of
 from fxfeat.trace.builder.measure import storage_of, version_of
 from fxfeat.trace.builder.trace import Effects, Trace
 from fxfeat.trace.builder.unsupported import current_line, refuse
+from fxfeat.trace.unobserved import unobserved
 
 
 @contextmanager
@@ -34,10 +35,12 @@ def inside_whole_call(trace: Trace, given: Any) -> Iterator[Effects]:
 
 @contextmanager
 def _writes_noticed(trace: Trace, effects: Effects, given: Any) -> Iterator[None]:
-    fakes = [fake_of(trace, tensor) for _, tensor in tensors(given)]
-    before = [version_of(fake) for fake in fakes]
+    with unobserved():
+        fakes = [fake_of(trace, tensor) for _, tensor in tensors(given)]
+        before = [version_of(fake) for fake in fakes]
     yield
-    changed = changed_since(fakes, before)
+    with unobserved():
+        changed = changed_since(fakes, before)
     effects.writes |= changed
     for storage in changed:
         trace.memory.versions.pop(storage, None)

@@ -39,6 +39,12 @@ def notice_switches(trace: Trace) -> None:
         refuse(trace, f"the code changes {name_changes(before, now)} before {current_line()}")
 
 
+def enter_switches(trace: Trace, module_call: int) -> None:
+    """Note for a module call that begins what was noticed of the settings just before."""
+    switches = trace.settings.switches
+    switches[module_call] = switches.get(trace.calls.owner) or (*read_switches(), *trace.settings.modes)
+
+
 def notice_devices(trace: Trace) -> None:
     """Refuse to write out code that sets the default device for a module that it calls."""
     if devices_entered() != trace.settings.devices:

@@ -13,6 +13,7 @@ from fxfeat.ir.node_meta import RNG, Storage
 from fxfeat.ir.source_lines import is_assertion, model_line
 from fxfeat.ir.tree import leaves_of, tensors
 from fxfeat.trace.builder.fakes import adopt_result, holds_value
+from fxfeat.trace.builder.function_memo import key_of_call, recall_call, remember_call
 from fxfeat.trace.builder.measure import storage_of, version_of
 from fxfeat.trace.builder.memory import changed_since, note_versions, notice_unseen_writes
 from fxfeat.trace.builder.operands import to_run
@@ -74,8 +75,15 @@ def _call(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
         if name in ("item", "tolist", *EXACT, *ESCAPES) and holds_value(trace, args[0]):
             # The value of a parameter, a buffer or a constant is there to be read.
             args = (trace.fakes.originals[id(args[0])], *args[1:])
+        key = key_of_call(trace, function, args, kwargs)
+        recalled = recall_call(key) if key is not None else None
+        if recalled is not None:
+            return recalled
         with draws:
-            return trace.fake_tensors.call(function, args, kwargs)
+            result = trace.fake_tensors.call(function, args, kwargs)
+        if key is not None:
+            remember_call(trace, key, (args, kwargs), result)
+        return result
     except Exception as error:
         trace.obstacles.failure = error
         trace.obstacles.caught = "" if trace.calls.live else current_line()

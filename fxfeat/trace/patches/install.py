@@ -16,7 +16,7 @@ from fxfeat.trace.patches.autocast import casting
 from fxfeat.trace.patches.called_names import CalledNames, wrap_names
 from fxfeat.trace.patches.module_attributes import accessing
 from fxfeat.trace.patches.module_calls import ModuleCalls, calling_modules
-from fxfeat.trace.patches.python_draws import PythonDraws, drawing
+from fxfeat.trace.patches.python_draws import PythonDraws, drawing, find_unseen
 from fxfeat.trace.patches.torch_functions import (
     asking,
     counting,
@@ -34,9 +34,9 @@ _NOTICING = (refusing_pickles, refusing, refusing_denormals, asking, importing, 
 
 
 @contextmanager
-def patched(model: nn.Module, recorder: Recorder, leaves: Leaves) -> Iterator[ModuleCalls]:
+def patched(model: nn.Module, recorder: Recorder, leaves: Leaves, draws: PythonDraws) -> Iterator[ModuleCalls]:
     """Patch torch until the region is left; what is yielded runs the model."""
-    trace, draws, modules = recorder.trace, PythonDraws(), list(model.modules())
+    trace, modules = recorder.trace, list(model.modules())
     with ExitStack() as undo:
         names = CalledNames(trace, leaves, undo, counting(trace))
         calls = ModuleCalls(trace, leaves, names, draws)
@@ -54,3 +54,4 @@ def patched(model: nn.Module, recorder: Recorder, leaves: Leaves) -> Iterator[Mo
             patch(undo, home, name, replacement)
         wrap_names(names, modules)
         yield calls
+        find_unseen(draws)

@@ -18,14 +18,15 @@ from torch import nn
 from fxfeat.ir.module_call import ModuleCall, Opaque, hide_modules
 from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
 from fxfeat.trace.builder.fakes import is_state
+from fxfeat.trace.builder.leaf_memo import key_of, recall, remember
 from fxfeat.trace.builder.measure import LITERALS
 from fxfeat.trace.builder.memory import inside_whole_call
 from fxfeat.trace.builder.nodes import next_call_path
 from fxfeat.trace.builder.operands import to_write, write_arguments
 from fxfeat.trace.builder.provenance import give_identity, node_of, tie_to_module_call
-from fxfeat.trace.builder.regions import contexts_in_force, notice_devices, notice_switches
+from fxfeat.trace.builder.regions import contexts_in_force, enter_switches, notice_devices, notice_switches
 from fxfeat.trace.builder.results import write_result
-from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.builder.trace import Effects, Trace
 from fxfeat.trace.builder.unanswerable import refuse_in_try
 from fxfeat.trace.builder.unsupported import note_attribute_write, refuse
 from fxfeat.trace.leaves import Leaves
@@ -70,7 +71,7 @@ def run_model(calls: ModuleCalls, model: nn.Module, args: Any, kwargs: Any) -> N
 def _call(calls: ModuleCalls, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     trace = calls.trace
     if not trace.calls.live_here:
-        return plain(*args, **kwargs)
+        return _run_inside(trace, module, plain, args, kwargs) if trace.calls.active_here else plain(*args, **kwargs)
     if id(module) not in trace.model.paths:
         wrap_files(calls.names, [module])
         return plain(*args, **kwargs)
@@ -125,7 +126,7 @@ def _call_whole(
     with _module_call(calls, path, module, *written, leaf=True) as close:
         # The code of a scripted module calls nothing that a recorder could see.
         with inside_whole_call(trace, (args, kwargs)) as effects:
-            result = plain(*args, **kwargs)
+            result = _run_inside(trace, module, plain, args, kwargs)
         # What is not torch's own may squeeze, or draw from Python.
         if not type(module).__module__.startswith(("torch.nn", "torch.ao.nn")):
             trace.decisions.squeezes = True
@@ -134,6 +135,26 @@ def _call_whole(
             result = write_result(trace, "call_module", path, *written, result, effects)
         close(result)
     return result
+
+
+def _run_inside(trace: Trace, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run a module inside a whole call; a leaf of torch's is not run where it would do what another has done."""
+    with unobserved():
+        key = key_of(trace, module, args, kwargs)
+        recalled = recall(trace, key, module, args[0]) if key is not None else None
+    if recalled is not None:
+        return recalled
+    if key is None:
+        return plain(*args, **kwargs)
+    outer, trace.memory.effects = trace.memory.effects, Effects()
+    try:
+        result = plain(*args, **kwargs)
+        with unobserved():
+            remember(trace, key, module, args[0], result)
+        return result
+    finally:
+        outer.add(trace.memory.effects)
+        trace.memory.effects = outer
 
 
 def _enter(calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -161,8 +182,8 @@ def _module_call(
     calls.counts[path] += 1
     stack.module_calls.append(module_call)
     stack.call_paths[module_call.index] = next_call_path(trace)
+    enter_switches(trace, module_call.index)
     stack.opened.append(module_call.index)
-    notice_switches(trace)
     try:
         yield functools.partial(_close, calls, module_call)
     finally:

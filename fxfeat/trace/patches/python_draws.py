@@ -29,21 +29,41 @@ _DRAWING = (
 
 @dataclass
 class PythonDraws:
-    """What Python and NumPy draw from, as it was after the last draw that was written down."""
+    """What Python and NumPy draw from, as it was after the last draw that was written down.
 
+    Reading that at every call of a module takes longer than the call, and hardly any model draws so. ``closely`` says
+    to do it all the same; else it is read at the end, and ``unseen`` tells that the model is to be run again, closely.
+    """
+
+    closely: bool
     state: Any = field(default_factory=outside_torch)
+    unseen: bool = False
 
 
 def notice_draws(trace: Trace, draws: PythonDraws) -> None:
     """Refuse to write out code that drew from Python or NumPy what no draw of a number shows."""
+    if draws.closely:
+        _compare_draws(trace, draws)
+
+
+def _compare_draws(trace: Trace, draws: PythonDraws) -> None:
     state = outside_torch()
-    if state != draws.state and trace.calls.opened:
+    if state != draws.state and not draws.closely:
+        draws.unseen = True
+    elif state != draws.state and trace.calls.opened:
         refuse(trace, DRAWN)
     draws.state = state
 
 
+def find_unseen(draws: PythonDraws) -> None:
+    """Note at the end of a run whether it drew what no draw of a number shows."""
+    draws.unseen |= not draws.closely and outside_torch() != draws.state
+
+
 def note_draws(draws: PythonDraws, effects: Effects) -> None:
     """Note that a whole call drew from Python or NumPy."""
+    if not draws.closely:
+        return
     state = outside_torch()
     if state != draws.state:
         effects.note_draw()
@@ -64,7 +84,7 @@ def _draw(trace: Trace, draws: PythonDraws, function: Callable[..., Any], *args:
     """Draw a number from Python or NumPy, and write that down."""
     if not trace.calls.live_here:
         return function(*args, **kwargs)
-    notice_draws(trace, draws)
+    _compare_draws(trace, draws)
     number = function(*plain_parts(args), **plain_parts(kwargs))
     if type(number) not in (int, float):
         return number

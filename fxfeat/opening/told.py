@@ -1,0 +1,72 @@
+"""Say whether opened code was told anything of the inputs that is no tensor: only then can other sizes change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx
+
+from fxfeat.ir.module_call import ModuleCall, ancestors
+from fxfeat.ir.node_meta import RNG, Storage, TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import nodes_in
+from fxfeat.opening.plan import Plan, happens_in_time
+
+
+def is_told(recording: Recording, plan: Plan) -> bool:
+    """Say whether opened code may have gone by a size: it was told one, or something that a whole call went by.
+
+    Code that sees nothing but tensors makes the same calls at every size.
+    """
+    if recording.kind != "meta" or recording.mutated or recording.changed_attributes or recording.attribute_writes:
+        return True
+    steps = (*recording.answers, *recording.guards)
+    early = [step for step in steps if happens_in_time(recording, plan, step)]
+    if any(plan.whole_call(recording, step.module_call) is None for step in early):
+        return True
+    if not all(_returns_a_tensor(call) for call in _whole_calls(recording, plan)):
+        return True
+    return _is_memory_told(recording, plan, {step.module_call for step in early})
+
+
+def _whole_calls(recording: Recording, plan: Plan) -> Iterator[ModuleCall]:
+    """Yield the calls that opened code makes of modules other than torch's own, whose results have one form."""
+    for call in recording.module_calls:
+        is_whole = call.index not in plan.opened and (call.parent is None or call.parent in plan.opened)
+        if is_whole and call.start < plan.end and not (call.leaf and _is_of_torch(recording, call)):
+            yield call
+
+
+def _returns_a_tensor(call: ModuleCall) -> bool:
+    return isinstance(call.result, fx.Node) and isinstance(meta_of(call.result).value, TensorMeta)
+
+
+def _is_of_torch(recording: Recording, call: ModuleCall) -> bool:
+    return type(recording.root.get_submodule(call.path)).__module__.startswith(("torch.nn", "torch.ao.nn"))
+
+
+def _is_memory_told(recording: Recording, plan: Plan, told: set[int]) -> bool:
+    """Say whether a whole call that was told something writes to memory from outside it, or returns it.
+
+    At other sizes it may do so or not, and what is cloned goes by that.
+    """
+    around = told.union(*(ancestors(recording.module_calls, index) for index in told))
+    calls = [call for call in _whole_calls(recording, plan) if call.index in around]
+    since = _first_seen(recording) if calls else {}
+    return any(_hands_memory_on(recording, call, since) for call in calls)
+
+
+def _first_seen(recording: Recording) -> dict[Storage, int]:
+    """Map each memory to the position of the first node that gave a tensor over it."""
+    since: dict[Storage, int] = {}
+    for node in recording.nodes:
+        for storage in meta_of(node).aliases:
+            since.setdefault(storage, meta_of(node).position)
+    return since
+
+
+def _hands_memory_on(recording: Recording, call: ModuleCall, since: dict[Storage, int]) -> bool:
+    metas = [meta_of(node) for node in recording.nodes[call.start : call.stop]]
+    writes = {storage for meta in metas for storage in meta.writes if storage is not RNG}
+    returned = {storage for node in nodes_in(call.result) for storage in meta_of(node).aliases}
+    return any(since.get(storage, -1) < call.start for storage in writes | returned)
