@@ -17,6 +17,7 @@ from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.example import Example
 from fxfeat.ir.node_meta import CallPath
 from fxfeat.isolation.caches import fresh_caches
+from fxfeat.isolation.collection import paused_collection
 from fxfeat.isolation.preserved import preserved
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
@@ -99,6 +100,8 @@ def _everything_preserved(model: nn.Module, conditions: Conditions) -> Iterator[
     with ExitStack() as around:
         # Torch is patched for the whole process meanwhile.
         around.enter_context(_RECORDING)
+        if conditions.fake_tensors.kind == "meta":  # others hold memory that is worth the search
+            around.enter_context(paused_collection())
         around.enter_context(fresh_caches(model))
         before = around.enter_context(preserved(model))
         around.enter_context(same_switches())
