@@ -82,6 +82,20 @@ def resize(example: Example, sizes: Mapping[Axis, int]) -> Example:
             resized[id(tensor), wanted] = _resized(tensor, wanted)
         return resized[id(tensor), wanted]
 
+    return _changed(example, change)
+
+
+def cast(example: Example, dtypes: Mapping[torch.dtype, torch.dtype]) -> Example:
+    """Return an example whose tensors have other dtypes in place of some."""
+    casts: dict[int, torch.Tensor] = {}
+
+    def change(steps: Steps, tensor: torch.Tensor) -> torch.Tensor:
+        return casts.setdefault(id(tensor), tensor.to(dtypes.get(tensor.dtype, tensor.dtype)))
+
+    return _changed(example, change)
+
+
+def _changed(example: Example, change: Callable[[Steps, torch.Tensor], torch.Tensor]) -> Example:
     given = (example.args, example.kwargs)
     for steps, part in walk(given, (), is_plain):
         if isinstance(part, torch.Tensor):

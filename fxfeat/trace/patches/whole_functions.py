@@ -36,7 +36,7 @@ def call_whole(
     trace.decisions.squeezes |= not numeric
     with unobserved():
         if isinstance(result, bool) and numeric:
-            return decide(trace, target, args, result)
+            return decide(trace, target, args, result, **kwargs)
         return write_result(trace, "call_function", target, *written, result, effects)
 
 
