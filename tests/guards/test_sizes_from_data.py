@@ -36,13 +36,25 @@ SIZES = {
     ),
     "counts": lambda m, x, k: torch.cat([p * 2 for p in m.a(x).split(k.bincount(minlength=4).tolist())]),
     "converted one by one": lambda m, x, k: m.a(x).repeat_interleave(torch.tensor([int(v) for v in k]), 0),
+    "given to a whole module": lambda m, x, k: m.scaled(m.a(x), int(k.max()), numbers=[int(k.min()), k[1].item()]),
     "half of a size": lambda m, x, k: m.a(x)[: int(x.shape[0] / 2)] * float(x.shape[0]),
 }
 
 
+class Scaled(nn.Module):
+    """Stays whole, where it may go by a number out of sight."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.scales = nn.Linear(8, 8), [1.0, 2.0, 3.0, 4.0]
+
+    def forward(self, x, number, numbers=()):
+        return self.layer(x) * self.scales[number] * sum(self.scales[each] for each in numbers)
+
+
 def build(forward):
     model = type("Model", (nn.Module,), {"forward": forward})()
-    model.a = nn.Linear(8, 8)
+    model.a, model.scaled = nn.Linear(8, 8), Scaled()
     return model.eval()
 
 

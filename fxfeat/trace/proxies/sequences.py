@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
-from fxfeat.ir.tree import map_structure
+from fxfeat.ir.tree import is_plain, map_parts, map_structure
 from fxfeat.trace.proxies.numbers import RecordedSize, plain
 
 
@@ -114,6 +114,15 @@ class RecordedShape(RecordedTuple):
             return function is operator.ne
         result = function(tuple(map(plain, tuple.__iter__(self))), tuple(map(plain, tuple.__iter__(other))))
         return self.shelf.decide(function, (self, other), result)
+
+
+def plain_numbers(value: Any) -> Any:
+    """Strip the memory off recorded numbers alone; what holds none stays what it is, and so do tuples and shapes.
+
+    >>> plain_numbers((1, [2.0]))
+    (1, [2.0])
+    """
+    return map_parts(value, plain, is_plain)
 
 
 def plain_parts(value: Any) -> Any:
