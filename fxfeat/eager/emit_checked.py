@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -12,15 +14,17 @@ from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, emit_what_arriv
 from fxfeat.eager.purity import find_purity
 from fxfeat.errors import UNSEEN_STATE, NodeNotFoundError, TraceError
 from fxfeat.guards.choose_assumptions import choose_assumptions
-from fxfeat.guards.dtypes import has_dtypes, tie_all_dtypes
+from fxfeat.guards.dtypes import OF_INPUTS, RECASTS, has_dtypes, tie_dtypes
 from fxfeat.guards.free_sizes import find_dtypes, find_free_sizes, find_input_guards, is_same_code
 from fxfeat.guards.same_tensor import join_same_tensor
+from fxfeat.inputs.resized import cast
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission
 from fxfeat.ir.example import Example
 from fxfeat.ir.guard import InputGuard
 from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import tensors
 from fxfeat.passes.run_passes import rewrite
 from fxfeat.trace.setup import Setup, record_variant
 
@@ -58,7 +62,8 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
         _check_same_again(mode, emission)
     goes_by_dtypes = _goes_by_dtypes(mode, emission)
     if goes_by_dtypes:
-        input_guards += _guard_dtypes(mode)
+        mode, dtypes = _guard_dtypes(mode)
+        input_guards += dtypes
     if input_guards or goes_by_dtypes:
         emission = _emit(dataclasses.replace(mode.draft, input_guards=input_guards))
     purity = find_purity(setup, mode.recording, training)
@@ -122,17 +127,34 @@ def _goes_by_dtypes(mode: _Mode, emission: Emission) -> bool:
     return bool(mode.recording.dtype_reads) or (emission.graph is not None and has_dtypes(list(emission.graph.nodes)))
 
 
-def _guard_dtypes(mode: _Mode) -> tuple[InputGuard, ...]:
-    """Tie dtypes to the tensors that they were read from, and say which dtypes of inputs are to be checked."""
+def _guard_dtypes(mode: _Mode) -> tuple[_Mode, tuple[InputGuard, ...]]:
+    """Tie dtypes to the tensors that they were read from, and say which dtypes are to be checked."""
+    others = list(_record_in_other_dtypes(mode))
+    tie_dtypes(mode.recording, others)
+    is_same = all(_has_same_code(mode, other) for other in others)
+    reads = mode.recording.dtype_reads
+    read = {read.expected for read in reads} or ({torch.float32} if not is_same else set())
+    guards = find_dtypes(mode.setup.model, mode.setup.examples[0], read, any_float=is_same)
+    if is_same:
+        return mode, guards
+    # Those of inputs are checked before anything runs.
+    inside = [read for read in reads if read.node.all_input_nodes[0].op != "placeholder"]
+    kept = sorted([*mode.recording.guards, *inside], key=lambda guard: guard.position)
+    recording = dataclasses.replace(mode.recording, guards=tuple(kept))
+    return dataclasses.replace(mode, recording=recording, draft=mode.make(recording)), guards
 
-    def record_recast(recast: Mapping[torch.dtype, torch.dtype]) -> Recording:
-        return record_variant(
-            mode.setup, mode.recording, mode.training, recast=dict(recast), assumptions=mode.assumptions
-        )
 
-    is_same = tie_all_dtypes(mode.recording, record_recast, lambda other: _has_same_code(mode, other))
-    read = {dtype for _, dtype in mode.recording.dtype_reads} or ({torch.float32} if not is_same else set())
-    return find_dtypes(mode.setup.model, mode.setup.examples[0], read, any_float=is_same)
+def _record_in_other_dtypes(mode: _Mode) -> Iterator[Recording]:
+    """Record in other dtypes: the whole model, as ``half()`` makes it, and its inputs alone."""
+    example = mode.setup.examples[0]
+    given = {tensor.dtype for _, tensor in tensors((example.args, example.kwargs))}
+    present = given | {tensor.dtype for tensor in mode.setup.model.state_dict().values()}
+    ways: list[dict[str, Any]] = [{"recast": recast} for recast in RECASTS if not present.isdisjoint(recast)]
+    if not given.isdisjoint(OF_INPUTS):
+        ways.append({"example": cast(example, OF_INPUTS)})
+    for way in ways:
+        with contextlib.suppress(TraceError):
+            yield record_variant(mode.setup, mode.recording, mode.training, assumptions=mode.assumptions, **way)
 
 
 def _has_same_code(mode: _Mode, other: Recording) -> bool:

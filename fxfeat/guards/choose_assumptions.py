@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fxfeat.errors import FxfeatError
 from fxfeat.guards.free_sizes import is_same_code
 from fxfeat.guards.same_tensor import has_same_tensor
-from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.ir.assumptions import AS_IT_IS, Assumptions, Values
 from fxfeat.ir.emission import Emission
 from fxfeat.ir.recording import Recording
 
@@ -33,13 +33,12 @@ def choose_assumptions(
     """
 
     def emit_told(assumptions: Assumptions) -> Emission | None:
-        # That the model refuses some numbers, as an index past the end, does not tell.
         with contextlib.suppress(FxfeatError):
             return emit_assuming(assumptions)
         return None
 
     chosen = AS_IT_IS
-    if recording.reads_values and not _is_same_with_other_values(emission, emit_told):
+    if recording.reads_values and not _is_same_with_other_values(recording, emission, emit_told):
         chosen = dataclasses.replace(chosen, values="pinned")
     if recording.asks_gradients and _is_same_with_and_without_gradients(emit_told):
         chosen = dataclasses.replace(chosen, gradients="on")
@@ -48,10 +47,12 @@ def choose_assumptions(
     return chosen
 
 
-def _is_same_with_other_values(emission: Emission, emit_told: EmitTold) -> bool:
-    others = [emit_told(Assumptions(values="larger")), emit_told(Assumptions(values="smaller"))]
-    emitted = [other for other in others if other is not None]
-    return bool(emitted) and all(is_same_code(emission, other) for other in emitted)
+def _is_same_with_other_values(recording: Recording, emission: Emission, emit_told: EmitTold) -> bool:
+    wishes: list[Values] = ["larger", "smaller"]
+    if float in recording.reads_values:
+        wishes.append("not a number")
+    others = (emit_told(Assumptions(values=wish)) for wish in wishes)
+    return all(other is not None and is_same_code(emission, other) for other in others)
 
 
 def _is_same_with_and_without_gradients(emit_told: EmitTold) -> bool:

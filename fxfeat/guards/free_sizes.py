@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
 
 from fxfeat.errors import FxfeatError
+from fxfeat.guards.vary_sizes import Outcome, Outcomes, Vary, vary_sizes
 from fxfeat.inputs.examples import bind
 from fxfeat.inputs.resized import Axis, Group, find_groups, growths, resize
 from fxfeat.ir.emission import DimStatus, Emission, State
@@ -16,16 +16,6 @@ from fxfeat.ir.equality import is_equal
 from fxfeat.ir.example import Example
 from fxfeat.ir.guard import InputGuard
 from fxfeat.ir.tree import Steps, tensors
-
-
-class Outcome(enum.Enum):
-    """What became of the code at other sizes."""
-
-    SAME = "the same code"
-    OTHER = "other code"
-    CHECKED = "a check refuses these sizes"
-    FAILED = "the model does not run"
-
 
 _STATES: dict[Outcome, State] = {
     Outcome.SAME: "free",
@@ -53,39 +43,45 @@ def find_free_sizes(
     Returns:
         What is known of each batch, extent and length; a layer's width, which no model could change, is left out.
     """
-    groups, apart = find_groups(example), find_groups(example, rows=False)
-    if not emission.told:
-        # Code that sees tensors alone makes the same calls at every size, or fails where the model does.
-        groups = apart = tuple(group for group in groups if not group.name.startswith("size"))
-    states = _find_states(example, emission, emit_at, groups)
-    if apart != groups and states[groups[0]] is Outcome.FAILED:
-        # What is as long as the batch may be so by chance.
-        states = _find_states(example, emission, emit_at, apart)
-    places = _find_places(model, example)
-    return tuple(
-        DimStatus(*places[axis.steps], axis.dimension, axis.size, _name(group, axis, example), _STATES[state])
-        for group, state in states.items()
-        for axis in group.axes
-        if state is not Outcome.FAILED or not group.name.startswith(("length", "size"))
-    )
+    groups, places = find_groups(example), _find_places(model, example)
+    ranks = {steps: tensor.dim() for steps, tensor in tensors((example.args, example.kwargs))}
+
+    def vary(varied: tuple[Group, ...]) -> Outcome:
+        return _try(example, emission, emit_at, varied)
+
+    outcomes = vary_sizes(groups, ranks, vary) if emission.told else _leave_free(groups, vary)
+    settled = {axis: (group, outcome) for group, outcome in outcomes.items() for axis in group.axes}
+    homes = {axis: group for group in groups for axis in group.axes}
+
+    def name(axis: Axis) -> str:
+        settled_with = settled[axis][0]
+        # What is as long as a sequence is called a length too, wherever it stands.
+        lead = axis if settled_with in groups else max(settled_with.axes, key=lambda other: ranks[other.steps])
+        home = homes[lead].name
+        return _EXTENTS[lead.dimension - ranks[lead.steps]] if home == "extent" else home.split()[0]
+
+    def describe(axis: Axis) -> DimStatus:
+        outcome = settled[axis][1]
+        runs = outcome is not Outcome.FAILED
+        return DimStatus(*places[axis.steps], axis.dimension, axis.size, name(axis), _STATES[outcome], runs)
+
+    widths = {axis for axis, home in homes.items() if home.name.startswith(("length", "size"))}
+    varied = (axis for axis in homes if axis in settled)
+    return tuple(describe(axis) for axis in varied if settled[axis][1] is not Outcome.FAILED or axis not in widths)
 
 
-def _find_states(
-    example: Example, emission: Emission, emit_at: Callable[[Example], Emission], groups: tuple[Group, ...]
-) -> dict[Group, Outcome]:
-    together = tuple(group for group in groups if group.name in ("batch", "extent"))
-    free = not emission.told or (together and _try(example, emission, emit_at, together, combined=True) is Outcome.SAME)
-    states = dict.fromkeys(together, Outcome.SAME) if free else {}
-    for group in groups:
-        if group not in states:
-            states[group] = _try(example, emission, emit_at, (group,), combined=False)
-    return states
+def _leave_free(groups: tuple[Group, ...], vary: Vary) -> Outcomes:
+    """Vary nothing but lengths, which may be a layer's width: code that sees tensors alone makes the same calls."""
+    free: Outcomes = {group: Outcome.SAME for group in groups if group.name in ("batch", "extent")}
+    return {**free, **{group: vary((group,)) for group in groups if group.name.startswith("length")}}
 
 
 def find_input_guards(freedoms: tuple[DimStatus, ...]) -> tuple[InputGuard, ...]:
     """List the sizes to check at run time."""
     bound = [status for status in freedoms if status.state == "fixed"]
-    return tuple(InputGuard(status.parameter, status.steps, status.dimension, status.size) for status in bound)
+    return tuple(
+        InputGuard(status.parameter, status.steps, status.dimension, status.size, runs=status.runs) for status in bound
+    )
 
 
 def find_dtypes(
@@ -111,32 +107,25 @@ def find_dtypes(
 
 
 def _try(
-    example: Example,
-    emission: Emission,
-    emit_at: Callable[[Example], Emission],
-    groups: tuple[Group, ...],
-    combined: bool,
+    example: Example, emission: Emission, emit_at: Callable[[Example], Emission], groups: tuple[Group, ...]
 ) -> Outcome:
     """Emit at other sizes of some groups until the model runs at one, and say what became of the code."""
     outcomes: list[Outcome] = []
-    for way in list(growths(groups[-1]))[: 2 if combined else None]:
-        outcomes.append(_compare(example, emission, emit_at, groups, way))
+    ways = [growths(group) for group in groups]
+    for turn in range(min(2, max(map(len, ways))) if len(groups) > 1 else len(ways[0])):
+        sizes = {
+            axis: grow[min(turn, len(grow) - 1)](axis)
+            for group, grow in zip(groups, ways, strict=True)
+            for axis in group.axes
+        }
+        outcomes.append(_compare(emission, emit_at, resize(example, sizes)))
         if outcomes[-1] in (Outcome.SAME, Outcome.OTHER):
             return outcomes[-1]
     return Outcome.CHECKED if Outcome.CHECKED in outcomes else Outcome.FAILED
 
 
-def _compare(
-    example: Example,
-    emission: Emission,
-    emit_at: Callable[[Example], Emission],
-    groups: tuple[Group, ...],
-    way: Callable[[Axis], int],
-) -> Outcome:
-    batch = next(growths(Group("batch", ())))
+def _compare(emission: Emission, emit_at: Callable[[Example], Emission], grown: Example) -> Outcome:
     try:
-        # A batch of 1 is left for the checks to find: code that asks for one leaves a trace.
-        grown = resize(example, groups, lambda axis: batch(axis) if axis.dimension == 0 else way(axis))
         other = emit_at(grown)
     except FxfeatError:
         return Outcome.FAILED
@@ -158,10 +147,3 @@ def _find_places(model: nn.Module, example: Example) -> dict[Steps, tuple[str, S
     bound = bind(model, example).arguments.items()
     places = {id(tensor): (name, steps) for name, value in bound for steps, tensor in tensors(value)}
     return {steps: places[id(tensor)] for steps, tensor in tensors((example.args, example.kwargs))}
-
-
-def _name(group: Group, axis: Axis, example: Example) -> str:
-    if group.name != "extent":
-        return group.name.split()[0]
-    ranks = {steps: tensor.dim() for steps, tensor in tensors((example.args, example.kwargs))}
-    return _EXTENTS[axis.dimension - ranks[axis.steps]]

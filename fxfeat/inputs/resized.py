@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,26 +24,24 @@ class Axis:
 
 @dataclass(frozen=True)
 class Group:
-    """Axes that change together: the batch, or the extent of images, clips or sequences."""
+    """Axes that change together: the batch, the extent of images, clips or sequences, or what else is of one size."""
 
     name: str
     axes: tuple[Axis, ...]
 
 
-def find_groups(example: Example, rows: bool = True) -> tuple[Group, ...]:
+def find_groups(example: Example) -> tuple[Group, ...]:
     """Sort the axes of an example's tensors into the batch, the extent, and others one by one, such as channels.
+
+    A tensor of one dimension, as long as the batch, is taken to hold a number for each of its rows.
 
     >>> [(g.name, [a.dimension for a in g.axes]) for g in find_groups(Example((torch.zeros(2, 3, 8, 8),)))]
     [('batch', [0]), ('extent', [2, 3]), ('size 1 of [0][0]', [1])]
-
-    Args:
-        example: the example.
-        rows: whether a tensor of one dimension, as long as the batch, holds a number for each of its rows.
     """
     given = list(tensors((example.args, example.kwargs)))
     listed = _is_listed(example)
     batch = () if listed else tuple(Axis(steps, 0, t.shape[0]) for steps, t in given if t.dim() > 1)
-    if rows and len(sizes := {axis.size for axis in batch}) == 1:
+    if len(sizes := {axis.size for axis in batch}) == 1:
         batch += tuple(Axis(steps, 0, t.shape[0]) for steps, t in given if t.dim() == 1 and t.shape[0] in sizes)
     extent = tuple(Axis(steps, d, t.shape[d]) for steps, t in given for d in _extent_of(t, listed))
     lengths = (Group(f"length {d}", tuple(Axis(s, d, t.shape[d]) for s, t in given if d < t.dim() < 4)) for d in (1, 2))
@@ -72,18 +70,32 @@ def _extent_of(tensor: torch.Tensor, listed: bool) -> list[int]:
     return []
 
 
-def resize(example: Example, groups: tuple[Group, ...], grow: Callable[[Axis], int]) -> Example:
-    """Return an example whose axes of some groups have other sizes."""
-    sizes = {(axis.steps, axis.dimension): grow(axis) for group in groups for axis in group.axes}
+def resize(example: Example, sizes: Mapping[Axis, int]) -> Example:
+    """Return an example some axes of which have other sizes."""
+    wanted_at = {(axis.steps, axis.dimension): size for axis, size in sizes.items()}
     resized: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
 
     def change(steps: Steps, tensor: torch.Tensor) -> torch.Tensor:
-        wanted = tuple(sizes.get((steps, dimension), size) for dimension, size in enumerate(tensor.shape))
+        wanted = tuple(wanted_at.get((steps, dimension), size) for dimension, size in enumerate(tensor.shape))
         # A tensor that comes twice is one tensor at other sizes too.
         if (id(tensor), wanted) not in resized:
             resized[id(tensor), wanted] = _resized(tensor, wanted)
         return resized[id(tensor), wanted]
 
+    return _changed(example, change)
+
+
+def cast(example: Example, dtypes: Mapping[torch.dtype, torch.dtype]) -> Example:
+    """Return an example whose tensors have other dtypes in place of some."""
+    casts: dict[int, torch.Tensor] = {}
+
+    def change(steps: Steps, tensor: torch.Tensor) -> torch.Tensor:
+        return casts.setdefault(id(tensor), tensor.to(dtypes.get(tensor.dtype, tensor.dtype)))
+
+    return _changed(example, change)
+
+
+def _changed(example: Example, change: Callable[[Steps, torch.Tensor], torch.Tensor]) -> Example:
     given = (example.args, example.kwargs)
     for steps, part in walk(given, (), is_plain):
         if isinstance(part, torch.Tensor):
@@ -99,19 +111,31 @@ def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     return tensor
 
 
-def growths(group: Group) -> Iterator[Callable[[Axis], int]]:
-    """Yield ways to enlarge the axes of a group, likeliest to suit a model first."""
+def gather(name: str, axes: Iterable[Axis], by: Callable[[Axis], Hashable]) -> tuple[Group, ...]:
+    """Sort axes into groups of one name by what they have in common."""
+    gathered: dict[Hashable, list[Axis]] = {}
+    for axis in axes:
+        gathered.setdefault(by(axis), []).append(axis)
+    return tuple(Group(name, tuple(alike)) for alike in gathered.values())
+
+
+def growths(group: Group) -> list[Callable[[Axis], int]]:
+    """List ways to enlarge the axes of a group, likeliest to suit a model first."""
     if group.name == "batch":
-        yield lambda axis: axis.size + 1
-        return
+        return [lambda axis: axis.size + 1]
+    if group.name == "alike":
+        lead = group.axes[0]
+        return [lambda axis: lead.size + (63 if lead.dimension % 2 == 0 else 31), lambda axis: lead.size * 2]
+    if group.name == "alone":
+        return [lambda axis: axis.size * 2]
     if group.name.startswith("size"):
-        yield lambda axis: axis.size + 1
-        yield lambda axis: axis.size * 2
-        return
+        return [lambda axis: axis.size + 1, lambda axis: axis.size * 2]
     # Height and width grow unequally, so that code which takes one for the other is found out.
     # Odd sizes first, because code that asks whether a size is even is found out by no others.
-    yield lambda axis: axis.size + (63 if axis.dimension % 2 == 0 else 31)
-    yield lambda axis: axis.size + (64 if axis.dimension % 2 == 0 else 32)
-    yield lambda axis: axis.size * (2 if axis.dimension % 2 == 0 else 3)
-    yield lambda axis: axis.size * 2
-    yield lambda axis: axis.size + 1
+    return [
+        lambda axis: axis.size + (63 if axis.dimension % 2 == 0 else 31),
+        lambda axis: axis.size + (64 if axis.dimension % 2 == 0 else 32),
+        lambda axis: axis.size * (2 if axis.dimension % 2 == 0 else 3),
+        lambda axis: axis.size * 2,
+        lambda axis: axis.size + 1,
+    ]

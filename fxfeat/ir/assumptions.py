@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Values = Literal["as they are", "larger", "smaller", "pinned"]
-"""What becomes of numbers that code reads out of tensors: others are given in their place, or they are checked."""
+Values = Literal["as they are", "larger", "smaller", "not a number", "pinned"]
+"""What becomes of numbers that come from data: code in C is shown others in their place, or they are checked."""
 
 
 Gradients = Literal["checked", "on", "off"]

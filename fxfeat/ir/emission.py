@@ -72,7 +72,8 @@ class DimStatus:
     """How one size of an input may vary: freely, where the checks pass, or not at all.
 
     The size is ``shape[dimension]`` of the tensor at ``steps`` from the argument ``parameter``; ``axis`` is what it is
-    called: batch, height, width, depth, time, length or size.
+    called: batch, height, width, depth, time, length or size. ``runs`` says whether the model was seen to run at
+    others.
     """
 
     parameter: str
@@ -81,6 +82,7 @@ class DimStatus:
     size: int
     axis: str
     state: State
+    runs: bool = True
 
     def __str__(self) -> str:
         return f"{self.parameter}{spell(self.steps)}.shape[{self.dimension}] ({self.axis} {self.size}) is {self.state}"

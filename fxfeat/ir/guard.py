@@ -59,7 +59,8 @@ class AttributeWrite:
 class InputGuard:
     """A size that an input must have: of the tensor at ``steps`` from the argument ``parameter``.
 
-    Without a dimension it is what the tensor must have as ``attribute``.
+    Without a dimension it is what the tensor must have as ``attribute``. ``runs`` says whether the model was seen to
+    run with others.
     """
 
     parameter: str
@@ -67,3 +68,4 @@ class InputGuard:
     dimension: int | None
     size: Any
     attribute: str = "dtype"
+    runs: bool = True

@@ -35,7 +35,7 @@ class Recording:
     What the run changed: ``writes_state`` says that it wrote to tensors or settings that the model keeps, or that no
     one can tell, ``writes_parameters`` that parameters are among them; ``changed_attributes`` are attributes and
     buffers of modules, by path and name, ``mutated`` the identities of containers, closures and arrays. What it was
-    told: ``answers`` are all that was no tensor; ``reads_values`` says that it read numbers out of tensors,
+    told: ``answers`` are all that was no tensor; ``reads_values`` are the types of numbers that came from data,
     ``asks_gradients`` that it asked whether gradients are on.
     """
 
@@ -50,13 +50,13 @@ class Recording:
     persistent: frozenset[Storage]
     opened: frozenset[str]
     signature: Any
-    dtype_reads: tuple[tuple[fx.Node, torch.dtype], ...] = ()
+    dtype_reads: tuple[Guard, ...] = ()
     unsupported: tuple[Unsupported, ...] = ()
     attribute_writes: tuple[AttributeWrite, ...] = ()
     changed_attributes: tuple[tuple[str, str], ...] = ()
     mutated: frozenset[int] = frozenset()
     writes_state: bool = True
-    reads_values: bool = False
+    reads_values: frozenset[type] = frozenset()
     asks_gradients: bool = False
     answers: tuple[Answer, ...] = ()
     writes_parameters: bool = False

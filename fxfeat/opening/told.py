@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
+from fxfeat.ir.guard import Answer, Guard
 from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.node_meta import RNG, Storage, TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
@@ -20,7 +21,7 @@ def is_told(recording: Recording, plan: Plan) -> bool:
     """
     if recording.kind != "meta" or recording.mutated or recording.changed_attributes or recording.attribute_writes:
         return True
-    steps = (*recording.answers, *recording.guards)
+    steps: tuple[Answer | Guard, ...] = (*recording.answers, *recording.guards)
     early = [step for step in steps if happens_in_time(recording, plan, step)]
     if any(plan.whole_call(recording, step.module_call) is None for step in early):
         return True

@@ -37,8 +37,8 @@ def _write(graph: fx.Graph, source: fx.Node, last: fx.Node, guard: InputGuard) -
             node = _after(graph, added, getattr, (node, name), last)
         if guard.dimension is not None:
             node = _after(graph, added, operator.getitem, (node, guard.dimension), last)
-        reason = f"{place}: `others of {place} were found to run other code`"
-        _after(graph, added, check, (node, guard.size, reason), last)
+        reason = "were found to run other code" if guard.runs else "were not found to run"
+        _after(graph, added, check, (node, guard.size, f"{place}: `others of {place} {reason}`"), last)
     for node in added:
         node.meta["fxfeat"] = meta
 

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxfeat.analysis.effects import attribute_of
 from fxfeat.ir.guard import Answer
+from fxfeat.ir.tree import tensors
 from fxfeat.trace.builder.decisions import decide
 from fxfeat.trace.builder.exposed_memory import (
     hand_out,
@@ -17,8 +18,10 @@ from fxfeat.trace.builder.exposed_memory import (
     notice_exposure,
     sets_what_is_there,
 )
-from fxfeat.trace.builder.fakes import note_fresh
+from fxfeat.trace.builder.fakes import fake_of, note_fresh
+from fxfeat.trace.builder.nodes import add_node, note_dtype
 from fxfeat.trace.builder.operands import to_write
+from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.questions import NOT_A_QUESTION, answer_question
 from fxfeat.trace.builder.results import write_failure, write_result
 from fxfeat.trace.builder.run_call import ESCAPES, EXACT, run_call
@@ -81,7 +84,7 @@ def _record(trace: Trace, call: TorchCall) -> Any:
     notice_exposure(trace, call)
     refuse_unanswerable(trace, call)
     if not trace.calls.live or _is_silent(call):
-        return run_call(trace, call.function, call.args, call.kwargs)[0]
+        return _run_silently(trace, call)
     if call.name in ESCAPES:
         return hand_out(trace, call)
     if sets_what_is_there(trace, call):
@@ -99,9 +102,18 @@ def _make_device(call: TorchCall) -> torch.device:
     return device
 
 
+def _run_silently(trace: Trace, call: TorchCall) -> Any:
+    """Run a call that is not written down; a dtype that it tells counts as read from each tensor it is given."""
+    result = run_call(trace, call.function, call.args, call.kwargs)[0]
+    if trace.calls.live and isinstance(result, torch.dtype):
+        for _, tensor in tensors((call.args, call.kwargs)):
+            dtype = add_node(trace, "call_function", getattr, (node_of(trace, tensor), "dtype"), counted=False)
+            note_dtype(trace, dtype, fake_of(trace, tensor).dtype)
+    return result
+
+
 def _is_silent(call: TorchCall) -> bool:
-    asks_type = call.name == "type" and not call.args[1:] and not call.kwargs
-    return call.name in _SILENT or call.attribute in _SILENT or asks_type
+    return call.name in _SILENT or call.attribute in _SILENT
 
 
 def _carry_array(trace: Trace, call: TorchCall) -> Any:

@@ -163,7 +163,7 @@ def _finish(model: nn.Module, leaves: Leaves, run: Run) -> Recording:
         changed_attributes=tuple(run.changed),
         mutated=run.mutated,
         writes_state=_writes_state(trace, run.changed) or _has_scripts(model),
-        reads_values=decisions.reads_values,
+        reads_values=frozenset(decisions.reads_values),
         asks_gradients=decisions.asks_gradients,
         answers=tuple(decisions.answers),
         writes_parameters=writes_to(trace, model.parameters()),

@@ -34,7 +34,7 @@ def enlarge(example: Example, groups: tuple[Group, ...], even: int, odd: int) ->
     def grow(axis: Axis) -> int:
         return axis.size * (odd if axis.dimension % 2 else even)
 
-    return resize(example, groups, grow)
+    return resize(example, {axis: grow(axis) for group in groups for axis in group.axes})
 
 
 def record_larger(

@@ -228,7 +228,7 @@ def test_exact_answers_are_told():
     assert type(float(seven)) is float
     assert bool(seven)
     assert hash(seven) == hash(7)
-    assert ledger.told == [("pin", 7)] * 4
+    assert ledger.told == [("pin", 7), ("pin", 7), ("decide", "bool", (7,), True), ("pin", 7)]
 
 
 def test_texts_are_told_with_the_code_that_makes_them():

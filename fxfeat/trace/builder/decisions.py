@@ -19,11 +19,12 @@ _OF_TENSORS = ("size", "dim", "numel", "stride", "is_floating_point", "is_comple
 
 
 @unobserved_call
-def decide(trace: Trace, function: Callable[..., Any], operands: tuple[Any, ...], result: Any) -> Any:
+def decide(trace: Trace, function: Callable[..., Any], operands: tuple[Any, ...], result: Any, **named: Any) -> Any:
     """Write down that the model's Python took a decision."""
     if not trace.calls.live:
         return result
-    node = add_node(trace, "call_function", function, to_write(trace, operands), value=result)
+    written = to_write(trace, operands), to_write(trace, named)
+    node = add_node(trace, "call_function", function, *written, value=result)
     return guard_decision(trace, node, result)
 
 
@@ -36,7 +37,7 @@ def guard_count(trace: Trace, function: Callable[..., Any], operands: tuple[Any,
 
 def guard_decision(trace: Trace, node: fx.Node, result: Any) -> Any:
     """Check a decision unless it is the same for every input."""
-    if _is_rank(trace, node):
+    if is_rank(trace, node):
         _guard_ranks(trace)
     elif not _is_fixed(trace, node):
         guard(trace, node, result)
@@ -63,7 +64,7 @@ def decide_gradients(
     return answer
 
 
-def _is_rank(trace: Trace, node: fx.Node) -> bool:
+def is_rank(trace: Trace, node: fx.Node) -> bool:
     """Say whether a number comes from nothing but how many dimensions tensors have.
 
     Those follow from the inputs' as long as every other decision stays the same, unless something squeezes. A module
@@ -77,7 +78,7 @@ def _is_rank(trace: Trace, node: fx.Node) -> bool:
     if node.target is len:
         return inputs[0].target is getattr and bool(inputs[0].args[1] == "shape")
     # Only numbers can come from ranks alone; a walk through tensors would go through the whole model.
-    return bool(inputs) and all(_is_number(source) and _is_rank(trace, source) for source in inputs)
+    return bool(inputs) and all(_is_number(source) and is_rank(trace, source) for source in inputs)
 
 
 def _guard_ranks(trace: Trace) -> None:

@@ -23,7 +23,7 @@ class Draws(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = self.tells = False
+        self.seen = self.tells = self.sizes = False
         self.written: set[Storage] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -31,6 +31,7 @@ class Draws(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
         self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
         self.tells = self.tells or not _TELLING.isdisjoint(func.tags)
+        self.sizes = self.sizes or torch.Tag.dynamic_output_shape in func.tags
         if is_inference_mode_enabled():
             self.written |= {storage_of(tensor) for tensor in _written_by(func, args, kwargs or {})}
         return func(*args, **(kwargs or {}))

@@ -13,9 +13,9 @@ from torch import fx
 
 from fxfeat.ir.node_meta import amend
 from fxfeat.ir.tree import children, replace_children, walk
-from fxfeat.trace.builder.decisions import decide, guard_decision
+from fxfeat.trace.builder.decisions import decide, guard_decision, is_rank
 from fxfeat.trace.builder.measure import measure_all
-from fxfeat.trace.builder.nodes import add_node
+from fxfeat.trace.builder.nodes import add_node, guard
 from fxfeat.trace.builder.operands import is_of_trace, to_write
 from fxfeat.trace.builder.provenance import measure_memory, tie, tie_parts
 from fxfeat.trace.builder.shown_texts import is_for_people
@@ -37,7 +37,14 @@ class TraceLedger:
         if not self.trace.calls.live:
             return result
         node = add_node(self.trace, "call_function", function, to_write(self.trace, operands), value=result)
-        return numbers.wrap(result, node, self)
+        if type(result) not in (int, float):
+            return guard_decision(self.trace, node, result)
+        return numbers.wrap(result, node, self, self.show(node, result))
+
+    def show(self, node: fx.Node, value: Any) -> Any:
+        """Say what code in C is shown in place of a number that comes from data, if anything."""
+        decisions = self.trace.decisions
+        return numbers.other_than(value, decisions.assumptions.values) if node in decisions.from_data else None
 
     def decide(self, function: Callable[..., Any], operands: tuple[Any, ...], result: Any) -> Any:
         """Write down that the model's Python took a decision."""
@@ -100,11 +107,47 @@ class TraceLedger:
 def tie_numbers(trace: Trace, value: Any, node: fx.Node) -> Any:
     """Tie the sizes that a function returned, in whatever it holds them, to the steps that lead to them."""
     if type(value) is torch.Size:
-        return RecordedShape(value, node, TraceLedger(trace))
+        return tie_shape(trace, value, node)
     if type(value) not in (list, tuple, dict):
-        return numbers.wrap(value, node, TraceLedger(trace))
+        return tie_number(trace, value, node)
     holding = [(step, part) for step, part in children(value) if _holds_numbers(part)]
     return replace_children(value, {step: _tie_part(trace, part, node, step[1]) for step, part in holding})
+
+
+def tie_shape(trace: Trace, shape: torch.Size, node: fx.Node) -> RecordedShape:
+    """Tie a shape to its node."""
+    if node in trace.decisions.from_data:
+        _notice_read(trace, node, tuple(shape), int)
+    return RecordedShape(shape, node, TraceLedger(trace))
+
+
+def tie_number(trace: Trace, value: Any, node: fx.Node) -> Any:
+    """Tie a number to its node; anything else comes back as it is."""
+    ledger = TraceLedger(trace)
+    if type(value) in (int, float) and node in trace.decisions.from_data and not is_rank(trace, node):
+        _notice_read(trace, node, value, type(value))
+    return numbers.wrap(value, node, ledger, ledger.show(node, value))
+
+
+def read_number(trace: Trace, value: Any, node: fx.Node) -> Any:
+    """Tie a number that was read out of a tensor to its node."""
+    if type(value) not in (int, float):
+        # Python has no subclass of bool that could remember where it came from.
+        guard(trace, node, value)
+        return value
+    trace.decisions.from_data.add(node)
+    return tie_number(trace, value, node)
+
+
+def _notice_read(trace: Trace, node: fx.Node, value: Any, kind: type) -> None:
+    """Note that code was told of data, and check it where other numbers are other code.
+
+    Code in C takes the number out of a subclass of ``int`` unseen: as an index, or in a format. Where a recording that
+    shows other numbers is other code, that has happened.
+    """
+    trace.decisions.reads_values.add(kind)
+    if trace.decisions.assumptions.values == "pinned":
+        guard(trace, node, value)
 
 
 def _tie_part(trace: Trace, value: Any, node: fx.Node, key: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import fx
 
 from fxfeat.ir.guard import Guard
@@ -31,6 +32,8 @@ def add_node(
     position, owner = trace.numbering.position, trace.calls.owner
     node.meta["fxfeat"] = NodeMeta(position, owner, contexts=contexts_in_force(trace), **meta)
     trace.numbering.position += 1
+    if not trace.decisions.from_data.isdisjoint(node.all_input_nodes):
+        trace.decisions.from_data.add(node)
     return node
 
 
@@ -67,8 +70,17 @@ def guard(trace: Trace, node: fx.Node, expected: Any, *place: str) -> None:
     if _is_drawn(trace, node):
         refuse(trace, DRAWN)
         return
+    trace.decisions.guards.append(_guard(trace, node, expected, *place))
+
+
+def note_dtype(trace: Trace, node: fx.Node, dtype: torch.dtype) -> None:
+    """Keep where code was told a dtype, to be checked if it matters."""
+    trace.decisions.dtype_reads.append(_guard(trace, node, dtype))
+
+
+def _guard(trace: Trace, node: fx.Node, expected: Any, *place: str) -> Guard:
     where, source = place or model_line()
-    trace.decisions.guards.append(Guard(node, expected, where, source, trace.calls.owner, trace.numbering.position))
+    return Guard(node, expected, where, source, trace.calls.owner, trace.numbering.position)
 
 
 def _guard_after_an_error(trace: Trace) -> None:

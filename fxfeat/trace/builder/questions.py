@@ -27,7 +27,9 @@ _SOME_GRADIENT = object()
 
 
 def answer_question(trace: Trace, call: TorchCall) -> Any:
-    """Answer a question about a device or a gradient; return ``NOT_A_QUESTION`` for any other call."""
+    """Answer a question about a type, a device or a gradient; return ``NOT_A_QUESTION`` for any other call."""
+    if call.name == "type" and trace.calls.live and not call.args[1:] and not call.kwargs:
+        return _answer_about_type(trace, call.args[0])
     if call.attribute in _DEVICE_QUESTIONS:
         return _answer_about_device(trace, call)
     if call.attribute == "device":
@@ -40,6 +42,13 @@ def answer_question(trace: Trace, call: TorchCall) -> Any:
     if trace.calls.live and id(fake_of(trace, tensor)) in trace.provenance.nodes:
         return _answer_about_gradients(trace, call.attribute, tensor)
     return NOT_A_QUESTION
+
+
+def _answer_about_type(trace: Trace, tensor: torch.Tensor) -> str:
+    """Answer as the original would, whose text names its device, and check that it stays so."""
+    answer = torch.empty(0, dtype=fake_of(trace, tensor).dtype, device=_device_of(trace, tensor)).type()
+    guard_answer(trace, torch.Tensor.type, (node_of(trace, tensor),), answer)
+    return answer
 
 
 def tied_device(trace: Trace, tensor: torch.Tensor) -> torch.device:

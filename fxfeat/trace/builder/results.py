@@ -11,13 +11,12 @@ from torch import fx
 from fxfeat.ir.node_meta import RNG, amend, meta_of
 from fxfeat.runtime.check import raised
 from fxfeat.trace.builder.decisions import guard_decision
-from fxfeat.trace.builder.ledger import TraceLedger, tie_numbers
-from fxfeat.trace.builder.nodes import add_node, guard, uncounted
+from fxfeat.trace.builder.ledger import TraceLedger, read_number, tie_number, tie_numbers, tie_shape
+from fxfeat.trace.builder.nodes import add_node, guard, note_dtype, uncounted
 from fxfeat.trace.builder.operands import add_call
 from fxfeat.trace.builder.provenance import measure_memory, separate, tie_parts, tie_result
 from fxfeat.trace.builder.trace import Effects, Trace
-from fxfeat.trace.proxies import numbers
-from fxfeat.trace.proxies.sequences import RecordedShape, RecordedTuple
+from fxfeat.trace.proxies.sequences import RecordedTuple
 
 _COUNTED = (
     *("unbind", "chunk", "unsafe_chunk", "unsafe_split", "split", "tensor_split", "split_with_sizes"),
@@ -42,6 +41,8 @@ def write_result(
     amend(node, occurrence=occurrence, reads=reads, writes=writes, draws=effects.draws)
     if effects.draws:
         amend(node, constant=False)
+    if effects.sized_by_data and trace.fake_tensors.kind == "real":
+        trace.decisions.from_data.add(node)
     result = _tie(trace, result, node, effects)
     amend(node, **measure_memory(trace, result))
     return result
@@ -54,7 +55,7 @@ def write_draw(trace: Trace, function: Any, args: Any, kwargs: Any, number: Any)
         node = add_call(trace, "call_function", function, args, kwargs)
     amend(node, value=number, reads=state, writes=state, draws=True, constant=False)
     trace.decisions.drawn.add(node)
-    return _read(trace, number, node)
+    return read_number(trace, number, node)
 
 
 def write_failure(trace: Trace, op: str, target: Any, args: Any, kwargs: Any, error: Exception) -> None:
@@ -69,17 +70,18 @@ def _tie(trace: Trace, result: Any, node: fx.Node, effects: Effects) -> Any:
     if isinstance(result, torch.Tensor):
         return tie_result(trace, result, node, effects.writes)
     if type(result) is torch.Size:
-        return RecordedShape(result, node, TraceLedger(trace))
+        return tie_shape(trace, result, node)
     if type(result) is tuple:
         return _tie_tuple(trace, result, node, effects)
     if isinstance(result, bool):
         return guard_decision(trace, node, result)
     if type(result) in (int, float):
-        return _read(trace, result, node) if node.target == "item" else numbers.wrap(result, node, TraceLedger(trace))
+        read = read_number if node.target in ("item", int, float) else tie_number
+        return read(trace, result, node)
     if type(result) is complex:
-        return _read(trace, result, node)
+        return read_number(trace, result, node)
     if isinstance(result, torch.dtype):
-        trace.decisions.dtype_reads.append((node, result))
+        note_dtype(trace, node, result)
         return result
     if type(result) is list and _name_of(node) == "tolist":
         shape = add_node(trace, "call_function", getattr, (node.args[0], "shape"), counted=False)
@@ -109,26 +111,6 @@ def _read_all(trace: Trace, values: list[Any], node: fx.Node) -> list[Any]:
     numbers_read = []
     for index, value in enumerate(values):
         element = add_node(trace, "call_function", operator.getitem, (node, index), counted=False, value=value)
-        read = _read_all if type(value) is list else _read
+        read = _read_all if type(value) is list else read_number
         numbers_read.append(read(trace, value, element))
     return numbers_read
-
-
-def _read(trace: Trace, value: Any, node: fx.Node) -> Any:
-    """Return a number that was read out of a tensor.
-
-    Code in C takes the number out of a subclass of ``int`` unseen: as an index, or in a format. Where a recording
-    with other numbers is other code, that has happened, and they are pinned.
-    """
-    if type(value) in (bool, complex):
-        # Python has no subclass of bool that could remember where it came from.
-        guard(trace, node, value)
-        return value
-    trace.decisions.reads_values = True
-    assumed = trace.decisions.assumptions.values
-    if assumed == "pinned":
-        guard(trace, node, value)
-    elif assumed != "as they are" and type(value) in (int, float):
-        sign = 1 if assumed == "larger" else -1
-        value = value + sign if type(value) is int else value * 1.25 + sign * 0.5
-    return numbers.wrap(value, node, TraceLedger(trace))

@@ -69,10 +69,10 @@ def _announced_writes(
 
 def _call(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     draws = trace.memory.draws
-    draws.seen, draws.tells, draws.written = False, False, set()
+    draws.seen, draws.tells, draws.sizes, draws.written = False, False, False, set()
     name = getattr(function, "__name__", "")
     try:
-        if name in ("item", "tolist", *EXACT, *ESCAPES) and holds_value(trace, args[0]):
+        if name in ("item", "tolist", "int", "float", *EXACT, *ESCAPES) and holds_value(trace, args[0]):
             # The value of a parameter, a buffer or a constant is there to be read.
             args = (trace.fakes.originals[id(args[0])], *args[1:])
         key = key_of_call(trace, function, args, kwargs)
@@ -92,7 +92,7 @@ def _call(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 def _take_down(trace: Trace, reads: set[Storage], writes: set[Storage]) -> Effects:
     trace.memory.written |= writes
-    effects = Effects(reads, writes)
+    effects = Effects(reads, writes, sized_by_data=trace.memory.draws.sizes)
     if trace.memory.draws.seen:
         effects.note_draw()
     if trace.memory.draws.tells and not is_assertion(model_line()[1]):

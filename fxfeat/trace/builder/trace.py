@@ -103,20 +103,21 @@ class Decisions:
     """What Python is told, and what it went by.
 
     ``answers`` are what it was told that was no tensor, ``unranked`` the inputs whose number of dimensions is not
-    guarded yet. ``drawn`` are nodes whose numbers were drawn, ``deciding`` the module calls that decided on a size or a
-    value. ``squeezes`` says that ranks may depend on sizes,
-    ``goes_by_values`` that an operator looked at data.
+    guarded yet. ``drawn`` are nodes whose numbers were drawn, ``from_data`` those whose numbers or sizes come from
+    data, of the types ``reads_values``; ``deciding`` are the module calls that decided on a size or a value.
+    ``squeezes`` says that ranks may depend on sizes, ``goes_by_values`` that an operator looked at data.
     """
 
     assumptions: Assumptions = AS_IT_IS
     guards: list[Guard] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    dtype_reads: list[tuple[fx.Node, torch.dtype]] = field(default_factory=list)
+    dtype_reads: list[Guard] = field(default_factory=list)
     drawn: set[fx.Node] = field(default_factory=set)
+    from_data: set[fx.Node] = field(default_factory=set)
     deciding: set[int] = field(default_factory=set)
     unranked: list[torch.Tensor] = field(default_factory=list)
     squeezes: bool = False
-    reads_values: bool = False
+    reads_values: set[type] = field(default_factory=set)
     goes_by_values: bool = False
     asks_gradients: bool = False
 
@@ -167,17 +168,19 @@ class Provenance:
 
 @dataclass
 class Effects:
-    """What a call, or all calls inside a whole one, read, wrote and drew."""
+    """What a call, or all calls inside a whole one, read, wrote and drew; whether data say how large results are."""
 
     reads: set[Storage] = field(default_factory=set)
     writes: set[Storage] = field(default_factory=set)
     draws: bool = False
+    sized_by_data: bool = False
 
     def add(self, other: Effects) -> None:
         """Take in what another call did."""
         self.reads |= other.reads
         self.writes |= other.writes
         self.draws |= other.draws
+        self.sized_by_data |= other.sized_by_data
 
     def note_draw(self) -> None:
         """Take the next number of a random state, which every later draw depends on."""

@@ -12,7 +12,8 @@ from torch import fx, nn
 
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.leaves import FLEX_ATTENTION, Leaves
-from fxfeat.trace.patches.namespaces import find_namespaces
+from fxfeat.trace.patches.conversions import follow_conversions
+from fxfeat.trace.patches.functions_reached import find_functions
 from fxfeat.trace.patches.whole_functions import call_whole
 
 
@@ -46,8 +47,10 @@ def wrap_files(names: CalledNames, modules: Iterable[nn.Module]) -> None:
     """Wrap what the code of some modules calls by name."""
     kinds = frozenset(map(type, modules)) - names.classes
     names.classes.update(kinds)
-    for namespace in find_namespaces(kinds):
-        _wrap_globals(names, namespace)
+    functions = find_functions(kinds)
+    for function in functions:
+        _wrap_globals(names, function.__globals__)
+    follow_conversions(names.trace, functions, names.undo)
 
 
 def _wrap_registered(names: CalledNames) -> None:

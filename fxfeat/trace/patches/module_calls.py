@@ -34,6 +34,7 @@ from fxfeat.trace.patches.called_names import CalledNames, wrap_files
 from fxfeat.trace.patches.hooks import has_hooks, run_with_hooks
 from fxfeat.trace.patches.python_draws import PythonDraws, note_draws, notice_draws
 from fxfeat.trace.proxies import numbers
+from fxfeat.trace.proxies.sequences import plain_numbers
 from fxfeat.trace.unobserved import unobserved
 
 
@@ -126,7 +127,7 @@ def _call_whole(
     with _module_call(calls, path, module, *written, leaf=True) as close:
         # The code of a scripted module calls nothing that a recorder could see.
         with inside_whole_call(trace, (args, kwargs)) as effects:
-            result = _run_inside(trace, module, plain, args, kwargs)
+            result = _run_inside(trace, module, plain, plain_numbers(args), plain_numbers(kwargs))
         # What is not torch's own may squeeze, or draw from Python.
         if not type(module).__module__.startswith(("torch.nn", "torch.ao.nn")):
             trace.decisions.squeezes = True

@@ -16,7 +16,7 @@ from fxfeat.trace.builder.operands import to_run, write_arguments
 from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.proxies import numbers
-from fxfeat.trace.proxies.sequences import plain_parts
+from fxfeat.trace.proxies.sequences import plain_numbers, plain_parts
 from fxfeat.trace.unobserved import unobserved
 
 
@@ -32,11 +32,15 @@ def call_whole(
         return run(*args, **kwargs)
     numeric = not any(isinstance(value, torch.Tensor) for _, value in walk((args, kwargs)))
     with inside_whole_call(trace, (args, kwargs)) as effects:
-        result = run(*plain_parts(args), **plain_parts(kwargs)) if numeric else run(*args, **kwargs)
+        result = (
+            run(*plain_parts(args), **plain_parts(kwargs))
+            if numeric
+            else run(*plain_numbers(args), **plain_numbers(kwargs))
+        )
     trace.decisions.squeezes |= not numeric
     with unobserved():
         if isinstance(result, bool) and numeric:
-            return decide(trace, target, args, result)
+            return decide(trace, target, args, result, **kwargs)
         return write_result(trace, "call_function", target, *written, result, effects)
 
 

@@ -1,8 +1,11 @@
 """Numbers that are plain ``int`` and ``float`` to the model and remember the node they came from.
 
 A subclass of ``int`` passes ``isinstance``, ``range`` and the argument parsers in C++, which a proxy does not.
-Arithmetic is written to the graph. Where Python must have a definite answer (a comparison, ``int()``, a dictionary
-key) the answer becomes a guard.
+Arithmetic is written to the graph. Where Python must have a definite answer (a comparison, a dictionary key) the answer
+becomes a guard.
+
+What is computed with a number goes by its ``exact`` value. Code in C takes the value of the ``int`` itself, unseen: as
+an index, or in a format. A number may show another one there, so that such code gives itself away.
 """
 
 from __future__ import annotations
@@ -43,10 +46,11 @@ class RecordedInt(int):
 
     node: fx.Node
     ledger: Ledger
+    exact: int
 
-    def __new__(cls, value: int, node: fx.Node, ledger: Ledger) -> RecordedInt:
-        number = super().__new__(cls, value)
-        number.node, number.ledger = node, ledger
+    def __new__(cls, value: int, node: fx.Node, ledger: Ledger, shown: int | None = None) -> RecordedInt:
+        number = super().__new__(cls, value if shown is None else shown)
+        number.node, number.ledger, number.exact = node, ledger, value
         return number
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -71,9 +75,9 @@ class RecordedSize(RecordedInt):
     source: fx.Node
     index: int
 
-    def __new__(cls, value: int, source: Any, index: int, ledger: Any) -> RecordedSize:
-        number = int.__new__(cls, value)
-        number.source, number.index, number.ledger = source, index, ledger
+    def __new__(cls, value: int, source: Any, index: int, ledger: Any, shown: int | None = None) -> RecordedSize:
+        number = int.__new__(cls, value if shown is None else shown)
+        number.source, number.index, number.ledger, number.exact = source, index, ledger, value
         return number
 
     @functools.cached_property
@@ -87,10 +91,11 @@ class RecordedFloat(float):
 
     node: fx.Node
     ledger: Ledger
+    exact: float
 
-    def __new__(cls, value: float, node: fx.Node, ledger: Ledger) -> RecordedFloat:
-        number = super().__new__(cls, value)
-        number.node, number.ledger = node, ledger
+    def __new__(cls, value: float, node: fx.Node, ledger: Ledger, shown: float | None = None) -> RecordedFloat:
+        number = super().__new__(cls, value if shown is None else shown)
+        number.node, number.ledger, number.exact = node, ledger, value
         return number
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,20 +121,28 @@ def plain(number: Any) -> Any:
     >>> plain(3)
     3
     """
-    if isinstance(number, RecordedInt):
-        return int.__int__(number)
-    if isinstance(number, RecordedFloat):
-        return float.__float__(number)
-    return number
+    return number.exact if isinstance(number, RECORDED) else number
 
 
-def wrap(value: Any, node: fx.Node, ledger: Ledger) -> Any:
+def wrap(value: Any, node: fx.Node, ledger: Ledger, shown: Any = None) -> Any:
     """Tie a plain number to the node that computes it; anything else comes back as it is."""
     if type(value) is int:
-        return RecordedInt(value, node, ledger)
+        return RecordedInt(value, node, ledger, shown)
     if type(value) is float:
-        return RecordedFloat(value, node, ledger)
+        return RecordedFloat(value, node, ledger, shown)
     return value
+
+
+def other_than(value: float, wish: str) -> Any:
+    """Return another number than one, by what it is to be: larger, smaller, or not a number; None for any other wish.
+
+    >>> other_than(3, "larger"), other_than(3, "smaller"), other_than(0.5, "larger"), other_than(3, "pinned")
+    (4, -4, inf, None)
+    """
+    larger = value + 1 if isinstance(value, int) else math.inf
+    return {"larger": larger, "smaller": -larger, "not a number": math.nan if isinstance(value, float) else None}.get(
+        wish
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -208,6 +221,10 @@ def is_whole(number: float) -> bool:
     return float(number).is_integer()
 
 
+def _truth(self: Any) -> Any:
+    return self.ledger.decide(bool, (self,), bool(plain(self)))
+
+
 def _is_integer(self: Any) -> Any:
     return self.ledger.decide(is_whole, (self,), is_whole(plain(self)))
 
@@ -235,8 +252,9 @@ def _teach(kind: type) -> None:
         setattr(kind, f"__{name}__", _comparison(name))
     for name, function in (("floor", math.floor), ("ceil", math.ceil), ("trunc", math.trunc), ("round", round)):
         setattr(kind, f"__{name}__", _rounding(function))
-    for name, convert in (("int", int), ("float", float), ("bool", bool), ("hash", hash)):
+    for name, convert in (("int", int), ("float", float), ("hash", hash)):
         setattr(kind, f"__{name}__", _exact(convert))
+    setattr(kind, "__bool__", _truth)  # noqa: B010
     for name in _QUESTIONS:
         if hasattr(kind, name):
             setattr(kind, name, _question(name))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
-from fxfeat.ir.tree import map_structure
+from fxfeat.ir.tree import is_plain, map_parts, map_structure
 from fxfeat.trace.proxies.numbers import RecordedSize, plain
 
 
@@ -25,6 +25,9 @@ class Shelf(Protocol):
 
     def decide(self, function: Any, operands: tuple[Any, ...], result: Any) -> Any:
         """Write a guard that ``function(*operands)`` is ``result`` and return ``result``."""
+
+    def show(self, node: fx.Node, value: Any) -> Any:
+        """Say what code in C is shown of a number in place of it, if anything."""
 
     def go_through(self, shape: RecordedShape) -> None:
         """Note that all sizes of a shape are taken, however many."""
@@ -77,7 +80,8 @@ class RecordedShape(RecordedTuple):
     """The shape of a recorded tensor: ``isinstance(shape, torch.Size)`` holds, which cannot be subclassed."""
 
     def __new__(cls, values: Any, node: fx.Node, shelf: Shelf, counted: bool = False) -> RecordedShape:
-        sizes = (RecordedSize(plain(value), node, index, shelf) for index, value in enumerate(values))
+        exact = [plain(value) for value in values]
+        sizes = (RecordedSize(value, node, index, shelf, shelf.show(node, value)) for index, value in enumerate(exact))
         return super().__new__(cls, sizes, node, shelf, counted)  # type: ignore[return-value]
 
     def __iter__(self) -> Iterator[Any]:
@@ -108,8 +112,17 @@ class RecordedShape(RecordedTuple):
     def _compare(self, function: Any, other: Any) -> bool:
         if not isinstance(other, tuple):
             return function is operator.ne
-        result = function(tuple(map(int.__int__, tuple.__iter__(self))), tuple(map(int.__int__, tuple.__iter__(other))))
+        result = function(tuple(map(plain, tuple.__iter__(self))), tuple(map(plain, tuple.__iter__(other))))
         return self.shelf.decide(function, (self, other), result)
+
+
+def plain_numbers(value: Any) -> Any:
+    """Strip the memory off recorded numbers alone; what holds none stays what it is, and so do tuples and shapes.
+
+    >>> plain_numbers((1, [2.0]))
+    (1, [2.0])
+    """
+    return map_parts(value, plain, is_plain)
 
 
 def plain_parts(value: Any) -> Any:

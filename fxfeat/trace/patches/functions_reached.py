@@ -1,7 +1,8 @@
-"""Find the files whose code a model may run: those of its classes, and of the functions and classes that they name."""
+"""Find the functions that a model may run: those of its classes, and those that these name, by whatever name."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import types
@@ -14,15 +15,15 @@ _LIBRARIES = frozenset({"torch", "numpy", "builtins", *sys.stdlib_module_names})
 
 
 @functools.lru_cache(maxsize=64)
-def find_namespaces(kinds: frozenset[type]) -> tuple[dict[str, Any], ...]:
-    """List the globals of the code that classes lead to, by whatever name it comes; Python's and torch's own are not.
+def find_functions(kinds: frozenset[type]) -> tuple[types.FunctionType, ...]:
+    """List the functions that classes lead to; Python's and torch's own are not.
 
     Example:
         >>> from torchvision.models import densenet
-        >>> [namespace["__name__"] for namespace in find_namespaces(frozenset({densenet._DenseLayer}))]
-        ['torchvision.models.densenet']
+        >>> {function.__module__ for function in find_functions(frozenset({densenet._DenseLayer}))}
+        {'torchvision.models.densenet'}
     """
-    namespaces: dict[int, dict[str, Any]] = {}
+    functions: list[types.FunctionType] = []
     seen: set[types.CodeType] = set()
     waiting = [function for kind in kinds for home in kind.__mro__ for function in _functions_of(home)]
     while waiting:
@@ -30,9 +31,9 @@ def find_namespaces(kinds: frozenset[type]) -> tuple[dict[str, Any], ...]:
         # The methods of an emitted class have globals of their own each.
         if function.__code__ not in seen:
             seen.add(function.__code__)
-            namespaces[id(function.__globals__)] = function.__globals__
+            functions.append(function)
             waiting += _named_by(function)
-    return tuple(namespaces.values())
+    return tuple(functions)
 
 
 def _functions_of(value: Any) -> list[types.FunctionType]:
@@ -52,9 +53,9 @@ def _functions_of(value: Any) -> list[types.FunctionType]:
 
 
 def _named_by(function: types.FunctionType) -> list[types.FunctionType]:
-    """List the functions that a function's code names, and those of classes that it names."""
+    """List the functions that a function's code names or it keeps, and those of such classes."""
     names, inside = names_in(function.__code__), function.__globals__
-    named = [inside[name] for name in names if name in inside]
+    named = [inside[name] for name in names if name in inside] + _kept_by(function)
     named += [
         vars(value)[name]
         for value in named
@@ -63,6 +64,15 @@ def _named_by(function: types.FunctionType) -> list[types.FunctionType]:
         if name in vars(value)
     ]
     return [inner for value in named if isinstance(value, (type, *_FUNCTIONS)) for inner in _functions_of(value)]
+
+
+def _kept_by(function: types.FunctionType) -> list[Any]:
+    """List what a function keeps of the one that it was made in."""
+    kept = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty one
+            kept.append(cell.cell_contents)
+    return kept
 
 
 def _is_library(module: str | None) -> bool:
