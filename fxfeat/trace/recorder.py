@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from fxfeat.analysis.effects import attribute_of
 from fxfeat.trace.builder.decisions import decide
@@ -16,7 +18,7 @@ from fxfeat.trace.builder.exposed_memory import (
     notice_exposure,
     sets_what_is_there,
 )
-from fxfeat.trace.builder.fakes import note_fresh
+from fxfeat.trace.builder.fakes import fake_of, note_fresh
 from fxfeat.trace.builder.operands import to_write
 from fxfeat.trace.builder.questions import NOT_A_QUESTION, answer_question
 from fxfeat.trace.builder.results import write_failure, write_result
@@ -43,6 +45,10 @@ _SILENT = frozenset(
 """Calls that are run and not written down."""
 
 
+_ON_GRADIENTS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
+"""Calls that fake tensors refuse, since they have no gradients."""
+
+
 class Recorder(TorchFunctionMode):
     """The mode under which a model runs once."""
 
@@ -64,6 +70,8 @@ def record_call(trace: Trace, call: TorchCall) -> Any:
         return answer
     notice_exposure(trace, call)
     refuse_unanswerable(trace, call)
+    if call.name in _ON_GRADIENTS and not fake_of(trace, call.args[0]).requires_grad:
+        return RemovableHandle(OrderedDict())
     if not trace.calls.live or _is_silent(call):
         return run_call(trace, call.function, call.args, call.kwargs)[0]
     if call.name in ESCAPES:

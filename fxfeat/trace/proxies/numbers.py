@@ -43,6 +43,7 @@ class RecordedInt(int):
 
     node: fx.Node
     ledger: Ledger
+    __class__ = property(lambda self: int)
 
     def __new__(cls, value: int, node: fx.Node, ledger: Ledger) -> RecordedInt:
         number = super().__new__(cls, value)
@@ -87,6 +88,7 @@ class RecordedFloat(float):
 
     node: fx.Node
     ledger: Ledger
+    __class__ = property(lambda self: float)
 
     def __new__(cls, value: float, node: fx.Node, ledger: Ledger) -> RecordedFloat:
         number = super().__new__(cls, value)
