@@ -9,12 +9,15 @@ from collections.abc import Callable
 from fxfeat.errors import FxfeatError
 from fxfeat.guards.free_sizes import is_same_code
 from fxfeat.guards.same_tensor import has_same_tensor
-from fxfeat.ir.assumptions import AS_IT_IS, Assumptions, Values
+from fxfeat.ir.assumptions import AS_IT_IS, Assumptions, Gradients, Values
 from fxfeat.ir.emission import Emission
 from fxfeat.ir.recording import Recording
 
 EmitTold = Callable[[Assumptions], Emission | None]
 """Emits for a recording that was told something else; None where the model refuses that."""
+
+_OTHER_GRADIENTS: tuple[Gradients, ...] = ("off", "all", "none", "frozen")
+"""How gradients may be in other runs."""
 
 
 def choose_assumptions(
@@ -56,8 +59,11 @@ def _is_same_with_other_values(recording: Recording, emission: Emission, emit_to
 
 
 def _is_same_with_and_without_gradients(emit_told: EmitTold) -> bool:
-    with_gradients, without = emit_told(Assumptions(gradients="on")), emit_told(Assumptions(gradients="off"))
-    return with_gradients is not None and without is not None and is_same_code(with_gradients, without)
+    with_gradients = emit_told(Assumptions(gradients="on"))
+    others = (emit_told(Assumptions(gradients=told)) for told in _OTHER_GRADIENTS)
+    return with_gradients is not None and all(
+        other is not None and is_same_code(with_gradients, other) for other in others
+    )
 
 
 def _is_same_with_one_tensor(emit_joined: Callable[[], Emission], emit_told: EmitTold) -> bool:

@@ -9,8 +9,12 @@ Values = Literal["as they are", "larger", "smaller", "not a number", "pinned"]
 """What becomes of numbers that come from data: code in C is shown others in their place, or they are checked."""
 
 
-Gradients = Literal["checked", "on", "off"]
-"""What code is told that asks whether gradients are on: how it is, which is checked, or always the same."""
+Gradients = Literal["checked", "on", "off", "all", "none", "frozen"]
+"""What code is told that asks about gradients.
+
+How it is, which is checked; or that they are on or off for what is trained, on for everything, on although nothing is
+trained, off and nothing is trained.
+"""
 
 
 SameTensor = Literal["apart", "together", "checked"]

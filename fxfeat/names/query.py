@@ -18,8 +18,8 @@ from fxfeat.ir.module_call import (
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import Build, Steps
-from fxfeat.isolation.unwrap import Alone
 from fxfeat.names.table import NameTable
+from fxfeat.names.wrappers import spell_out
 
 OUTPUT = "output"
 
@@ -90,7 +90,7 @@ def find(recording: Recording, table: NameTable, query: str) -> NamedValue | Ins
     """Find what ``query`` stands for.
 
     A listed name means that node. Any other module path means what that module returned, on its last call. ``output``
-    is what the model returned. Names of a model that is compiled or data-parallel may leave the wrapper's own part out.
+    is what the model returned. Names may leave out the parts of wrappers, or have those of wrappers that are not there.
 
     Raises:
         NodeNotFoundError: where nothing has that name.
@@ -98,20 +98,13 @@ def find(recording: Recording, table: NameTable, query: str) -> NamedValue | Ins
     try:
         return _find(recording, table, query)
     except NodeNotFoundError:
-        inner = _wrapped_part(recording.root)
-        if inner is None or query.startswith(f"{inner}."):
+        spelled_out = spell_out(recording.root, query)
+        if spelled_out == query:
             raise
         with contextlib.suppress(NodeNotFoundError):
-            named = _find(recording, table, f"{inner}.{query}")
+            named = _find(recording, table, spelled_out)
             return replace(named, query=query) if isinstance(named, NamedValue) else named
         raise
-
-
-def _wrapped_part(root: nn.Module) -> str | None:
-    """Return the name under which a wrapper holds its model."""
-    if isinstance(root, torch._dynamo.OptimizedModule):
-        return "_orig_mod"
-    return "module" if isinstance(root, Alone) else None
 
 
 def _find(recording: Recording, table: NameTable, query: str) -> NamedValue | InsideLeaf:
@@ -130,9 +123,9 @@ def _find(recording: Recording, table: NameTable, query: str) -> NamedValue | In
     returned = _find_module_call(recording, table, parsed.name, parsed.call, parsed.steps)
     if returned is not None:
         return NamedValue(query, returned.node, returned.module_call, returned.steps)
-    calls = _calls_by_other_paths(recording, table, parsed.name)
+    calls = _calls_by_any_path(recording, table, parsed.name)
     if calls:
-        return NamedValue(query, None, _pick(calls, parsed.call, parsed.name), parsed.steps)
+        return NamedValue(query, None, _pick_by_other_path(recording, calls, parsed), parsed.steps)
     inside = _find_attribute(table, recording, parsed)
     if inside is not None:
         return NamedValue(query, None, *inside)
@@ -147,7 +140,7 @@ def _find_module_call(
 ) -> NamedValue | None:
     if name == OUTPUT and call is None:
         return NamedValue(name, None, recording.module_calls[0], steps)
-    calls = table.module_calls.get(name, ()) if name else ()
+    calls = table.module_calls.get(name, ()) if name and call is None else _calls_by_any_path(recording, table, name)
     if calls:
         return NamedValue(name, None, _pick(calls, call, name), steps)
     if name in table.nodes or call is not None:
@@ -177,11 +170,30 @@ def _last_under(recording: Recording, table: NameTable, name: str, steps: Steps)
     return None if last_node is None else NamedValue(name, last_node, None, steps)
 
 
-def _calls_by_other_paths(recording: Recording, table: NameTable, name: str) -> tuple[ModuleCall, ...]:
-    """List the calls of a module that its callers reached by another path than the one asked for."""
+def _pick_by_other_path(recording: Recording, calls: tuple[ModuleCall, ...], parsed: Parsed) -> ModuleCall:
+    """Pick the call that a path means by which no caller reached the module.
+
+    Where a module stands in a container several times, each place has its call; else a leaf's name is its first call.
+    """
+    parent, _, _ = parsed.name.rpartition(".")
+    siblings = [path for path in _paths_of(recording, parsed.name) if path.rpartition(".")[0] == parent]
+    in_order = isinstance(recording.root.get_submodule(parent), (nn.ModuleList, nn.Sequential))
+    if parsed.call is None and in_order and len(siblings) == len(calls):
+        return calls[siblings.index(parsed.name)]
+    if parsed.call is None and calls[0].leaf:
+        return calls[0]
+    return _pick(calls, parsed.call, parsed.name)
+
+
+def _paths_of(recording: Recording, name: str) -> list[str]:
+    """List the paths of the module at a path."""
     modules = dict(recording.root.named_modules(remove_duplicate=False))
-    paths = [path for path, module in modules.items() if path and module is modules.get(name)]
-    calls = [call for path in paths for call in table.module_calls.get(path, ())]
+    return [path for path, module in modules.items() if path and module is modules.get(name)]
+
+
+def _calls_by_any_path(recording: Recording, table: NameTable, name: str) -> tuple[ModuleCall, ...]:
+    """List the calls of a module, by whatever paths its callers reached it."""
+    calls = [call for path in _paths_of(recording, name) for call in table.module_calls.get(path, ())]
     return tuple(sorted(calls, key=lambda call: call.index))
 
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import fx
 
+from fxfeat.analysis.sole_memory import is_sole
 from fxfeat.ir.draft import Draft, position
 from fxfeat.ir.feature import Feature
 from fxfeat.ir.node_meta import NodeMeta, Storage, TensorMeta, meta_of
-from fxfeat.ir.tree import map_nodes
+from fxfeat.ir.tree import map_nodes, nodes_in
 from fxfeat.runtime.clone import clone_all
 
 
 def clone_overwritten(draft: Draft) -> Draft:
-    """Make a feature's value independent of what else was asked for, and of later calls."""
-    writers = [node for node in draft.graph.nodes if meta_of(node).writes]
+    """Make a feature's value independent of what else was asked for, and of later calls.
+
+    What comes after the feature works on the clone, so that gradients by the feature are there, unless something else
+    has the feature's memory: then the clone is the feature.
+    """
     lasting = _memory_of_the_model(draft)
-    features = tuple(_keep(draft.graph, writers, lasting, feature) for feature in draft.features)
+    features = draft.features
+    for moment in sorted({feature.produced_at for feature in features}):
+        wanted = (feature.value for feature in features if feature.produced_at == moment)
+        for node in dict.fromkeys(nodes_in(tuple(wanted))):
+            features = _keep(draft, lasting, features, node, moment)
     return dataclasses.replace(draft, features=features)
 
 
@@ -30,22 +38,45 @@ def _memory_of_the_model(draft: Draft) -> frozenset[Storage]:
     return draft.recording.persistent.difference(*inputs)
 
 
-def _keep(graph: fx.Graph, writers: list[fx.Node], lasting: frozenset[Storage], feature: Feature) -> Feature:
-    def clone_if_overwritten(node: fx.Node) -> fx.Node:
-        memory = meta_of(node).aliases
-        later = any(meta_of(writer).writes & memory for writer in writers if position(writer) >= feature.produced_at)
-        if not later and not any(meta_of(writer).writes & memory & lasting for writer in writers):
-            return node
-        behind = (writer for writer in graph.nodes if position(writer) >= feature.produced_at and writer is not node)
-        return _clone(graph, node, next(behind, None))
+def _keep(
+    draft: Draft, lasting: frozenset[Storage], features: tuple[Feature, ...], node: fx.Node, moment: int
+) -> tuple[Feature, ...]:
+    """Keep what the features of a moment have in a node from what is written later."""
+    memory = meta_of(node).aliases
+    writers = [other for other in draft.graph.nodes if meta_of(other).writes & memory]
+    later = [writer for writer in writers if position(writer) >= moment]
+    if not later and not any(meta_of(writer).writes & memory & lasting for writer in writers):
+        return features
+    clone = _clone(draft.graph, node, moment)
+    if memory & draft.recording.persistent or not is_sole(clone, node, _written_by(later), _before(draft, moment)):
+        return tuple(_put(feature, node, clone) if feature.produced_at == moment else feature for feature in features)
+    _let_later_nodes_use(clone, node)
+    return tuple(_put(feature, node, clone) if feature.produced_at > moment else feature for feature in features)
 
-    value: Any = map_nodes(feature.value, clone_if_overwritten)
-    return dataclasses.replace(feature, value=value)
+
+def _written_by(writers: Iterable[fx.Node]) -> frozenset[Storage]:
+    return frozenset[Storage]().union(*(meta_of(writer).writes for writer in writers))
 
 
-def _clone(graph: fx.Graph, node: fx.Node, before: fx.Node | None) -> fx.Node:
+def _before(draft: Draft, moment: int) -> list[fx.Node]:
+    return draft.recording.nodes[:moment]
+
+
+def _clone(graph: fx.Graph, node: fx.Node, moment: int) -> fx.Node:
     meta = meta_of(node)
+    before = next((other for other in graph.nodes if position(other) >= moment and other is not node), None)
     with nullcontext() if before is None else graph.inserting_before(before):
         clone = graph.call_function(torch.clone if isinstance(meta.value, TensorMeta) else clone_all, (node,))
     clone.meta["fxfeat"] = NodeMeta(meta.position, meta.module_call, meta.value, contexts=meta.contexts)
     return clone
+
+
+def _let_later_nodes_use(clone: fx.Node, node: fx.Node) -> None:
+    nodes = list(node.graph.nodes)
+    behind = set(nodes[nodes.index(clone) + 1 :])
+    node.replace_all_uses_with(clone, behind.__contains__)
+    clone.meta["fxfeat"] = dataclasses.replace(meta_of(clone), aliases=meta_of(node).aliases)
+
+
+def _put(feature: Feature, node: fx.Node, clone: fx.Node) -> Feature:
+    return dataclasses.replace(feature, value=map_nodes(feature.value, lambda part: clone if part is node else part))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from fxfeat.analysis.effects import attribute_of
 from fxfeat.ir.guard import Answer
@@ -47,6 +49,10 @@ _SILENT = frozenset(
 """Calls that are run and not written down."""
 
 
+_ON_GRADIENTS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
+"""Calls that fake tensors refuse, since they have no gradients."""
+
+
 class Recorder(TorchFunctionMode):
     """The mode under which a model runs once."""
 
@@ -83,6 +89,8 @@ def _record(trace: Trace, call: TorchCall) -> Any:
         return answer
     notice_exposure(trace, call)
     refuse_unanswerable(trace, call)
+    if call.name in _ON_GRADIENTS and not fake_of(trace, call.args[0]).requires_grad:
+        return RemovableHandle(OrderedDict())
     if not trace.calls.live or _is_silent(call):
         return _run_silently(trace, call)
     if call.name in ESCAPES:

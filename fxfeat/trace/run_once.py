@@ -22,6 +22,7 @@ from fxfeat.isolation.preserved import preserved
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
 from fxfeat.runtime.tapped_run import never_stopped
+from fxfeat.trace.builder.gradients import check_gradients_are_off
 from fxfeat.trace.builder.model_parts import add_modules, read_tensors
 from fxfeat.trace.builder.placeholders import write_inputs
 from fxfeat.trace.builder.rebinding import put_back
@@ -76,7 +77,7 @@ class Run:
 
 def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Conditions) -> Run:
     """Run the model under a recorder, and put everything back."""
-    settings = SettingsInForce()
+    settings = SettingsInForce(never=not (conditions.gradients or conditions.only_watches))
     parts = read_tensors(model, example, joins_memory=not conditions.only_watches)
     with _everything_preserved(model, conditions) as before:
         if conditions.training is not None:
@@ -115,6 +116,8 @@ def _everything_preserved(model: nn.Module, conditions: Conditions) -> Iterator[
 
 def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leaves, draws: PythonDraws) -> None:
     args, kwargs = write_inputs(trace, bind(model, example), example)
+    if trace.settings.never:
+        check_gradients_are_off(trace)
     recorder, given = Recorder(trace), PythonState()
     given.take_objects((example.args, example.kwargs))
     with patched(model, recorder, leaves, draws) as calls, _without_log("torch._subclasses.fake_tensor"):

@@ -288,7 +288,7 @@ def test_conv_alone_drops_the_activation():
 def test_conv_with_the_activation_is_cloned_once():
     extractor = fxfeat.create_feature_extractor(ConvThenInPlaceReLU(), ["conv", "relu"], example_inputs=IMAGE)
     assert extractor.code == (
-        "import torch\n\n\ndef forward(self, x):\n    x = self.conv(x)\n    conv = torch.clone(x)\n"
+        "import torch\n\n\ndef forward(self, x):\n    conv = self.conv(x)\n    x = torch.clone(conv)\n"
         "    relu = self.relu(x)\n    return {'conv': conv, 'relu': relu}\n"
     )
 

@@ -51,19 +51,6 @@ def guard_answer(trace: Trace, function: Callable[..., Any], args: tuple[Any, ..
     guard(trace, add_node(trace, "call_function", function, args, value=answer, counted=False), answer)
 
 
-def decide_gradients(
-    trace: Trace, function: Callable[..., Any], args: tuple[Any, ...] = (), holds: bool = True
-) -> bool:
-    """Say whether gradients are on, and something else holds that they need; check it unless told otherwise."""
-    decisions = trace.decisions
-    decisions.asks_gradients = True
-    if decisions.assumptions.gradients != "checked":
-        return decisions.assumptions.gradients == "on"
-    answer = trace.settings.gradients and holds
-    guard_answer(trace, function, args, answer)
-    return answer
-
-
 def is_rank(trace: Trace, node: fx.Node) -> bool:
     """Say whether a number comes from nothing but how many dimensions tensors have.
 

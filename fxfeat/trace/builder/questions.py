@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx
 
 from fxfeat.ir.source_lines import is_torch
-from fxfeat.trace.builder.decisions import decide_gradients, guard_answer
-from fxfeat.trace.builder.fakes import fake_of, keep
+from fxfeat.trace.builder.decisions import guard_answer
+from fxfeat.trace.builder.fakes import fake_of, is_state, keep
+from fxfeat.trace.builder.gradients import decide_gradients, decide_training
 from fxfeat.trace.builder.nodes import add_node
 from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.torch_call import TorchCall
@@ -34,11 +34,11 @@ def answer_question(trace: Trace, call: TorchCall) -> Any:
         return _answer_about_device(trace, call)
     if call.attribute == "device":
         return tied_device(trace, call.args[0])
-    if call.attribute not in _GRADIENT_QUESTIONS:
+    if call.attribute not in _GRADIENT_QUESTIONS or call.name != "__get__":
         return NOT_A_QUESTION
     tensor = call.args[0]
-    if call.attribute == "requires_grad" and id(tensor) in trace.model.state and call.name == "__get__":
-        return call.function(*call.args)
+    if is_state(trace, tensor):
+        return _answer_about_state(trace, call)
     if trace.calls.live and id(fake_of(trace, tensor)) in trace.provenance.nodes:
         return _answer_about_gradients(trace, call.attribute, tensor)
     return NOT_A_QUESTION
@@ -82,30 +82,19 @@ def _answer_about_device(trace: Trace, call: TorchCall) -> bool:
     return answer
 
 
+def _answer_about_state(trace: Trace, call: TorchCall) -> Any:
+    """Answer for a parameter or a buffer itself, and check that it is still trained, or still is not."""
+    answer = call.function(*call.args)
+    if call.attribute != "requires_grad" or not trace.calls.live or is_torch(call.caller):
+        return answer
+    return decide_training(trace, node_of(trace, call.args[0]), answer)
+
+
 def _answer_about_gradients(trace: Trace, attribute: str, tensor: torch.Tensor) -> Any:
     """Answer as eager code would, and check that it stays so."""
-    node = node_of(trace, tensor)
-    answer = decide_gradients(trace, getattr, (node, "requires_grad"), _is_trained(trace, node))
+    answer = decide_gradients(trace, node_of(trace, tensor))
     if attribute == "requires_grad":
         return answer
     if attribute == "is_leaf":
         return not answer
     return _SOME_GRADIENT if answer else None
-
-
-def _is_trained(trace: Trace, node: fx.Node) -> bool:
-    """Say whether anything that a value was computed from is trained."""
-    waiting, seen = [node], {node}
-    while waiting:
-        source = waiting.pop()
-        if source.op in ("call_module", "get_attr") and _has_trained(trace, str(source.target)):
-            return True
-        unseen = set(source.all_input_nodes) - seen
-        seen |= unseen
-        waiting += unseen
-    return False
-
-
-def _has_trained(trace: Trace, path: str) -> bool:
-    parameters = trace.model.parameters.items()
-    return any(parameter.requires_grad and f"{name}.".startswith(f"{path}.") for name, parameter in parameters)

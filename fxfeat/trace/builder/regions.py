@@ -22,7 +22,7 @@ def contexts_in_force(trace: Trace) -> tuple[Context, ...]:
     contexts = list(trace.settings.contexts)
     if is_inference_mode_enabled():
         contexts.append(Context(torch.inference_mode))
-    elif not is_grad_enabled():
+    elif not is_grad_enabled() and not trace.settings.never:
         contexts.append(Context(torch.no_grad))
     kernels = kernels_of_attention()
     if kernels != trace.settings.kernels:

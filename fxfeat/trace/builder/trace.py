@@ -88,7 +88,10 @@ class CallStack:
 
 @dataclass
 class SettingsInForce:
-    """The regions of code that calls run in, and torch's settings when the run began and when each call was opened."""
+    """The regions of code that calls run in, and torch's settings when the run began and when each call was opened.
+
+    ``gradients`` says whether the user has them on, ``never`` that the model runs without them only.
+    """
 
     contexts: list[Context] = field(default_factory=list)
     modes: list[str] = field(default_factory=list)
@@ -96,6 +99,7 @@ class SettingsInForce:
     kernels: list[SDPBackend] = field(default_factory=kernels_of_attention)
     devices: list[torch.device] = field(default_factory=devices_entered)
     gradients: bool = field(default_factory=is_grad_enabled)
+    never: bool = False
 
 
 @dataclass

@@ -15,8 +15,25 @@ _QUESTIONS = {
     "_base": "asks what a tensor is a view of",
     "_is_view": "asks whether a tensor is a view",
     "is_inference": "asks whether a tensor is of inference mode",
+    "_version": "asks how often a tensor was written to",
+    "retains_grad": "asks whether a tensor retains its gradient",
+    "grad": "asks for the gradient of a tensor",
+    "_grad": "asks for the gradient of a tensor",
+    "_backward_hooks": "asks for the hooks on a gradient",
 }
-_ACTS = {"requires_grad_": "has a tensor keep gradients", "detach_": "takes a tensor off the path of its gradient"}
+_ACTS = {
+    "requires_grad_": "has a tensor keep gradients",
+    "detach_": "takes a tensor off the path of its gradient",
+    "register_hook": "puts a hook on a gradient",
+    "register_post_accumulate_grad_hook": "puts a hook on a gradient",
+    "retain_grad": "has a tensor retain its gradient",
+}
+_SETS = {
+    "requires_grad": "has a tensor keep gradients",
+    "grad": "sets the gradient of a tensor",
+    "_grad": "sets the gradient of a tensor",
+    "_backward_hooks": "puts a hook on a gradient",
+}
 _TEXTS = ("__repr__", "__format__")
 
 
@@ -32,9 +49,17 @@ def refuse_unanswerable(trace: Trace, call: TorchCall) -> None:
     if call.name == "_make_dual":
         refuse(trace, f"the code at {current_line()} takes derivatives forward")
     refuse_in_try(trace, call.caller)
-    what = _QUESTIONS.get(call.attribute or call.name) or _ACTS.get(call.name)
-    if what is not None and not is_torch(call.caller):
+    what = _what_it_does(call)
+    if what is not None:
         refuse(trace, f"the code at {current_line()} {what}")
+
+
+def _what_it_does(call: TorchCall) -> str | None:
+    """Say what a call does to gradients, or asks; what torch asks for itself is of no interest."""
+    if call.attribute is not None and call.name in ("__set__", "__delete__"):
+        return _SETS.get(call.attribute)
+    asked = None if is_torch(call.caller) else _QUESTIONS.get(call.attribute or call.name)
+    return asked or _ACTS.get(call.name)
 
 
 def refuse_in_try(trace: Trace, frame: types.FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -74,13 +75,20 @@ def _wrap_globals(names: CalledNames, namespace: dict[str, Any]) -> None:
     if id(namespace) in names.namespaces:
         return
     names.namespaces.add(id(namespace))
+    values = list(namespace.items())
+    replacements = {**names.replacements, **_by_identity(names.builtins)}
     _replace_builtins(names, namespace)
-    for name, value in list(namespace.items()):
+    for name, value in values:
         if not name.startswith("_") and id(value) in names.leaves.functions:
             _wrap(names, namespace, name)
-        elif id(value) in names.replacements:
-            namespace[name] = names.replacements[id(value)]
+        elif id(value) in replacements and not name.startswith("__"):
+            namespace[name] = replacements[id(value)]
             names.undo.callback(namespace.__setitem__, name, value)
+
+
+def _by_identity(replaced: dict[str, Any]) -> dict[int, Any]:
+    """Return what stands in for Python's own functions, which files may have given other names."""
+    return {id(getattr(builtins, name)): replacement for name, replacement in replaced.items()}
 
 
 def _replace_builtins(names: CalledNames, namespace: dict[str, Any]) -> None:

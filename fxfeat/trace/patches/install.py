@@ -14,11 +14,11 @@ from fxfeat.isolation.torch_settings import count_modes
 from fxfeat.trace.leaves import Leaves
 from fxfeat.trace.patches.autocast import casting
 from fxfeat.trace.patches.called_names import CalledNames, wrap_names
+from fxfeat.trace.patches.modes import asking
 from fxfeat.trace.patches.module_attributes import accessing
 from fxfeat.trace.patches.module_calls import ModuleCalls, calling_modules
 from fxfeat.trace.patches.python_draws import PythonDraws, drawing, find_unseen
 from fxfeat.trace.patches.torch_functions import (
-    asking,
     counting,
     exchanging,
     importing,
@@ -26,11 +26,15 @@ from fxfeat.trace.patches.torch_functions import (
     refusing,
     refusing_denormals,
     refusing_pickles,
+    refusing_saved_tensors,
 )
 from fxfeat.trace.patches.whole_functions import applying, calling_scripts
 from fxfeat.trace.recorder import Recorder
 
-_NOTICING = (refusing_pickles, refusing, refusing_denormals, asking, importing, locating, exchanging)
+_NOTICING = (
+    *(refusing_pickles, refusing_saved_tensors, refusing, refusing_denormals),
+    *(asking, importing, locating, exchanging),
+)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from fxfeat.trace.unobserved import unobserved
 _UNSET = object()
 
 
-def accessing(trace: Trace, reached: dict[int, str]) -> Iterator[Replacement]:
-    """Yield what sees attributes of modules; ``reached`` is given the path by which code reached a module last."""
+def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Replacement]:
+    """Yield what sees attributes of modules; ``reached`` is given the path by which a call reached a module last."""
     get, set_ = nn.Module.__getattr__, nn.Module.__setattr__
 
     def __getattr__(module: nn.Module, name: str) -> Any:
@@ -38,12 +38,12 @@ def accessing(trace: Trace, reached: dict[int, str]) -> Iterator[Replacement]:
     yield nn.Module, "__setattr__", __setattr__
 
 
-def _note_read(trace: Trace, reached: dict[int, str], module: nn.Module, name: str, value: Any) -> None:
+def _note_read(trace: Trace, reached: dict[tuple[int, int], str], module: nn.Module, name: str, value: Any) -> None:
     if isinstance(value, nn.Module):
         parents = trace.model.paths.get(id(module), [])
         caller = trace.calls.module_calls[trace.calls.owner].path if trace.calls.opened else ""
         parent = caller if caller in parents else (parents[0] if parents else "")
-        reached[id(value)] = f"{parent}.{name}" if parent else name
+        reached[trace.calls.owner, id(value)] = f"{parent}.{name}" if parent else name
     elif isinstance(value, nn.Parameter) and trace.calls.opened:
         with unobserved():
             node_of(trace, value)

@@ -40,14 +40,17 @@ from fxfeat.trace.unobserved import unobserved
 
 @dataclass(frozen=True)
 class ModuleCalls:
-    """What it takes to see calls of modules: how often each path was called, and how code reached a module last."""
+    """What it takes to see calls of modules: how often each path was called, and how each call reached a module last.
+
+    Code may read a module, and call others that have it, too, before it calls it.
+    """
 
     trace: Trace
     leaves: Leaves
     names: CalledNames
     draws: PythonDraws
     counts: Counter[str] = field(default_factory=Counter)
-    reached: dict[int, str] = field(default_factory=dict)
+    reached: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
 def calling_modules(calls: ModuleCalls) -> Callable[..., Any]:
@@ -101,11 +104,12 @@ def _calling_frame() -> types.FrameType | None:
 def _path_of(calls: ModuleCalls, module: nn.Module) -> str:
     """Return the path by which the caller reached the module, where it has several."""
     stack, paths = calls.trace.calls, calls.trace.model.paths[id(module)]
-    reached = calls.reached.pop(id(module), None)
+    reached = calls.reached.pop((stack.owner, id(module)), None)
     if len(paths) == 1 or not stack.opened:
         return paths[0]
     if reached in paths:
-        return str(reached)
+        # Two attributes of one module are one name.
+        return next(path for path in paths if path.rpartition(".")[0] == str(reached).rpartition(".")[0])
     caller = stack.module_calls[stack.owner].path
     return max(paths, key=lambda path: _shared_parts(path, caller))
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from fxfeat.ir.source_lines import is_torch
-from fxfeat.trace.builder.decisions import decide_gradients, guard_answer, guard_count
+from fxfeat.ir.source_lines import is_library, is_torch
+from fxfeat.trace.builder.decisions import guard_count
 from fxfeat.trace.builder.exposed_memory import note_exposure
 from fxfeat.trace.builder.fakes import note_fresh
 from fxfeat.trace.builder.questions import tied_device
@@ -21,10 +21,6 @@ from fxfeat.trace.proxies import numbers
 from fxfeat.trace.proxies.sequences import RecordedShape, RecordedTuple
 from fxfeat.trace.unobserved import unobserved
 
-_MODES = (
-    *("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "get_autocast_dtype"),
-    *("get_default_dtype", "are_deterministic_algorithms_enabled", "get_float32_matmul_precision"),
-)
 _SEEDING = ("manual_seed", "seed", "set_rng_state")
 
 
@@ -71,25 +67,6 @@ def plain_type(*args: Any, **kwargs: Any) -> Any:
     if isinstance(value, RecordedShape):
         return torch.Size
     return tuple if isinstance(value, RecordedTuple) else type(numbers.plain(value))
-
-
-def asking(trace: Trace) -> Iterator[Replacement]:
-    """Yield what makes checks of the model's questions about torch's modes."""
-
-    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any) -> Any:
-            if is_torch(sys._getframe(1)) or not trace.calls.live_here:
-                return function(*args)
-            if function.__name__ == "is_grad_enabled":
-                return decide_gradients(trace, function)
-            answer = function(*args)
-            guard_answer(trace, function, args, answer)
-            return answer
-
-        return called
-
-    for name in _MODES:
-        yield torch, name, guarded(getattr(torch, name))
 
 
 def exchanging(trace: Trace) -> Iterator[Replacement]:
@@ -160,6 +137,19 @@ def refusing(trace: Trace) -> Iterator[Replacement]:
     yield torch.random, "fork_rng", refused(torch.random.fork_rng, "sets the random state")
     refused_generator = refused(torch.Generator, "makes a generator of random numbers")
     yield torch, "Generator", replace_class(torch.Generator, refused_generator)
+
+
+def refusing_saved_tensors(trace: Trace) -> Iterator[Replacement]:
+    """Yield what refuses to write out code that changes what is kept for gradients, unless torch itself does."""
+    home = torch.autograd.graph.saved_tensors_hooks
+    enter = home.__enter__
+
+    def entered(hooks: Any) -> Any:
+        if trace.calls.live_here and (type(hooks) is home or not is_library(type(hooks))):
+            refuse(trace, f"the code at {current_line()} changes what is kept for gradients")
+        return enter(hooks)
+
+    yield home, "__enter__", entered
 
 
 def refusing_pickles(trace: Trace) -> Iterator[Replacement]:

@@ -47,6 +47,7 @@ class RecordedInt(int):
     node: fx.Node
     ledger: Ledger
     exact: int
+    __class__ = property(lambda self: int)
 
     def __new__(cls, value: int, node: fx.Node, ledger: Ledger, shown: int | None = None) -> RecordedInt:
         number = super().__new__(cls, value if shown is None else shown)
@@ -92,6 +93,7 @@ class RecordedFloat(float):
     node: fx.Node
     ledger: Ledger
     exact: float
+    __class__ = property(lambda self: float)
 
     def __new__(cls, value: float, node: fx.Node, ledger: Ledger, shown: float | None = None) -> RecordedFloat:
         number = super().__new__(cls, value if shown is None else shown)
