@@ -29,7 +29,18 @@ def emit(draft: Draft) -> Emission:
     guards = tuple(Check(str(node.args[2]), node.args[1]) for node in graph.nodes if node.target is check)
     rows = tuple(_row(key, feature) for feature in draft.features for key in feature.keys)
     constants = {name: recording.tensors[name] for name in used_state.tensors if name in recording.tensors}
-    return Emission(source, rows, guards, draft.opened, used_state, constants, graph, recording.kind, recording.opened)
+    return Emission(
+        source,
+        rows,
+        guards,
+        draft.opened,
+        used_state,
+        constants,
+        graph,
+        recording.kind,
+        recording.opened,
+        readings=draft.readings,
+    )
 
 
 def _find_used_state(draft: Draft) -> UsedState:

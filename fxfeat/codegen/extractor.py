@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 
-from fxfeat.codegen.containers import plant
+from fxfeat.codegen.containers import plant, refuse_written_out
+from fxfeat.codegen.opened_state import OpenedState, close_opened, take_form
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
 from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState, list_tapped
@@ -44,6 +46,7 @@ class FeatureExtractor(nn.Module):
     is_mixed: bool
     parameters_before: int
     originals: Originals
+    opened_state: OpenedState
 
     def __init__(self, forms: ModeVariants, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -62,6 +65,25 @@ class FeatureExtractor(nn.Module):
         self.originals = Originals({call.path: model.get_submodule(call.path) for call in calls})
         plant_tapped(self, model, used_state, calls)
         self.training = model.training
+        self.opened_state = OpenedState(
+            {
+                name: take_form(model, form, training)
+                for name, form, training in _named_forms(forms)
+                if isinstance(form, Emission)
+            }
+        )
+        for name in self.opened_state.forms:
+            self.opened_state.watch(self, model, name)
+        close_opened(self, self.opened_state, RESERVED)
+
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            self.opened_state.check(self, "mixed" if self.is_mixed else "train" if self.training else "eval")
+        return super()._call_impl(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_written_out(self, name)
+        super().__setattr__(name, value)
 
     @property
     def emission(self) -> Emission:
@@ -115,6 +137,7 @@ class FeatureExtractor(nn.Module):
         super().train(mode)
         for module in self.originals.modules.values():
             module.train(mode)
+        self.opened_state.note_modes()
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -129,6 +152,7 @@ RESERVED = frozenset(dir(FeatureExtractor)) | {
     "original",
     "tracer_kwargs",
     "originals",
+    "opened_state",
 }
 """Attributes that an extractor has of its own, whatever children the model has."""
 
@@ -191,6 +215,10 @@ def compile_source(source: Source) -> Callable[..., Any]:
     exec(compile(source.text, filename, "exec"), namespace)
     method: Callable[..., Any] = namespace["forward"]
     return method
+
+
+def _named_forms(forms: ModeVariants) -> tuple[tuple[str, Any, bool | None], ...]:
+    return ("train", forms.train, True), ("eval", forms.eval, False), ("mixed", forms.mixed, None)
 
 
 def _without_graphs(forms: ModeVariants) -> ModeVariants:

@@ -11,6 +11,7 @@ from torch import fx
 from fxfeat.errors import TraceError
 from fxfeat.ir.example import Sizes
 from fxfeat.ir.feature import Origin
+from fxfeat.ir.guard import Reading
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.ir.tree import Steps, spell
 
@@ -115,6 +116,7 @@ class Emission:
     freedoms: tuple[DimStatus, ...] = ()
     purity: Purity | None = None
     writes_parameters: bool = False
+    readings: frozenset[Reading] = frozenset()
 
     @property
     def tapped(self) -> tuple[TappedCall, ...]:

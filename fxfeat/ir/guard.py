@@ -48,6 +48,24 @@ class AttributeWrite:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """An attribute of a module that code reads; ``words`` are the names that the code takes further of an object."""
+
+    path: str
+    name: str
+    words: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class AttributeRead:
+    """What code in a module call read of a module, and when it first did."""
+
+    reading: Reading
+    module_call: int
+    position: int
+
+
+@dataclass(frozen=True)
 class InputGuard:
     """A size that an input must have: of the tensor at ``steps`` from the argument ``parameter``.
 

@@ -7,7 +7,7 @@ import dataclasses
 from torch import fx
 
 from fxfeat.ir.feature import Feature
-from fxfeat.ir.guard import AttributeWrite, Guard, Unsupported
+from fxfeat.ir.guard import AttributeRead, AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall, ancestors, opaque_in
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
@@ -89,7 +89,9 @@ def givers_of_objects(recording: Recording, plan: Plan, module_call: ModuleCall)
     return [whole_call for whole_call in whole_calls if whole_call is not None]
 
 
-def happens_in_time(recording: Recording, plan: Plan, step: Guard | Unsupported | AttributeWrite) -> bool:
+def happens_in_time(
+    recording: Recording, plan: Plan, step: Guard | Unsupported | AttributeRead | AttributeWrite
+) -> bool:
     """Say whether something happened before all that is needed was done.
 
     What a module decides at its very end, with no operation behind it, still decides what it returns.

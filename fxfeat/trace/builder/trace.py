@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend
 
 from fxfeat.analysis.aliases import Tie
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
-from fxfeat.ir.guard import AttributeWrite, Guard, Unsupported
+from fxfeat.ir.guard import AttributeRead, AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import RNG, CallPath, Context, Storage
 from fxfeat.ir.tree import Steps
@@ -102,13 +102,15 @@ class SettingsInForce:
 class Decisions:
     """What Python is told, and what it went by.
 
-    ``unranked`` are the inputs whose number of dimensions is not guarded yet. ``drawn`` are nodes whose numbers were
+    ``reads`` are the attributes of modules that were read, by module call, module and name. ``unranked`` are the inputs
+    whose number of dimensions is not guarded yet. ``drawn`` are nodes whose numbers were
     drawn. ``squeezes`` says that ranks may depend on sizes, ``goes_by_values`` that an operator looked at data.
     """
 
     assumptions: Assumptions = AS_IT_IS
     guards: list[Guard] = field(default_factory=list)
     dtype_reads: list[tuple[fx.Node, torch.dtype]] = field(default_factory=list)
+    reads: dict[tuple[int, int, str], AttributeRead] = field(default_factory=dict)
     drawn: set[fx.Node] = field(default_factory=set)
     unranked: list[torch.Tensor] = field(default_factory=list)
     squeezes: bool = False
