@@ -17,7 +17,7 @@ from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
 from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState, list_tapped
 from fxfeat.ir.tap import TappedCall, TappedModule
-from fxfeat.runtime.check import check
+from fxfeat.runtime.check import check, leaves_fast_path
 from fxfeat.runtime.run_tapped import run_tapped
 
 _serial = itertools.count()
@@ -238,6 +238,6 @@ def _restore(forms: ModeVariants) -> FeatureExtractor:
 
 def _trace_again(extractor: FeatureExtractor) -> fx.Graph:
     """Get the graph of an unpickled extractor back from its source, which has no control flow."""
-    tracer = fx.Tracer(autowrap_functions=(check, run_tapped))
+    tracer = fx.Tracer(autowrap_functions=(check, leaves_fast_path, run_tapped))
     tracer.is_leaf_module = lambda m, module_qualified_name: True  # type: ignore[method-assign]
     return tracer.trace(extractor)

@@ -13,7 +13,10 @@ from fxfeat.ir.tree import Steps
 
 @dataclass(frozen=True)
 class Guard:
-    """A decision that the model's Python took on a size or a value."""
+    """A decision that the model's Python took on a size or a value.
+
+    ``hooks_settle`` says that it falls the recorded way wherever a hook looks at a module inside.
+    """
 
     node: fx.Node
     expected: Any
@@ -21,19 +24,22 @@ class Guard:
     source: str
     module_call: int = 0
     position: int = 0
+    hooks_settle: bool = False
 
 
 @dataclass(frozen=True)
 class Unsupported:
     """Why the code of a module call cannot be written out from some position on.
 
-    ``memory`` is the model's own memory that is concerned, which the next call reads too.
+    ``memory`` is the model's own memory that is concerned, which the next call reads too. ``hooks_settle`` says that it
+    can be where a hook looks at a module inside.
     """
 
     reason: str
     module_call: int
     position: int
     memory: frozenset[Storage] = frozenset()
+    hooks_settle: bool = False
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,16 @@ def happens_in_time(
     return any(feature.module_call in around and step.position <= feature.produced_at for feature in plan.features)
 
 
+def is_settled_by_hooks(recording: Recording, plan: Plan, step: Guard | Unsupported) -> bool:
+    """Say whether a step matters only where no hook looks inside its module, and what is asked for takes such hooks."""
+    if not step.hooks_settle:
+        return False
+    # What the model itself returns is had without a hook.
+    asked = {feature.origin.path for feature in plan.features if feature.origin is not None and feature.origin.path}
+    calls = (call for call in recording.module_calls if call.path in asked)
+    return any(step.module_call in (call.index, *ancestors(recording.module_calls, call.index)) for call in calls)
+
+
 def lookers_of(recording: Recording, plan: Plan) -> list[fx.Node]:
     """List the hooks of opened modules that only look on."""
     every: list[fx.Node] = [node for node in recording.graph.nodes if meta_of(node).look]
