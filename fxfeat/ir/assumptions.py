@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Values = Literal["as they are", "larger", "smaller", "pinned"]
 """What becomes of numbers that code reads out of tensors: others are given in their place, or they are checked."""
@@ -17,13 +18,29 @@ SameTensor = Literal["apart", "together", "checked"]
 """What inputs of one shape are to code: a tensor each, one and the same, or as they are, which is checked."""
 
 
+STAND_INS: dict[str, Callable[[], Any]] = {
+    "None": lambda: None,
+    "an object": object,
+    "a list": list,
+    "a dict": dict,
+    "a number": int,
+}
+"""What code is given in place of arguments that no feature is thought to need: then it may fail behind the features."""
+
+
 @dataclass(frozen=True)
 class Assumptions:
-    """What a model's code is told where another run may tell it something else."""
+    """What a model's code is told where another run may tell it something else.
+
+    ``unneeded`` are the arguments of ``forward`` that no feature needs, which are not checked; ``stand_in`` says what
+    is given in their place.
+    """
 
     values: Values = "as they are"
     gradients: Gradients = "checked"
     same_tensor: SameTensor = "apart"
+    unneeded: frozenset[str] = frozenset()
+    stand_in: str = ""
 
 
 AS_IT_IS = Assumptions()

@@ -68,6 +68,8 @@ def guard(trace: Trace, node: fx.Node, expected: Any, *place: str) -> None:
         refuse(trace, DRAWN)
         return
     where, source = place or model_line()
+    if _is_unneeded(trace, node):
+        return
     trace.decisions.guards.append(Guard(node, expected, where, source, trace.calls.owner, trace.numbering.position))
 
 
@@ -79,6 +81,17 @@ def _guard_after_an_error(trace: Trace) -> None:
         if isinstance(meta_of(node).value, TensorMeta):
             shape = add_node(trace, "call_function", getattr, (node, "shape"), counted=False)
             guard(trace, shape, meta_of(node).value.shape, reason, f"{node.name}.shape")
+
+
+def _is_unneeded(trace: Trace, node: fx.Node) -> bool:
+    """Say whether a decision is about an argument that no feature needs."""
+    unneeded, waiting = trace.decisions.assumptions.unneeded, [node]
+    while unneeded and waiting:
+        source = waiting.pop()
+        if source.op == "placeholder" and source.target in unneeded:
+            return True
+        waiting += source.all_input_nodes
+    return False
 
 
 def _is_drawn(trace: Trace, node: fx.Node) -> bool:
