@@ -18,13 +18,17 @@ SameTensor = Literal["apart", "together", "checked"]
 """What inputs of one shape are to code: a tensor each, one and the same, or as they are, which is checked."""
 
 
-STAND_INS: dict[str, Callable[[], Any]] = {
-    "None": lambda: None,
-    "an object": object,
-    "a list": list,
-    "a dict": dict,
-    "a number": int,
-}
+class Untold:
+    """Given in place of an argument that no feature is thought to need: any question to it ends the run."""
+
+    def _refuse(self, *args: Any) -> Any:
+        raise TypeError("this argument was taken to be unneeded")
+
+    __bool__ = __eq__ = __ne__ = __hash__ = __len__ = __iter__ = __contains__ = __call__ = _refuse
+    __getattr__ = __getitem__ = __lt__ = __gt__ = __le__ = __ge__ = _refuse
+
+
+STAND_INS: dict[str, Callable[[], Any]] = {"None": lambda: None, "an object": Untold}
 """What code is given in place of arguments that no feature is thought to need: then it may fail behind the features."""
 
 
