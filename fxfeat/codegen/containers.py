@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Container
+from typing import Any
 
 import torch
 from torch import nn
 
 from fxfeat.codegen.globals import is_identifier
+from fxfeat.errors import GuardError
 from fxfeat.ir.emission import UsedState
 
 
@@ -19,11 +21,28 @@ class Opened(nn.Module):
         super().__init__()
         self._opened_class = original
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_written_out(self, name)
+        super().__setattr__(name, value)
+
     def __getitem__(self, index: int) -> nn.Module:
         return getattr(self, str(index))
 
     def _get_name(self) -> str:
         return f"Opened{self._opened_class}"
+
+
+def refuse_written_out(module: nn.Module, name: str) -> None:
+    """Raise where an attribute is written out, so that setting it would change nothing.
+
+    Raises:
+        GuardError: naming the attribute.
+    """
+    if name in module.__dict__.get("_written_out", ()):
+        raise GuardError(
+            f"{name!r} was written into the extractor's code as it was, so setting it here would change nothing. Set "
+            "it on the model, and create the extractor again."
+        )
 
 
 def plant(extractor: nn.Module, model: nn.Module, used_state: UsedState, constants: dict[str, torch.Tensor]) -> None:

@@ -40,6 +40,7 @@ def emit(draft: Draft) -> Emission:
         recording.kind,
         recording.opened,
         told=draft.told,
+        readings=draft.readings,
     )
 
 

@@ -8,15 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 
-from fxfeat.codegen.containers import plant
+from fxfeat.codegen.containers import plant, refuse_written_out
+from fxfeat.codegen.opened_state import OpenedState, close_opened, take_form
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
 from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState, list_tapped
 from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tap import TappedCall, TappedModule
-from fxfeat.runtime.check import check
+from fxfeat.runtime.check import check, leaves_fast_path
 from fxfeat.runtime.run_tapped import run_tapped
 
 _serial = itertools.count()
@@ -45,6 +47,7 @@ class FeatureExtractor(Shown, nn.Module):
     is_mixed: bool
     parameters_before: int
     originals: Originals
+    opened_state: OpenedState
 
     def __init__(self, forms: ModeVariants, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -63,6 +66,25 @@ class FeatureExtractor(Shown, nn.Module):
         self.originals = Originals({call.path: model.get_submodule(call.path) for call in calls})
         plant_tapped(self, model, used_state, calls)
         self.training = model.training
+        self.opened_state = OpenedState(
+            {
+                name: take_form(model, form, training)
+                for name, form, training in _named_forms(forms)
+                if isinstance(form, Emission)
+            }
+        )
+        for name in self.opened_state.forms:
+            self.opened_state.watch(self, model, name)
+        close_opened(self, self.opened_state, RESERVED)
+
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            self.opened_state.check(self, "mixed" if self.is_mixed else "train" if self.training else "eval")
+        return super()._call_impl(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_written_out(self, name)
+        super().__setattr__(name, value)
 
     @property
     def emission(self) -> Emission:
@@ -120,6 +142,7 @@ class FeatureExtractor(Shown, nn.Module):
         super().train(mode)
         for module in self.originals.modules.values():
             module.train(mode)
+        self.opened_state.note_modes()
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -134,6 +157,7 @@ RESERVED = frozenset(dir(FeatureExtractor)) | {
     "original",
     "tracer_kwargs",
     "originals",
+    "opened_state",
 }
 """Attributes that an extractor has of its own, whatever children the model has."""
 
@@ -198,6 +222,10 @@ def compile_source(source: Source) -> Callable[..., Any]:
     return method
 
 
+def _named_forms(forms: ModeVariants) -> tuple[tuple[str, Any, bool | None], ...]:
+    return ("train", forms.train, True), ("eval", forms.eval, False), ("mixed", forms.mixed, None)
+
+
 def _without_graphs(forms: ModeVariants) -> ModeVariants:
     def bare(form: Any) -> Any:
         return replace(form, graph=None) if isinstance(form, Emission) else form
@@ -215,6 +243,6 @@ def _restore(forms: ModeVariants) -> FeatureExtractor:
 
 def _trace_again(extractor: FeatureExtractor) -> fx.Graph:
     """Get the graph of an unpickled extractor back from its source, which has no control flow."""
-    tracer = fx.Tracer(autowrap_functions=(check, run_tapped))
+    tracer = fx.Tracer(autowrap_functions=(check, leaves_fast_path, run_tapped))
     tracer.is_leaf_module = lambda m, module_qualified_name: True  # type: ignore[method-assign]
     return tracer.trace(extractor)

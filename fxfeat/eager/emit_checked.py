@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +18,9 @@ from fxfeat.guards.choose_assumptions import choose_assumptions
 from fxfeat.guards.dtypes import OF_INPUTS, RECASTS, has_dtypes, tie_dtypes
 from fxfeat.guards.free_sizes import find_dtypes, find_free_sizes, find_input_guards, is_same_code
 from fxfeat.guards.same_tensor import join_same_tensor
+from fxfeat.guards.unneeded_inputs import are_unneeded, list_unneeded
 from fxfeat.inputs.resized import cast
-from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
+from fxfeat.ir.assumptions import AS_IT_IS, STAND_INS, Assumptions
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission
 from fxfeat.ir.example import Example
@@ -55,15 +57,18 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     """
     make, emission = emit_what_arrives(setup, recording, training, make)
     mode, emission = _assume(_Mode(setup, training, make, recording, make(recording)), emission)
+    mode, emission = _leave_unneeded(mode, emission)
     check_calls(setup, mode.recording, training, emission)
-    freedoms = find_free_sizes(setup.model, setup.examples[0], emission, lambda example: _emit_at(mode, example))
+    unneeded = mode.assumptions.unneeded
+    found = find_free_sizes(setup.model, setup.examples[0], emission, lambda example: _emit_at(mode, example))
+    freedoms = tuple(dataclasses.replace(one, state="free") if one.parameter in unneeded else one for one in found)
     input_guards = find_input_guards(freedoms)
     if input_guards and not any(status.state == "free" for status in freedoms):
         _check_same_again(mode, emission)
     goes_by_dtypes = _goes_by_dtypes(mode, emission)
     if goes_by_dtypes:
         mode, dtypes = _guard_dtypes(mode)
-        input_guards += dtypes
+        input_guards += tuple(guard for guard in dtypes if guard.parameter not in unneeded)
     if input_guards or goes_by_dtypes:
         emission = _emit(dataclasses.replace(mode.draft, input_guards=input_guards))
     purity = find_purity(setup, mode.recording, training)
@@ -86,11 +91,29 @@ def _assume(mode: _Mode, emission: Emission) -> tuple[_Mode, Emission]:
         emit_assuming=lambda told: _emit(mode.make(_record_assuming(mode, told))),
         emit_joined=lambda: emit(join_same_tensor(rewrite(mode.make(mode.recording))[0])),
     )
-    if assumptions == AS_IT_IS:
-        return mode, emission
+    return (mode, emission) if assumptions == AS_IT_IS else _record_again(mode, assumptions)
+
+
+def _record_again(mode: _Mode, assumptions: Assumptions) -> tuple[_Mode, Emission]:
     recording = _record_assuming(mode, assumptions)
     draft = mode.make(recording)
     return dataclasses.replace(mode, recording=recording, draft=draft, assumptions=assumptions), _emit(draft)
+
+
+def _leave_unneeded(mode: _Mode, emission: Emission) -> tuple[_Mode, Emission]:
+    """Leave inputs unchecked that no feature needs, also where the model fails later without them."""
+    example, names = mode.setup.examples[0], list(mode.recording.signature.parameters)
+    unneeded = list_unneeded(emission, {*names[: len(example.args)], *example.kwargs})
+    if not unneeded:
+        return mode, emission
+    told = dataclasses.replace(mode.assumptions, unneeded=unneeded)
+
+    def emit_told(stand_in: str) -> Emission:
+        return _emit(mode.make(_record_assuming(mode, dataclasses.replace(told, stand_in=stand_in))))
+
+    if not are_unneeded(lambda: emit_told(""), [functools.partial(emit_told, stand_in) for stand_in in STAND_INS]):
+        return mode, emission
+    return _record_again(mode, told)
 
 
 def _record_assuming(mode: _Mode, assumptions: Assumptions) -> Recording:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from fxfeat.ir.feature import Feature
+from fxfeat.ir.guard import Reading
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tap import TappedCall
@@ -22,8 +23,8 @@ class Draft:
     ``implicit_inputs`` are the whole modules that turned out to use what they are not given;
     ``opens_implicit_inputs`` says to open those, and to leave out no module where code changes what Python holds.
     ``tapped`` are the modules that are not to be opened, with the reasons, and ``tapped_calls`` what became of their
-    calls; ``may_stop`` says that they may be stopped behind the last value. ``told`` says that opened code may
-    have gone by a size of an input.
+    calls; ``may_stop`` says that they may be stopped behind the last value. ``told`` says that opened code may have
+    gone by a size of an input, ``readings`` are the attributes of modules that it goes by.
     """
 
     recording: Recording
@@ -39,6 +40,7 @@ class Draft:
     tapped_calls: tuple[TappedCall, ...] = ()
     may_stop: bool = True
     told: bool = True
+    readings: frozenset[Reading] = frozenset()
 
 
 def last_produced_at(features: tuple[Feature, ...]) -> int:

@@ -11,6 +11,7 @@ from torch import fx
 from fxfeat.errors import TraceError
 from fxfeat.ir.example import Sizes
 from fxfeat.ir.feature import Origin
+from fxfeat.ir.guard import Reading
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.ir.tree import Steps, spell
 
@@ -118,6 +119,7 @@ class Emission:
     purity: Purity | None = None
     writes_parameters: bool = False
     told: bool = True
+    readings: frozenset[Reading] = frozenset()
 
     @property
     def tapped(self) -> tuple[TappedCall, ...]:

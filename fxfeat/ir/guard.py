@@ -13,7 +13,10 @@ from fxfeat.ir.tree import Steps
 
 @dataclass(frozen=True)
 class Guard:
-    """A decision that the model's Python took on a size or a value."""
+    """A decision that the model's Python took on a size or a value.
+
+    ``hooks_settle`` says that it falls the recorded way wherever a hook looks at a module inside.
+    """
 
     node: fx.Node
     expected: Any
@@ -21,6 +24,7 @@ class Guard:
     source: str
     module_call: int = 0
     position: int = 0
+    hooks_settle: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,15 @@ class Answer:
 class Unsupported:
     """Why the code of a module call cannot be written out from some position on.
 
-    ``memory`` is the model's own memory that is concerned, which the next call reads too.
+    ``memory`` is the model's own memory that is concerned, which the next call reads too. ``hooks_settle`` says that it
+    can be where a hook looks at a module inside.
     """
 
     reason: str
     module_call: int
     position: int
     memory: frozenset[Storage] = frozenset()
+    hooks_settle: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,24 @@ class AttributeWrite:
     module_call: int
     position: int
     where: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An attribute of a module that code reads; ``words`` are the names that the code takes further of an object."""
+
+    path: str
+    name: str
+    words: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class AttributeRead:
+    """What code in a module call read of a module, and when it first did."""
+
+    reading: Reading
+    module_call: int
+    position: int
 
 
 @dataclass(frozen=True)

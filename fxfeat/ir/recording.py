@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from fxfeat.ir.guard import Answer, AttributeWrite, Guard, Unsupported
+from fxfeat.ir.guard import Answer, AttributeRead, AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import Storage, meta_of
 
@@ -36,7 +36,8 @@ class Recording:
     one can tell, ``writes_parameters`` that parameters are among them; ``changed_attributes`` are attributes and
     buffers of modules, by path and name, ``mutated`` the identities of containers, closures and arrays. What it was
     told: ``answers`` are all that was no tensor; ``reads_values`` are the types of numbers that came from data,
-    ``asks_gradients`` that it asked whether gradients are on.
+    ``asks_gradients`` that it asked whether gradients are on, ``attribute_reads`` are the attributes that it went by
+    and left as they were.
     """
 
     graph: fx.Graph
@@ -53,6 +54,7 @@ class Recording:
     dtype_reads: tuple[Guard, ...] = ()
     unsupported: tuple[Unsupported, ...] = ()
     attribute_writes: tuple[AttributeWrite, ...] = ()
+    attribute_reads: tuple[AttributeRead, ...] = ()
     changed_attributes: tuple[tuple[str, str], ...] = ()
     mutated: frozenset[int] = frozenset()
     writes_state: bool = True

@@ -7,7 +7,7 @@ import dataclasses
 from torch import fx
 
 from fxfeat.ir.feature import Feature
-from fxfeat.ir.guard import Answer, AttributeWrite, Guard, Unsupported
+from fxfeat.ir.guard import Answer, AttributeRead, AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall, ancestors, opaque_in
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
@@ -89,7 +89,9 @@ def givers_of_objects(recording: Recording, plan: Plan, module_call: ModuleCall)
     return [whole_call for whole_call in whole_calls if whole_call is not None]
 
 
-def happens_in_time(recording: Recording, plan: Plan, step: Answer | Guard | Unsupported | AttributeWrite) -> bool:
+def happens_in_time(
+    recording: Recording, plan: Plan, step: Answer | Guard | Unsupported | AttributeRead | AttributeWrite
+) -> bool:
     """Say whether something happened before all that is needed was done.
 
     What a module decides at its very end, with no operation behind it, still decides what it returns.
@@ -98,6 +100,16 @@ def happens_in_time(recording: Recording, plan: Plan, step: Answer | Guard | Uns
         return True
     around = {step.module_call, *ancestors(recording.module_calls, step.module_call)}
     return any(feature.module_call in around and step.position <= feature.produced_at for feature in plan.features)
+
+
+def is_settled_by_hooks(recording: Recording, plan: Plan, step: Guard | Unsupported) -> bool:
+    """Say whether a step matters only where no hook looks inside its module, and what is asked for takes such hooks."""
+    if not step.hooks_settle:
+        return False
+    # What the model itself returns is had without a hook.
+    asked = {feature.origin.path for feature in plan.features if feature.origin is not None and feature.origin.path}
+    calls = (call for call in recording.module_calls if call.path in asked)
+    return any(step.module_call in (call.index, *ancestors(recording.module_calls, call.index)) for call in calls)
 
 
 def lookers_of(recording: Recording, plan: Plan) -> list[fx.Node]:

@@ -17,7 +17,14 @@ from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.opening.features_inside import enter
 from fxfeat.opening.plain_results import find_deciding
-from fxfeat.opening.plan import Plan, arguments_of, happens_in_time, lookers_of, whole_calls_of
+from fxfeat.opening.plan import (
+    Plan,
+    arguments_of,
+    happens_in_time,
+    is_settled_by_hooks,
+    lookers_of,
+    whole_calls_of,
+)
 from fxfeat.opening.reach import find_unreachable, find_updating
 from fxfeat.opening.refuse import refuse
 from fxfeat.opening.seal import Sealed, seal, tap_inside
@@ -104,6 +111,8 @@ def _grow(recording: Recording, plan: Plan, given: set[fx.Node]) -> Plan:
 
 
 def _is_kept(recording: Recording, plan: Plan, guard: Guard) -> bool:
+    if is_settled_by_hooks(recording, plan, guard):
+        return False
     return plan.whole_call(recording, guard.module_call) is None and happens_in_time(recording, plan, guard)
 
 

@@ -7,7 +7,7 @@ from fxfeat.errors import TraceError
 from fxfeat.ir.guard import AttributeWrite, Unsupported
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.opening.plan import Plan, happens_in_time, lookers_of, whole_calls_of
+from fxfeat.opening.plan import Plan, happens_in_time, is_settled_by_hooks, lookers_of, whole_calls_of
 
 
 def refuse(recording: Recording, plan: Plan) -> None:
@@ -30,6 +30,8 @@ def _refuse_unsupported(recording: Recording, plan: Plan) -> None:
 
 def _reaches_features(recording: Recording, plan: Plan, step: Unsupported) -> bool:
     """Say whether a step happened before all that is needed was done, or changed memory that is needed."""
+    if is_settled_by_hooks(recording, plan, step):
+        return False
     if happens_in_time(recording, plan, step):
         return True
     return any(step.memory & memory_of(node) for node in plan.needed)

@@ -17,7 +17,9 @@ def guard_inputs(draft: Draft) -> Draft:
     """Write a check for each pinned size right behind the inputs."""
     # By the parameter's name: the node of one that is called input, as one of Python's functions, has another.
     inputs = {str(node.target).lstrip("*"): node for node in draft.graph.nodes if node.op == "placeholder"}
-    last = list(inputs.values())[-1] if inputs else None
+    # Behind the checks of what kinds the inputs are: what is no tensor has no shape.
+    kinds = [node for node in draft.graph.nodes if node.target is check and str(node.args[2]).startswith("the call:")]
+    last = [*inputs.values(), *kinds][-1] if inputs else None
     for guard in reversed(draft.input_guards):
         if guard.parameter in inputs and last is not None:
             _write(draft.graph, inputs[guard.parameter], last, guard)

@@ -12,6 +12,7 @@ from fxfeat.ir.feature import Feature
 from fxfeat.ir.guard import Guard
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.opening.plan_openings import plan_openings
+from fxfeat.opening.readings import list_readings
 from fxfeat.opening.told import is_told
 from fxfeat.opening.unseen_inputs import find_implicit_inputs
 from fxfeat.passes.call_meta import only_value
@@ -39,6 +40,7 @@ def outline(draft: Draft) -> Draft:
         told=is_told(recording, plan),
         implicit_inputs=tuple(recording.module_calls[index].path for index in implicit_inputs),
         tapped_calls=tuple(outlined.tapped_calls[index] for index in sorted(outlined.tapped_calls)),
+        readings=list_readings(recording, plan),
     )
 
 

@@ -27,6 +27,22 @@ def raised(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     return "no error"
 
 
+def leaves_fast_path(*tensors: Any) -> Any:
+    """Say whether torch's own modules run their plain code on some tensors, and not a kernel that rounds otherwise.
+
+    Example:
+        >>> with torch.no_grad():
+        ...     leaves_fast_path(torch.ones(1, requires_grad=True))
+        False
+    """
+    proxy = next((tensor for tensor in tensors if isinstance(tensor, fx.Proxy)), None)
+    if proxy is not None:
+        return proxy.tracer.create_proxy("call_function", leaves_fast_path, tensors, {})
+    if torch.is_autocast_enabled() or not torch.backends.mha.get_fastpath_enabled():
+        return True
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def check(actual: Any, expected: Any, place: str) -> None:
     """Raise unless ``actual`` is what it was while recording.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import itertools
 import sys
 import types
 
@@ -64,6 +65,45 @@ def is_caught(code: types.CodeType, instruction: int) -> bool:
     around = [entry.target for entry in entries if entry.start <= instruction < entry.end]
     steps = list(dis.get_instructions(code)) if around else []
     return any(_goes_on(steps, target) for target in around)
+
+
+def may_swallow(frame: types.FrameType) -> bool:
+    """Say whether a frame stands inside a ``with`` of a class of the model's own, which may end an error."""
+    lines = _lines_of_with(frame.f_code, frame.f_lasti)
+    names = {name for line, name in _names_by_line(frame.f_code) if line in lines} if lines else set()
+    values = (frame.f_locals.get(name, frame.f_globals.get(name)) for name in names)
+    return any(_swallows(value if isinstance(value, type) else type(value)) for value in values)
+
+
+@functools.lru_cache(maxsize=16384)
+def _lines_of_with(code: types.CodeType, instruction: int) -> frozenset[int]:
+    if sys.version_info < (3, 11):
+        return frozenset()
+    entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]  # nothing public reads it
+    targets = {entry.target for entry in entries if entry.start <= instruction < entry.end}
+    lines = {start: line for start, _, line in code.co_lines()}
+    steps = [step for step in dis.get_instructions(code) if step.opname == "PUSH_EXC_INFO"] if targets else []
+    return frozenset(line for step in steps if step.offset in targets and (line := lines.get(step.offset)) is not None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_by_line(code: types.CodeType) -> tuple[tuple[int, str], ...]:
+    spans = [(start, stop, line) for start, stop, line in code.co_lines() if line is not None]
+    loads = [
+        step for step in dis.get_instructions(code) if step.opname.startswith("LOAD_") and step.argval.__class__ is str
+    ]
+    return tuple((line, load.argval) for load in loads for start, stop, line in spans if start <= load.offset < stop)
+
+
+@functools.lru_cache(maxsize=4096)
+def _swallows(kind: type) -> bool:
+    leave = getattr(kind, "__exit__", None)
+    if not isinstance(leave, types.FunctionType) or leave.__module__.partition(".")[0] in ("torch", "contextlib"):
+        return False
+    steps = list(dis.get_instructions(leave))
+    returned = [before for before, step in itertools.pairwise(steps) if step.opname == "RETURN_VALUE"]
+    returned += [step for step in steps if step.opname == "RETURN_CONST"]
+    return any(not (step.opname in ("LOAD_CONST", "RETURN_CONST") and not step.argval) for step in returned)
 
 
 def _goes_on(steps: list[dis.Instruction], target: int) -> bool:

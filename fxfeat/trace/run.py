@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from fxfeat.analysis.aliases import widen_writes
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.example import Example
+from fxfeat.ir.guard import AttributeRead
 from fxfeat.ir.node_meta import CallPath
 from fxfeat.ir.recording import Kind, Recording
 from fxfeat.ir.source_lines import is_assertion
@@ -160,6 +161,7 @@ def _finish(model: nn.Module, leaves: Leaves, run: Run) -> Recording:
         dtype_reads=tuple(decisions.dtype_reads),
         unsupported=tuple(obstacles.unsupported),
         attribute_writes=tuple(obstacles.attribute_writes),
+        attribute_reads=tuple(_reads_of_settings(trace, run.changed)),
         changed_attributes=tuple(run.changed),
         mutated=run.mutated,
         writes_state=_writes_state(trace, run.changed) or _has_scripts(model),
@@ -181,6 +183,15 @@ def _writes_state(trace: Trace, changed: Collection[tuple[str, str]]) -> bool:
     if any((write.path, write.name) not in changed for write in trace.obstacles.attribute_writes):
         return True
     return bool(all_written(trace) & trace.memory.persistent)
+
+
+def _reads_of_settings(trace: Trace, changed: Collection[tuple[str, str]]) -> Iterator[AttributeRead]:
+    """Yield the reads of attributes that the model's own code left as they were: they do not count or cache."""
+    for read in trace.decisions.reads.values():
+        reading = read.reading
+        # What classes and files hold is listed under the model's own path.
+        if (reading.path, reading.name) not in changed and ("", reading.name) not in changed:
+            yield read
 
 
 def _has_scripts(model: nn.Module) -> bool:

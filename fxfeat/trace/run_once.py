@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 import logging
 import threading
 from collections.abc import Iterator
@@ -125,7 +126,8 @@ def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leav
             with recorder:
                 # What the model's code puts into context variables stays in there.
                 context, before = contextvars.copy_context(), contextvars.copy_context()
-                context.run(run_model, calls, model, args, kwargs)
+                with _cut_short(trace):
+                    context.run(run_model, calls, model, args, kwargs)
                 if any(before.get(variable, _UNSET) is not value for variable, value in context.items()):
                     refuse_from_the_start(trace, "its code sets context variables, which the next call may read")
         finally:
@@ -137,6 +139,18 @@ def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leav
 
 
 _UNSET = object()
+
+
+@contextmanager
+def _cut_short(trace: Trace) -> Iterator[None]:
+    """End a run where it fails, if it was given something in place of arguments that are thought to be unneeded."""
+    try:
+        yield
+    except Exception:
+        if not trace.decisions.assumptions.stand_in:
+            raise
+        calls, end = trace.calls.module_calls, trace.numbering.position
+        calls[:] = [dataclasses.replace(call, stop=end) if call.stop < 0 else call for call in calls]
 
 
 @contextmanager

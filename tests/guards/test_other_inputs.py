@@ -132,7 +132,7 @@ def test_the_only_input_is_not_asked_whether_it_is_a_tensor():
 
 
 def test_the_question_is_part_of_the_check():
-    extractor = fxfeat.create_feature_extractor(Required(), ["linear"], example_inputs=(X, MASK))
+    extractor = fxfeat.create_feature_extractor(Required(), ["linear", "output"], example_inputs=(X, MASK))
     assert (
         extractor.code
         == """\
@@ -144,6 +144,6 @@ def forward(self, x, mask):
     check(isinstance(x, torch.Tensor), True, 'the call: `isinstance(x, torch.Tensor)`')
     check(isinstance(mask, torch.Tensor), True, 'the call: `isinstance(mask, torch.Tensor)`')
     linear = self.linear(x)
-    return {'linear': linear}
+    return {'linear': linear, 'output': linear}
 """
     )

@@ -70,12 +70,14 @@ def guard(trace: Trace, node: fx.Node, expected: Any, *place: str) -> None:
     if _is_drawn(trace, node):
         refuse(trace, DRAWN)
         return
-    trace.decisions.guards.append(_guard(trace, node, expected, *place))
+    if not _is_unneeded(trace, node):
+        trace.decisions.guards.append(_guard(trace, node, expected, *place))
 
 
 def note_dtype(trace: Trace, node: fx.Node, dtype: torch.dtype) -> None:
     """Keep where code was told a dtype, to be checked if it matters."""
-    trace.decisions.dtype_reads.append(_guard(trace, node, dtype))
+    if not _is_unneeded(trace, node):
+        trace.decisions.dtype_reads.append(_guard(trace, node, dtype))
 
 
 def _guard(trace: Trace, node: fx.Node, expected: Any, *place: str) -> Guard:
@@ -91,6 +93,17 @@ def _guard_after_an_error(trace: Trace) -> None:
         if isinstance(meta_of(node).value, TensorMeta):
             shape = add_node(trace, "call_function", getattr, (node, "shape"), counted=False)
             guard(trace, shape, meta_of(node).value.shape, reason, f"{node.name}.shape")
+
+
+def _is_unneeded(trace: Trace, node: fx.Node) -> bool:
+    """Say whether a decision is about an argument that no feature needs."""
+    unneeded, waiting = trace.decisions.assumptions.unneeded, [node]
+    while unneeded and waiting:
+        source = waiting.pop()
+        if source.op == "placeholder" and source.target in unneeded:
+            return True
+        waiting += source.all_input_nodes
+    return False
 
 
 def _is_drawn(trace: Trace, node: fx.Node) -> bool:

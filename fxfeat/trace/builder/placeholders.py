@@ -17,6 +17,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fxfeat.errors import TraceError
+from fxfeat.ir.assumptions import STAND_INS
 from fxfeat.ir.example import Example
 from fxfeat.ir.node_meta import amend, measure, meta_of
 from fxfeat.ir.tree import Steps, is_structure, map_parts, spell, tensors, walk
@@ -55,6 +56,10 @@ def write_inputs(trace: Trace, bound: inspect.BoundArguments, example: Example) 
     for name, parameter in bound.signature.parameters.items():
         default = () if parameter.default is parameter.empty else (parameter.default,)
         node = add_node(trace, "placeholder", STARS.get(parameter.kind, "") + name, default, name=name)
+        told = trace.decisions.assumptions
+        if name in told.unneeded and told.stand_in:
+            given[name] = STAND_INS[told.stand_in]()
+            continue
         given[name] = _write_input(trace, node, bound.arguments.get(name), sole, earlier)
     positional = inspect.BoundArguments(bound.signature, OrderedDict(given)).args
     rest: dict[str, Any] = next(

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend
 
 from fxfeat.analysis.aliases import Tie
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
-from fxfeat.ir.guard import Answer, AttributeWrite, Guard, Unsupported
+from fxfeat.ir.guard import Answer, AttributeRead, AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import RNG, CallPath, Context, Storage
 from fxfeat.ir.tree import Steps
@@ -106,16 +106,18 @@ class SettingsInForce:
 class Decisions:
     """What Python is told, and what it went by.
 
-    ``answers`` are what it was told that was no tensor, ``unranked`` the inputs whose number of dimensions is not
-    guarded yet. ``drawn`` are nodes whose numbers were drawn, ``from_data`` those whose numbers or sizes come from
-    data, of the types ``reads_values``; ``deciding`` are the module calls that decided on a size or a value.
-    ``squeezes`` says that ranks may depend on sizes, ``goes_by_values`` that an operator looked at data.
+    ``answers`` are what it was told that was no tensor, ``reads`` the attributes of modules that were read, by module
+    call, module and name. ``unranked`` are the inputs whose number of dimensions is not guarded yet. ``drawn`` are
+    nodes whose numbers were drawn, ``from_data`` those whose numbers or sizes come from data, of the types
+    ``reads_values``; ``deciding`` are the module calls that decided on a size or a value. ``squeezes`` says that ranks
+    may depend on sizes, ``goes_by_values`` that an operator looked at data.
     """
 
     assumptions: Assumptions = AS_IT_IS
     guards: list[Guard] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     dtype_reads: list[Guard] = field(default_factory=list)
+    reads: dict[tuple[int, int, str], AttributeRead] = field(default_factory=dict)
     drawn: set[fx.Node] = field(default_factory=set)
     from_data: set[fx.Node] = field(default_factory=set)
     deciding: set[int] = field(default_factory=set)
@@ -128,11 +130,16 @@ class Decisions:
 
 @dataclass
 class Obstacles:
-    """Why code cannot be written out, or not be trusted: ``caught`` is where an error came up that it went on after."""
+    """Why code cannot be written out, or not be trusted.
+
+    ``catching`` are the regions that the code is in which end an error; ``caught`` is where one came up that it went on
+    after.
+    """
 
     unsupported: list[Unsupported] = field(default_factory=list)
     attribute_writes: list[AttributeWrite] = field(default_factory=list)
     escapes: list[str] = field(default_factory=list)
+    catching: list[Any] = field(default_factory=list)
     failure: BaseException | None = None
     caught: str = ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 
 from fxfeat.ir.source_lines import is_torch
-from fxfeat.runtime.handlers import is_caught
+from fxfeat.runtime.handlers import is_caught, may_swallow
 from fxfeat.trace.builder.shown_texts import is_for_people
 from fxfeat.trace.builder.torch_call import TorchCall
 from fxfeat.trace.builder.trace import Trace
@@ -64,8 +64,11 @@ def _what_it_does(call: TorchCall) -> str | None:
 
 def refuse_in_try(trace: Trace, frame: types.FrameType | None) -> None:
     """Note that a call may fail on another input, where the model's code catches that and goes another way."""
+    if trace.obstacles.catching:
+        refuse(trace, f"an error that other inputs may raise is caught around {current_line()}")
+        return
     while frame is not None and not is_torch(frame):
-        if is_caught(frame.f_code, frame.f_lasti):
+        if may_swallow(frame) or is_caught(frame.f_code, frame.f_lasti):
             refuse(trace, f"an error that other inputs may raise is caught around {current_line()}")
             return
         frame = frame.f_back

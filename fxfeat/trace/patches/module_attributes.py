@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from fxfeat.ir.guard import AttributeRead, Reading
+from fxfeat.ir.source_lines import names_in
 from fxfeat.trace.builder.fakes import is_state
 from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.rebinding import write_rebinding
@@ -17,16 +22,31 @@ from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.unobserved import unobserved
 
 _UNSET = object()
+_OF_EVERY_MODULE = frozenset(dir(nn.Module())) - {"training"}
+_PARTS = (torch.Tensor, nn.Module)
 
 
 def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Replacement]:
-    """Yield what sees attributes of modules; ``reached`` is given the path by which a call reached a module last."""
-    get, set_ = nn.Module.__getattr__, nn.Module.__setattr__
+    """Yield what sees attributes of modules; ``reached`` is given the path by which code reached a module last."""
+    look_up, get, set_ = object.__getattribute__, nn.Module.__getattr__, nn.Module.__setattr__
+
+    def __getattribute__(module: nn.Module, name: str) -> Any:
+        value = look_up(module, name)
+        if name not in _OF_EVERY_MODULE and trace.calls.live_here and _is_plain(module, name, value):
+            _note_read(trace, module, name, sys._getframe(1))
+        return value
 
     def __getattr__(module: nn.Module, name: str) -> Any:
-        value = get(module, name)
-        if trace.calls.live_here:
-            _note_read(trace, reached, module, name, value)
+        if not trace.calls.live_here:
+            return get(module, name)
+        try:
+            value = get(module, name)
+        except AttributeError:
+            _note_read(trace, module, name, None)
+            raise
+        if value is None:
+            _note_read(trace, module, name, None)
+        _note_reach(trace, reached, module, name, value)
         return value
 
     def __setattr__(module: nn.Module, name: str, value: Any) -> None:
@@ -34,11 +54,29 @@ def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Rep
             _note_write(trace, module, name, value)
         set_(module, name, value)
 
+    yield nn.Module, "__getattribute__", __getattribute__
     yield nn.Module, "__getattr__", __getattr__
     yield nn.Module, "__setattr__", __setattr__
 
 
-def _note_read(trace: Trace, reached: dict[tuple[int, int], str], module: nn.Module, name: str, value: Any) -> None:
+def _is_plain(module: nn.Module, name: str, value: Any) -> bool:
+    """Say whether an attribute is the module's own or its class's, and neither a tensor nor what a class computes."""
+    if isinstance(value, _PARTS):
+        return False
+    return name in vars(module) or not hasattr(inspect.getattr_static(type(module), name, value), "__get__")
+
+
+def _note_read(trace: Trace, module: nn.Module, name: str, reader: types.FrameType | None) -> None:
+    """Note that the running code went by what an attribute is, or by there being none."""
+    key = trace.calls.owner, id(module), name
+    if key in trace.decisions.reads or id(module) not in trace.model.paths or not trace.calls.opened:
+        return
+    words = frozenset(names_in(reader.f_code)) if reader is not None else frozenset[str]()
+    reading = Reading(trace.model.paths[id(module)][0], name, words)
+    trace.decisions.reads[key] = AttributeRead(reading, trace.calls.owner, trace.numbering.position)
+
+
+def _note_reach(trace: Trace, reached: dict[tuple[int, int], str], module: nn.Module, name: str, value: Any) -> None:
     if isinstance(value, nn.Module):
         parents = trace.model.paths.get(id(module), [])
         caller = trace.calls.module_calls[trace.calls.owner].path if trace.calls.opened else ""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from fxfeat.ir.assumptions import Untold
 from fxfeat.ir.source_lines import is_library, is_torch
 from fxfeat.trace.builder.decisions import guard_count
 from fxfeat.trace.builder.exposed_memory import note_exposure
@@ -56,7 +57,13 @@ def counting(trace: Trace) -> dict[str, Any]:
         size: int = value.shape[0]
         return size
 
-    return {"range": replace_class(range, traced_range), "len": traced_len, "type": replace_class(type, plain_type)}
+    replaced = {"range": replace_class(range, traced_range), "len": traced_len, "type": replace_class(type, plain_type)}
+    return {**replaced, "isinstance": told_isinstance} if trace.decisions.assumptions.stand_in else replaced
+
+
+def told_isinstance(value: Any, kinds: Any) -> bool:
+    """Answer as ever, but not for an argument that was taken to be unneeded."""
+    return isinstance(value, kinds) or (type(value) is Untold and bool(value))
 
 
 def plain_type(*args: Any, **kwargs: Any) -> Any:
@@ -64,6 +71,8 @@ def plain_type(*args: Any, **kwargs: Any) -> Any:
     if len(args) != 1 or kwargs:
         return type(*args, **kwargs)
     value = args[0]
+    if type(value) is Untold:
+        raise TypeError("this argument was taken to be unneeded")
     if isinstance(value, RecordedShape):
         return torch.Size
     return tuple if isinstance(value, RecordedTuple) else type(numbers.plain(value))

@@ -1,0 +1,187 @@
+"""What opened code went by in the modules around it: looked at once a call, outside the code.
+
+What stays whole is the model's own, and follows what is set on it. What is written out stands as it was recorded, so a
+flag, a number, a mode or a hook that opened code went by must still be what it was.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from fxfeat.codegen.containers import Opened
+from fxfeat.errors import GuardError
+from fxfeat.ir.emission import Emission
+from fxfeat.ir.guard import Reading
+from fxfeat.runtime.snapshot import NOTHING, is_portable, is_still, read, take
+
+_MODE = "training"
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_AGAIN = "Create the extractor again, or set it back"
+Form = Mapping[Reading, Any]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One module, and what it must have by some names.
+
+    ``plain`` is told by identity at a glance, ``empty`` are the names of containers that held nothing.
+    """
+
+    module: weakref.ref[nn.Module]
+    path: str
+    plain: tuple[tuple[str, Any], ...]
+    empty: tuple[str, ...]
+    others: tuple[tuple[Reading, Any], ...]
+
+
+@dataclass
+class Mode:
+    """A module of the model that is written out, and its mode when that of the extractor was last set."""
+
+    module: weakref.ref[nn.Module]
+    path: str
+    expected: bool
+    before: bool
+
+
+@dataclass
+class OpenedState:
+    """What the code of each form went by, and the modules to look at; a copy has none of the original model's."""
+
+    forms: dict[str, Form]
+    watched: dict[str, tuple[Watched, ...]] = field(default_factory=dict)
+    modes: dict[str, tuple[Mode, ...]] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        forms = {
+            name: {key: value for key, value in form.items() if is_portable(value)} for name, form in self.forms.items()
+        }
+        return OpenedState, (forms,)
+
+    def check(self, extractor: nn.Module, form: str) -> None:
+        """Raise where what the code of a form went by is no longer what it was.
+
+        Raises:
+            GuardError: naming the module and what was set.
+        """
+        if form not in self.watched:
+            self.watch(extractor, None, form)
+        for watched in self.watched[form]:
+            module = watched.module()
+            if module is not None:
+                _check(module, watched)
+        for mode in self.modes[form]:
+            module = mode.module()
+            if module is not None and module.training not in (mode.expected, mode.before):
+                raise GuardError(_spell_mode(mode.path, module, mode.expected))
+
+    def watch(self, extractor: nn.Module, model: nn.Module | None, form: str) -> None:
+        """Find the modules to look at: those that the extractor holds whole, and the originals of the others."""
+        paths: dict[str, dict[Reading, Any]] = {}
+        for reading, value in self.forms.get(form, {}).items():
+            paths.setdefault(reading.path, {})[reading] = value
+        watched, modes = [], []
+        for path, values in paths.items():
+            mine, original = _part(extractor, path), _part(model, path)
+            stands_in = mine is extractor or isinstance(mine, Opened)
+            expected = {reading: value for reading, value in values.items() if reading.name == _MODE}
+            if mine is not None and expected:
+                watched.append(_watch(mine, path, expected))
+            if original is not None and original is not mine:
+                modes += [
+                    Mode(weakref.ref(original), path, bool(value), original.training) for value in expected.values()
+                ]
+            target = original if mine is None or stands_in else mine
+            if target is not None:
+                watched.append(_watch(target, path, {key: values[key] for key in values if key not in expected}))
+        self.watched[form], self.modes[form] = tuple(watched), tuple(modes)
+
+    def note_modes(self) -> None:
+        """Take the modes of the originals as they are: the extractor's own was set."""
+        for mode in (mode for modes in self.modes.values() for mode in modes):
+            module = mode.module()
+            mode.before = module.training if module is not None else mode.before
+
+
+def take_form(model: nn.Module, emission: Emission, training: bool | None) -> Form:
+    """Take down what the code of a form goes by, from the model that it was recorded on."""
+    form: dict[Reading, Any] = {}
+    for reading in sorted(emission.readings, key=lambda reading: (reading.path, reading.name)):
+        module = model.get_submodule(reading.path)
+        is_mode = reading.name == _MODE and training is not None
+        form[reading] = training if is_mode else take(read(module, reading.name), reading.words)
+    return form
+
+
+def close_opened(extractor: nn.Module, state: OpenedState, reserved: Collection[str]) -> None:
+    """Have what stands for an opened module refuse to be given what its code was written by."""
+    names: dict[str, set[str]] = {}
+    for reading in (reading for form in state.forms.values() for reading in form):
+        if reading.name != _MODE and reading.name not in _HOOKS:
+            names.setdefault(reading.path, set()).add(reading.name)
+    for path, closed in names.items():
+        part = _part(extractor, path)
+        if part is extractor:
+            part.__dict__["_written_out"] = frozenset(closed - set(reserved))
+        elif isinstance(part, Opened):
+            part.__dict__["_written_out"] = frozenset(closed)
+
+
+def _part(root: nn.Module | None, path: str) -> nn.Module | None:
+    for name in path.split(".") if path else ():
+        root = root._modules.get(name) if root is not None else None
+    return root
+
+
+def _watch(module: nn.Module, path: str, values: Form) -> Watched:
+    plain = {key: value for key, value in values.items() if _is_plain(module, key.name, value)}
+    empty = tuple(key.name for key in values if key.name in _HOOKS and not module.__dict__[key.name])
+    others = tuple((key, value) for key, value in values.items() if key not in plain and key.name not in empty)
+    return Watched(weakref.ref(module), path, tuple((key.name, value) for key, value in plain.items()), empty, others)
+
+
+def _is_plain(module: nn.Module, name: str, value: Any) -> bool:
+    return name in module.__dict__ and module.__dict__[name] is value
+
+
+def _check(module: nn.Module, watched: Watched) -> None:
+    own = module.__dict__
+    for name, value in watched.plain:
+        if own.get(name, NOTHING) is not value and not is_still(value, read(module, name)):
+            raise GuardError(_spell(watched.path, module, name, value, take(read(module, name))))
+    for name in watched.empty:
+        if own[name]:
+            raise GuardError(_spell(watched.path, module, name, None, None))
+    for reading, value in watched.others:
+        now = read(module, reading.name)
+        if not is_still(value, now):
+            raise GuardError(_spell(watched.path, module, reading.name, value, take(now, reading.words)))
+
+
+def _spell(path: str, module: nn.Module, name: str, before: Any, now: Any) -> str:
+    if name == _MODE:
+        return _spell_mode(path, module, before)
+    where = f"{path!r} ({module._get_name()})" if path else f"the {module._get_name()}"
+    if name in _HOOKS:
+        return (
+            f"A hook was put on {where}, or taken off, since the extractor was made, whose code is written out: it "
+            f"would not run. {_AGAIN}."
+        )
+    return (
+        f"{name!r} of {where} was {before!r} when the extractor was made and is {now!r} now, and its code is written "
+        f"out as it was. {_AGAIN}."
+    )
+
+
+def _spell_mode(path: str, module: nn.Module, expected: bool) -> str:
+    where = f"{path!r} ({module._get_name()})" if path else f"the {module._get_name()}"
+    now, then = ("train", "eval") if module.training else ("eval", "train")
+    return (
+        f"{where} is in {now} mode, and the extractor runs what was written out of it in {then} mode. Set the mode of "
+        f"the extractor by {now}(), or create it again."
+    )
