@@ -37,7 +37,7 @@ class Recording:
     buffers of modules, by path and name, ``mutated`` the identities of containers, closures and arrays. What it was
     told: ``answers`` are all that was no tensor; ``reads_values`` are the types of numbers that came from data,
     ``asks_gradients`` that it asked whether gradients are on, ``attribute_reads`` are the attributes that it went by
-    and left as they were.
+    and left as they were. ``holds_iterators`` says that the model may keep state that nobody can see.
     """
 
     graph: fx.Graph
@@ -61,6 +61,7 @@ class Recording:
     reads_values: frozenset[type] = frozenset()
     asks_gradients: bool = False
     answers: tuple[Answer, ...] = ()
+    holds_iterators: bool = False
     writes_parameters: bool = False
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -39,10 +39,12 @@ class PythonState:
     """A shallow copy of every mutable thing that modules and functions hold.
 
     Things are told by identity, and kept alive with their copies. ``holding`` are the containers that hold tensors.
+    ``iterators`` says that there are iterators, whose state nobody can see.
     """
 
     def __init__(self) -> None:
         self.holding: list[Any] = []
+        self.iterators = False
         self._values: dict[int, Any] = {}
         self._copies: dict[int, Any] = {}
         self._empty: dict[int, Any] = {}
@@ -198,6 +200,7 @@ class PythonState:
             return
         if is_atom(value.__class__):
             return
+        self.iterators |= isinstance(value, Iterator)
         attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
             self._take(attributes, depth + 1)

@@ -12,6 +12,7 @@ from fxfeat.ir.node_meta import RNG, Storage, TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import nodes_in
 from fxfeat.opening.plan import Plan, happens_in_time
+from fxfeat.opening.sources_of_numbers import have_sources
 
 
 def is_told(recording: Recording, plan: Plan) -> bool:
@@ -20,6 +21,8 @@ def is_told(recording: Recording, plan: Plan) -> bool:
     Code that sees nothing but tensors makes the same calls at every size.
     """
     if recording.kind != "meta" or recording.mutated or recording.changed_attributes or recording.attribute_writes:
+        return True
+    if recording.holds_iterators or not have_sources(recording, plan):
         return True
     steps: tuple[Answer | Guard, ...] = (*recording.answers, *recording.guards)
     early = [step for step in steps if happens_in_time(recording, plan, step)]

@@ -168,6 +168,7 @@ def _finish(model: nn.Module, leaves: Leaves, run: Run) -> Recording:
         reads_values=frozenset(decisions.reads_values),
         asks_gradients=decisions.asks_gradients,
         answers=tuple(decisions.answers),
+        holds_iterators=run.holds_iterators,
         writes_parameters=writes_to(trace, model.parameters()),
     )
 

@@ -66,7 +66,8 @@ class Run:
     """One run of a model: what was written down, the mode it ran in, and what it changed in Python.
 
     ``changed`` are plain attributes, by path and name; ``mutated`` are other objects, by identity. ``draws_unseen``
-    says that Python or NumPy drew, and where has not been looked at.
+    says that Python or NumPy drew, and where has not been looked at, ``holds_iterators`` that the model may keep state
+    that nobody can see.
     """
 
     trace: Trace
@@ -74,6 +75,7 @@ class Run:
     changed: list[tuple[str, str]]
     mutated: frozenset[int]
     draws_unseen: bool
+    holds_iterators: bool
 
 
 def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Conditions) -> Run:
@@ -93,7 +95,7 @@ def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Con
         put_back(trace, model)
         changed = [place for place in before.changes_of(model) if place not in trace.memory.rebound]
         homes = {id(module.__dict__) for module in model.modules()}
-        return Run(trace, mode, changed, before.mutated() - homes, draws.unseen)
+        return Run(trace, mode, changed, before.mutated() - homes, draws.unseen, before.iterators)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -221,3 +223,32 @@ def test_memory_that_a_child_touches_by_size(child: type[nn.Module]) -> None:
 
     for name in ("before", "out"):
         assert_right_or_guarded(Touching().eval(), name)
+
+
+def test_a_number_from_a_clock_is_no_constant() -> None:
+    class Timed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(x * time.perf_counter())
+
+    with pytest.raises(fxfeat.TraceError, match="does something else each time"):
+        fxfeat.create_feature_extractor(Timed(), ["out"], example_inputs=torch.rand(2, 4), engine="code")
+
+
+TICKS = itertools.count(1)
+
+
+def test_a_number_from_an_iterator_is_no_constant() -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(x * next(TICKS) * 1 * 2 * 3)
+
+    with pytest.raises(fxfeat.TraceError, match="does something else each time"):
+        fxfeat.create_feature_extractor(Counted(), ["out"], example_inputs=torch.rand(2, 4), engine="code")
