@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fxfeat.errors import FxfeatError
+from fxfeat.guards.checked_sizes import list_checked_sizes
 from fxfeat.guards.vary_sizes import Outcome, Outcomes, Vary, vary_sizes
 from fxfeat.inputs.examples import bind
 from fxfeat.inputs.resized import Axis, Group, find_groups, growths, resize
@@ -43,7 +44,10 @@ def find_free_sizes(
     Returns:
         What is known of each batch, extent and length; a layer's width, which no model could change, is left out.
     """
-    groups, places = find_groups(example), _find_places(model, example)
+    every, places = find_groups(example), _find_places(model, example)
+    checked = list_checked_sizes(emission)
+    bound = {axis for group in every for axis in group.axes if (*places[axis.steps], axis.dimension) in checked}
+    groups = _without(every, bound)
     ranks = {steps: tensor.dim() for steps, tensor in tensors((example.args, example.kwargs))}
 
     def vary(varied: tuple[Group, ...]) -> Outcome:
@@ -51,12 +55,14 @@ def find_free_sizes(
 
     outcomes = vary_sizes(groups, ranks, vary) if emission.told else _leave_free(groups, vary)
     settled = {axis: (group, outcome) for group, outcome in outcomes.items() for axis in group.axes}
-    homes = {axis: group for group in groups for axis in group.axes}
+    homes = {axis: group for group in every for axis in group.axes}
+    settled.update({axis: (homes[axis], Outcome.CHECKED) for axis in bound})
 
     def name(axis: Axis) -> str:
         settled_with = settled[axis][0]
         # What is as long as a sequence is called a length too, wherever it stands.
-        lead = axis if settled_with in groups else max(settled_with.axes, key=lambda other: ranks[other.steps])
+        is_usual = settled_with in (*groups, *every)
+        lead = axis if is_usual else max(settled_with.axes, key=lambda other: ranks[other.steps])
         home = homes[lead].name
         return _EXTENTS[lead.dimension - ranks[lead.steps]] if home == "extent" else home.split()[0]
 
@@ -68,6 +74,12 @@ def find_free_sizes(
     widths = {axis for axis, home in homes.items() if home.name.startswith(("length", "size"))}
     varied = (axis for axis in homes if axis in settled)
     return tuple(describe(axis) for axis in varied if settled[axis][1] is not Outcome.FAILED or axis not in widths)
+
+
+def _without(groups: tuple[Group, ...], axes: Collection[Axis]) -> tuple[Group, ...]:
+    """Leave some axes out of the groups."""
+    left = (Group(group.name, tuple(axis for axis in group.axes if axis not in axes)) for group in groups)
+    return tuple(group for group in left if group.axes)
 
 
 def _leave_free(groups: tuple[Group, ...], vary: Vary) -> Outcomes:

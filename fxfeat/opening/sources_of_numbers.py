@@ -27,8 +27,8 @@ def have_sources(recording: Recording, plan: Plan) -> bool:
     if not numbers:
         return True
     paths = {recording.module_calls[index].path for index in plan.opened}
-    modules = [recording.root.get_submodule(path) for path in paths]
-    return numbers <= {number for module in modules for number in (*_written_in(type(module)), *_held_by(module))}
+    modules: list[Any] = [recording.root.get_submodule(path) for path in paths]
+    return numbers <= {number for module in modules for number in (*_written_in(module.__class__), *_held_by(module))}
 
 
 def _numbers_in(recording: Recording, plan: Plan) -> set[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from fxfeat.ir.node_meta import TensorMeta, meta_of
-from fxfeat.ir.source_lines import is_assertion
+from fxfeat.ir.source_lines import is_assertion, model_line
 from fxfeat.trace.builder.nodes import add_node, guard
 from fxfeat.trace.builder.operands import to_write
 from fxfeat.trace.builder.provenance import node_of
@@ -70,11 +70,11 @@ def is_rank(trace: Trace, node: fx.Node) -> bool:
 
 def _guard_ranks(trace: Trace) -> None:
     """Check how many dimensions the inputs have, once."""
-    unranked = trace.decisions.unranked
+    unranked, (where, _) = trace.decisions.unranked, model_line()
     for tensor in unranked:
-        rank = tensor.dim()
-        node = add_node(trace, "call_method", "dim", (node_of(trace, tensor),), value=rank, counted=False)
-        guard(trace, node, rank)
+        rank, given = tensor.dim(), node_of(trace, tensor)
+        node = add_node(trace, "call_method", "dim", (given,), value=rank, counted=False)
+        guard(trace, node, rank, where, f"{given.name}.dim()")
     unranked.clear()
 
 

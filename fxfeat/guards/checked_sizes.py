@@ -1,0 +1,70 @@
+"""Sizes of inputs that the checks of emitted code fix already: no other size need be tried, or be checked again."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx
+
+from fxfeat.ir.emission import Emission
+from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.tree import Steps
+from fxfeat.runtime.check import check
+
+Place = tuple[str, Steps, int]
+"""The argument of ``forward``, the steps to a tensor in it, and the dimension."""
+
+
+def list_checked_sizes(emission: Emission) -> frozenset[Place]:
+    """List the sizes of inputs that must be what they were in the example for the code's own checks to pass.
+
+    Args:
+        emission: the code, with its graph.
+    """
+    if emission.graph is None:
+        return frozenset()
+    checks = [node for node in emission.graph.nodes if node.target is check]
+    return frozenset(place for node in checks for place in _fixed_by(node.args[0], node.args[1]))
+
+
+def _fixed_by(node: Any, expected: Any) -> Iterator[Place]:
+    if not isinstance(node, fx.Node):
+        return
+    if node.target in (operator.eq, operator.ne) and expected is (node.target is operator.eq):
+        sizes = [place for place in map(_place_of, node.args) if place is not None]
+        if len(sizes) == 1 and any(type(part) is int for part in node.args):
+            yield sizes[0]
+    elif type(expected) is int and (place := _place_of(node)) is not None:
+        yield place
+
+
+def _place_of(node: Any) -> Place | None:
+    """Return the size of an input that a node gives, if it gives one."""
+    if not isinstance(node, fx.Node):
+        return None
+    if node.target == "size" and len(node.args) == 2:
+        return _dimension(node.args[0], node.args[1])
+    if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+        return None
+    shape = node.args[0]
+    if (shape.target == "size" and len(shape.args) == 1) or (shape.target is getattr and shape.args[1] == "shape"):
+        return _dimension(shape.args[0], node.args[1])
+    return None
+
+
+def _dimension(tensor: Any, dimension: Any) -> Place | None:
+    steps: Steps = ()
+    while isinstance(tensor, fx.Node) and tensor.target is operator.getitem:
+        steps, tensor = (("item", tensor.args[1]), *steps), tensor.args[0]
+    if not isinstance(tensor, fx.Node) or tensor.op != "placeholder" or type(dimension) is not int:
+        return None
+    value = _at(meta_of(tensor).value, steps)
+    return (str(tensor.target), steps, dimension % len(value.shape)) if isinstance(value, TensorMeta) else None
+
+
+def _at(value: Any, steps: Steps) -> Any:
+    for _, key in steps:
+        value = value[key]
+    return value

@@ -1,0 +1,72 @@
+"""Sizes that the code's own checks fix are neither tried at others nor checked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import fxfeat
+from tests.opening.test_told import counting
+
+
+def _asserts(x: torch.Tensor) -> None:
+    torch._assert(x.shape[2] == 8, "height")
+
+
+def _compares(x: torch.Tensor) -> None:
+    if x.size(2) != 8:
+        raise ValueError("height")
+
+
+def _compares_the_other_way(x: torch.Tensor) -> None:
+    assert 8 == x.shape[-2]
+
+
+def _unpacks(x: torch.Tensor) -> None:
+    _, _, height, _ = x.shape
+    assert height == 8
+
+
+def _takes_from_the_size(x: torch.Tensor) -> None:
+    if x.size()[2] == 8:
+        return
+    raise ValueError("height")
+
+
+class Fixing(nn.Module):
+    def __init__(self, fix: Callable[[torch.Tensor], None]) -> None:
+        super().__init__()
+        self.fix, self.conv = fix, nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.fix(x)
+        return self.conv(x)
+
+
+FIXES = [_asserts, _compares, _compares_the_other_way, _unpacks, _takes_from_the_size]
+
+
+@pytest.mark.parametrize("fix", FIXES)
+def test_one_check_and_no_other_heights(fix: Callable[[torch.Tensor], None]) -> None:
+    with counting() as counts:
+        extractor = fxfeat.create_feature_extractor(Fixing(fix), ["conv"], example_inputs=torch.rand(2, 3, 8, 9))
+    assert extractor.code.count("    check(") == 1
+    # Each mode once, at another batch and width, and with two other numbers of channels, which do not run.
+    assert counts["recordings"] == 2 * 4
+    states = {status.axis: status.state for status in extractor.freedoms}
+    assert states == {"batch": "free", "height": "checked", "width": "free"}
+    assert extractor(torch.rand(5, 3, 8, 7))["conv"].shape == (5, 4, 8, 7)
+    with pytest.raises(fxfeat.GuardError):
+        extractor(torch.rand(2, 3, 9, 9))
+
+
+def test_a_size_that_is_only_bounded_is_tried() -> None:
+    def bound(x: torch.Tensor) -> None:
+        assert x.shape[2] > 4
+
+    extractor = fxfeat.create_feature_extractor(Fixing(bound), ["conv"], example_inputs=torch.rand(2, 3, 8, 9))
+    assert {status.axis: status.state for status in extractor.freedoms}["height"] == "free"
+    assert extractor(torch.rand(2, 3, 5, 9))["conv"].shape == (2, 4, 5, 9)
