@@ -171,7 +171,9 @@ def test_code_that_acts_on_gradients_is_not_written_out(run, reason):
 
 
 @pytest.mark.filterwarnings("ignore:.*jit")
-@pytest.mark.parametrize("run", [keeps_gradients, changes_a_gradient, retains, doubles_what_is_saved], ids=lambda run: run.__name__)
+@pytest.mark.parametrize(
+    "run", [keeps_gradients, changes_a_gradient, retains, doubles_what_is_saved], ids=lambda run: run.__name__
+)
 def test_a_module_that_stays_whole_acts_on_gradients(run):
     model = nn.Sequential(nn.Linear(4, 4), model_of(run), nn.Linear(4, 2))
     reference = copy.deepcopy(model)

@@ -76,6 +76,28 @@ def test_a_remembered_leaf_is_recorded_as_one_that_was_run(
         assert ran == remembered
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("is_one", [False, True])
+def test_a_remembered_attention_is_recorded_as_one_that_was_run(need_weights: bool, is_one: bool) -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.last = nn.MultiheadAttention(8, 2, dropout=0.1, batch_first=True), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x if is_one else x * 2
+            attended, _ = self.attention(x, y, y, need_weights=need_weights)
+            return self.last(attended)
+
+    model, x = Attending(), torch.rand(2, 5, 8)
+    for training in (True, False):
+        leaf_memo._OUTCOMES.clear()
+        function_memo._FORMS.clear()
+        ran, remembered = (describe(model.train(training), x, training) for _ in range(2))
+        assert ran == remembered
+    assert_equals_eager(Attending(), ["attention[0]", "last"], x, modes=(False,))
+
+
 FUNCTIONS: list[Callable[[torch.Tensor], torch.Tensor]] = [
     *(lambda x: x + 1, lambda x: x + 1.5, lambda x: x / 2, lambda x: x @ x.mT, lambda x: F.relu(x, inplace=True)),
     *(F.gelu, F.silu, lambda x: F.layer_norm(x, (8,)), lambda x: x.mean((1, 2)), lambda x: torch.cat([x, x], 1)),

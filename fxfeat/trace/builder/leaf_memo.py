@@ -16,7 +16,8 @@ from torch import is_grad_enabled, is_inference_mode_enabled, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import increment_version
 
-from fxfeat.ir.node_meta import RNG, Storage, TensorMeta, measure
+from fxfeat.ir.node_meta import Storage, TensorMeta, measure
+from fxfeat.ir.tree import leaves_of, map_structure
 from fxfeat.trace.builder.fakes import adopt_result, fake_of
 from fxfeat.trace.builder.measure import storage_of
 from fxfeat.trace.builder.memory import note_versions
@@ -30,9 +31,9 @@ _LEAVES: tuple[type[nn.Module], ...] = (
     *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.LogSoftmax, nn.GLU),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.MultiheadAttention),
 )
-"""Modules whose results and effects follow from their attributes and the form of their one input."""
+"""Modules whose results and effects follow from their attributes and the forms of their inputs."""
 
 _MOST = 4096
 _BOOKKEEPING = frozenset(vars(nn.Module()))
@@ -40,16 +41,24 @@ _STATE = (nn.Parameter, torch.Tensor)
 _PLAIN = (int, float, bool, str, type(None))
 
 Key = tuple[Any, ...]
+NOTHING = object()
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Stands for an input in a result."""
+
+    name: str
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a call gave: the form of a new tensor, or None for its input; and the memory it read and wrote, by name.
+    """What a call gave: forms in place of new tensors, names in place of its inputs; and the memory it read and wrote.
 
-    The empty name stands for the input.
+    An input is named by its number, a tensor of the module by its path.
     """
 
-    result: TensorMeta | None
+    result: Any
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     draws: bool
@@ -60,29 +69,40 @@ _OUTCOMES: OrderedDict[Key, _Outcome] = OrderedDict()
 
 def key_of(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> Key | None:
     """Return what the result of a call follows from; None where it has to be run."""
-    if trace.fake_tensors.kind != "meta" or type(module) not in _LEAVES or kwargs or len(args) != 1:
+    if trace.fake_tensors.kind != "meta" or type(module) not in _LEAVES or has_hooks(module):
         return None
-    if has_hooks(module) or is_inference_mode_enabled() or trace.settings.modes or torch._C._len_torch_dispatch_stack():
+    if is_inference_mode_enabled() or trace.settings.modes or torch._C._len_torch_dispatch_stack():
         return None
-    given = args[0] if isinstance(args[0], torch.Tensor) and not is_functorch_wrapped_tensor(args[0]) else None
-    if given is None or not _is_plain_tensor(given := fake_of(trace, given)):
+    parts = leaves_of((args, kwargs))
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    if any(is_functorch_wrapped_tensor(tensor) for tensor in tensors):
         return None
+    fakes = [fake_of(trace, tensor) for tensor in tensors]
     configuration = _configuration(module)
-    if configuration is None:
+    literals = tuple(part for part in parts if not isinstance(part, torch.Tensor))
+    if configuration is None or not all(map(_is_plain_tensor, fakes)) or not all(map(_is_plain, literals)):
         return None
-    metas = tuple(measure(fake_of(trace, tensor)) for _, tensor in _state_of(module))
-    state = tuple(name for name, _ in _state_of(module))
-    settings = (is_grad_enabled(), torch.get_default_dtype())
-    return (type(module), module.training, configuration, state, metas, measure(given), settings)
+    given = (len(args), tuple(kwargs), literals, tuple(map(measure, fakes)), _repeats(fakes))
+    state = tuple((name, measure(fake_of(trace, tensor))) for name, tensor in _state_of(module))
+    return (type(module), module.training, configuration, state, given, is_grad_enabled(), torch.get_default_dtype())
+
+
+def _repeats(tensors: list[torch.Tensor]) -> tuple[int, ...]:
+    """Tell which tensors are one and the same, by the number of the first."""
+    numbers = [id(tensor) for tensor in tensors]
+    return tuple(map(numbers.index, numbers))
 
 
 def _configuration(module: nn.Module) -> Key | None:
-    """List a module's own attributes; None where one is no plain value."""
+    """List the attributes of a module and its children; None where one is no plain value."""
     own = tuple((name, value) for name, value in vars(module).items() if name not in _BOOKKEEPING)
-    if module._modules or not all(_is_plain(value) for _, value in own):
+    if not all(_is_plain(value) for _, value in own):
         return None
-    is_own = (type(tensor) in _STATE and not is_functorch_wrapped_tensor(tensor) for _, tensor in _state_of(module))
-    return own if all(is_own) else None
+    if not all(type(tensor) in _STATE and not is_functorch_wrapped_tensor(tensor) for _, tensor in _state_of(module)):
+        return None
+    children = [(type(child), _configuration(child)) for child in module.children()]
+    are_plain = all(configuration is not None for _, configuration in children)
+    return (own, *children) if are_plain and not any(map(has_hooks, module.children())) else None
 
 
 def _is_plain_tensor(tensor: torch.Tensor) -> bool:
@@ -95,59 +115,84 @@ def _is_plain(value: Any) -> bool:
     return type(value) in _PLAIN
 
 
-def _state_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _state_of(module: nn.Module, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     for named in (module._parameters, module._buffers):
-        yield from ((name, tensor) for name, tensor in named.items() if tensor is not None)
+        yield from ((path + name, tensor) for name, tensor in named.items() if tensor is not None)
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _state_of(child, f"{path}{name}.")
 
 
-def recall(trace: Trace, key: Key, module: nn.Module, given: Any) -> torch.Tensor | None:
-    """Return what a call of that key gives, noting its effects; None where no such call has run."""
+def recall(trace: Trace, key: Key, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """Return what a call of that key gives, noting its effects; ``NOTHING`` where no such call has run."""
     outcome = _OUTCOMES.get(key)
     if outcome is None:
-        return None
-    fake, effects = fake_of(trace, given), trace.memory.effects
-    memory = _memory_of(trace, module, fake)
-    effects.reads |= {memory[name] for name in outcome.reads}
-    writes = {memory[name] for name in outcome.writes}
-    effects.writes |= writes
+        return NOTHING
+    named = _name_tensors(trace, module, args, kwargs)
+    result = map_structure(outcome.result, lambda part: _make(part, named))
+    returned = _new_tensors(result, named)
+    for tensor in returned.values():
+        adopt_result(trace, tensor)
+    named |= returned
+    writes = {storage_of(named[name]) for name in outcome.writes}
+    effects = trace.memory.effects
+    effects.add(Effects({storage_of(named[name]) for name in outcome.reads}, writes))
     trace.memory.written |= writes
     if outcome.draws:
         effects.note_draw()
     for name in outcome.writes:
-        increment_version(fake if not name else fake_of(trace, _tensor_at(module, name)))
-    if outcome.result is None:
-        note_versions(trace, [fake], writes)
-        return fake
-    shape, stride = outcome.result.shape, outcome.result.stride
-    result = torch.empty_strided(shape, stride, dtype=outcome.result.dtype, device="meta")
-    adopt_result(trace, result)
-    note_versions(trace, [fake, result], writes)
+        increment_version(named[name])
+    note_versions(trace, list(named.values()), writes)
     return result
 
 
-def remember(trace: Trace, key: Key, module: nn.Module, given: Any, result: Any) -> None:
-    """Keep what a call gave and did, unless its result is another tensor over memory that was there."""
-    if type(result) is not torch.Tensor or not result.is_meta:
+def _new_tensors(result: Any, named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Name the tensors of a result that were not given."""
+    given = {id(tensor) for tensor in named.values()}
+    returned = (part for part in leaves_of(result) if isinstance(part, torch.Tensor) and id(part) not in given)
+    return {f"result {number}": tensor for number, tensor in enumerate(returned)}
+
+
+def _make(part: Any, named: dict[str, torch.Tensor]) -> Any:
+    if isinstance(part, TensorMeta):
+        return torch.empty_strided(part.shape, part.stride, dtype=part.dtype, device="meta")
+    return named[part.name] if isinstance(part, _Given) else part
+
+
+def remember(trace: Trace, key: Key, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+    """Keep what a call gave and did, unless it gave another tensor over memory that was there."""
+    named, effects = _name_tensors(trace, module, args, kwargs), trace.memory.effects
+    given = {storage_of(tensor) for tensor in named.values()}
+    by_identity = {id(tensor): name for name, tensor in reversed(named.items())}
+    returned = _new_tensors(map_structure(result, lambda part: _fake(trace, part)), named)
+    if not all(type(tensor) is torch.Tensor and tensor.is_meta for tensor in returned.values()):
         return
-    fake, effects = fake_of(trace, given), trace.memory.effects
-    names = {storage: name for name, storage in _memory_of(trace, module, fake).items()}
-    is_same = fake_of(trace, result) is fake
-    if not is_same and storage_of(result) in names:
+    if any(storage_of(tensor) in given for tensor in returned.values()):
         return
-    reads, writes = (tuple(sorted({names[part] for part in parts if part in names})) for parts in _parts(effects))
-    _OUTCOMES[key] = _Outcome(None if is_same else measure(result), reads, writes, effects.draws)
+    by_memory = {storage_of(tensor): name for name, tensor in reversed((named | returned).items())}
+
+    def form(part: Any) -> Any:
+        if not isinstance(part, torch.Tensor):
+            return part
+        name = by_identity.get(id(fake_of(trace, part)))
+        return measure(part) if name is None else _Given(name)
+
+    reads, writes = (_named(parts, by_memory) for parts in (effects.reads, effects.writes))
+    _OUTCOMES[key] = _Outcome(map_structure(result, form), reads, writes, effects.draws)
     if len(_OUTCOMES) > _MOST:
         _OUTCOMES.popitem(last=False)
 
 
-def _parts(effects: Effects) -> tuple[set[Storage], set[Storage]]:
-    return effects.reads - {RNG}, effects.writes - {RNG}
+def _fake(trace: Trace, part: Any) -> Any:
+    return fake_of(trace, part) if isinstance(part, torch.Tensor) else part
 
 
-def _memory_of(trace: Trace, module: nn.Module, given: torch.Tensor) -> dict[str, Storage]:
-    memory = {name: storage_of(fake_of(trace, tensor)) for name, tensor in _state_of(module)}
-    return {**memory, "": storage_of(given)}
+def _named(memory: set[Storage], names: dict[Storage, str]) -> tuple[str, ...]:
+    """Name memory; what has no name the call has made itself."""
+    return tuple(sorted(names[part] for part in memory if part in names))
 
 
-def _tensor_at(module: nn.Module, name: str) -> torch.Tensor:
-    return next(tensor for other, tensor in _state_of(module) if other == name)
+def _name_tensors(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> dict[str, torch.Tensor]:
+    given = [part for part in leaves_of((args, kwargs)) if isinstance(part, torch.Tensor)]
+    named = {str(number): fake_of(trace, tensor) for number, tensor in enumerate(given)}
+    return {**named, **{name: fake_of(trace, tensor) for name, tensor in _state_of(module)}}

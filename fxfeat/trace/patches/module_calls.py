@@ -18,7 +18,7 @@ from torch import nn
 from fxfeat.ir.module_call import ModuleCall, Opaque, hide_modules
 from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
 from fxfeat.trace.builder.fakes import is_state
-from fxfeat.trace.builder.leaf_memo import key_of, recall, remember
+from fxfeat.trace.builder.leaf_memo import NOTHING, key_of, recall, remember
 from fxfeat.trace.builder.measure import LITERALS
 from fxfeat.trace.builder.memory import inside_whole_call
 from fxfeat.trace.builder.nodes import next_call_path
@@ -146,8 +146,8 @@ def _run_inside(trace: Trace, module: nn.Module, plain: Callable[..., Any], args
     """Run a module inside a whole call; a leaf of torch's is not run where it would do what another has done."""
     with unobserved():
         key = key_of(trace, module, args, kwargs)
-        recalled = recall(trace, key, module, args[0]) if key is not None else None
-    if recalled is not None:
+        recalled = NOTHING if key is None else recall(trace, key, module, args, kwargs)
+    if recalled is not NOTHING:
         return recalled
     if key is None:
         return plain(*args, **kwargs)
@@ -155,7 +155,7 @@ def _run_inside(trace: Trace, module: nn.Module, plain: Callable[..., Any], args
     try:
         result = plain(*args, **kwargs)
         with unobserved():
-            remember(trace, key, module, args[0], result)
+            remember(trace, key, module, args, kwargs, result)
         return result
     finally:
         outer.add(trace.memory.effects)
