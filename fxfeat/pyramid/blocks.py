@@ -16,6 +16,7 @@ from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.maps import Maps
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import mixes
+from fxfeat.vision.reduction import Reduction, join_axes
 from fxfeat.vision.shapes import position_of
 from fxfeat.vision.value_names import name_value
 
@@ -54,11 +55,12 @@ def find_blocks(
     run = max(runs, key=lambda run: (_count_parameters(recording, run), -run[0].module_call.index), default=[])
     if not run or not _is_most(recording, run) or not _is_one_stem(recording, drops, run):
         return ()
-    reduction = math.prod(drop.factor for drop in drops) if drops else round(maps.layouts[run[0].node].size)
+    factors = [drop.factor for drop in drops] or [tuple(map(round, maps.layouts[run[0].node].scale))]
+    reduction = join_axes([math.prod(axis) for axis in zip(*factors, strict=True)])
     return _make_levels(recording, maps, run, reduction)
 
 
-def _make_levels(recording: Recording, maps: Maps, run: list[Block], reduction: int) -> tuple[Level, ...]:
+def _make_levels(recording: Recording, maps: Maps, run: list[Block], reduction: Reduction) -> tuple[Level, ...]:
     table = name_nodes(recording)
     kind = type(recording.root.get_submodule(run[0].module_call.path)).__name__
     levels = []

@@ -16,7 +16,7 @@ from fxfeat.vision.operations import JOINS, function_of
 from fxfeat.vision.shapes import position_of
 
 DROP = 1.5
-"""A map is of a lower resolution than another if its scale is at least this many times the other's."""
+"""A map is of a lower resolution than another if along some axis its scale is at least this many times the other's."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def find_descent(recording: Recording, flow: nx.DiGraph, maps: Maps) -> Descent:
 
 
 def is_drop(before: Layout, after: Layout) -> bool:
-    """Say whether one map is of a lower resolution than another."""
-    return after.size >= DROP * before.size
+    """Say whether one map is of a lower resolution than another, along any axis."""
+    return any(now >= DROP * then for then, now in zip(before.scale, after.scale, strict=True))
 
 
 def _above(flow: nx.DiGraph, bottom: fx.Node) -> nx.DiGraph:

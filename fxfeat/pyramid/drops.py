@@ -24,7 +24,7 @@ class Drop:
     Attributes:
         nodes: the operations that lower the resolution: several where a shortcut does so too.
         source: the map of the higher resolution that goes into the module that holds the drop.
-        factor: how many times lower the resolution is after it.
+        factor: how many times lower the resolution is after it, along each axis.
         module_call: the outermost call of a module that holds this drop alone; None where only the whole model does.
         stage: the outermost call that holds this drop and no other, even if what it was given is not the source.
         passed: whether some of the image passes by the source, because resolutions run side by side.
@@ -32,7 +32,7 @@ class Drop:
 
     nodes: tuple[fx.Node, ...]
     source: fx.Node
-    factor: int
+    factor: tuple[int, ...]
     module_call: ModuleCall | None = None
     stage: ModuleCall | None = None
     passed: bool = False
@@ -68,18 +68,19 @@ def _split(
     for size, following in itertools.pairwise([layouts[before].size, *sizes, after.size]):
         lowered = {node: [s for s in sources[node] if _is_near(layouts[s].size, size)] for node in region}
         last = [node for node in region if any(is_drop(layouts[s], layouts[node]) for s in lowered[node])][-1:]
-        factor = max(1, round(following / size))
+        factor = (max(1, round(following / size)),) * len(after.scale)
         drops += [Drop((node,), max(lowered[node], key=position_of), factor, passed=True) for node in last]
     return drops
 
 
-def _measure(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> int:
-    """Say how many times lower an operation makes the resolution.
+def _measure(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> tuple[int, ...]:
+    """Say how many times lower an operation makes the resolution along each axis.
 
     Measured at the operation, not over the whole chain: convolutions without padding shrink a grid without a stride.
     """
     before = [layouts[source] for source in sources[node] if is_drop(layouts[source], layouts[node])]
-    return round(layouts[node].size / max(layout.size for layout in before))
+    source = max(before, key=lambda layout: layout.size)
+    return tuple(max(1, round(now / then)) for then, now in zip(source.scale, layouts[node].scale, strict=True))
 
 
 def _find_sizes(region: list[fx.Node], before: Layout, after: Layout, layouts: dict[fx.Node, Layout]) -> list[float]:
@@ -89,6 +90,10 @@ def _find_sizes(region: list[fx.Node], before: Layout, after: Layout, layouts: d
         if size >= DROP * (sizes[-1] if sizes else before.size) and after.size >= DROP * size:
             sizes.append(size)
     return sizes
+
+
+def _is_level(left: Layout, right: Layout) -> bool:
+    return not is_drop(left, right) and not is_drop(right, left)
 
 
 def _is_near(left: float, right: float) -> bool:
@@ -112,13 +117,13 @@ def _place(
     module_call = next((call for call in holding if not _works_first(recording, descent, call, drop.nodes)), None)
     if module_call is None:
         return drop
-    size = layouts[drop.source].size
+    above = layouts[drop.source]
     if drop.passed:
         inside = [node for node in sources if module_call.start <= position_of(node) < module_call.stop]
         entering = {source for node in inside for source in sources[node]}
     else:
         entering = set(descent.chain)
-    given = [s for s in entering if position_of(s) < module_call.start and _is_near(layouts[s].size, size)]
+    given = [s for s in entering if position_of(s) < module_call.start and _is_level(layouts[s], above)]
     return replace(drop, module_call=module_call, source=max(given, key=position_of, default=drop.source))
 
 

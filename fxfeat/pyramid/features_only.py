@@ -20,6 +20,7 @@ from fxfeat.stride import limit_stride
 from fxfeat.trace.setup import read_setup
 from fxfeat.vision.example_arguments import as_example_inputs
 from fxfeat.vision.layout import Order
+from fxfeat.vision.reduction import coarsest, join_axes, split_axes
 
 
 def features_only(
@@ -70,7 +71,7 @@ def features_only(
     wanted = read_out_indices(out_indices, search.levels, search.flat)
     levels, example = search.levels, as_example_inputs(setup.examples[0])
     source = setup.model
-    if output_stride is not None and output_stride != levels[-1].reduction:
+    if output_stride is not None and output_stride != coarsest(levels[-1].reduction):
         source = limit_stride(source, output_stride, example_inputs=example)
         levels = tuple(limit_level(level, output_stride) for level in levels)
     names = {levels[index].module: str(index) for index in sorted(set(wanted))}
@@ -82,11 +83,12 @@ def features_only(
 
 def limit_level(level: Level, output_stride: int) -> Level:
     """Describe a level of a model whose strides were limited."""
-    factor = max(1, level.reduction // output_stride)
-    grid = tuple(size * factor for size in level.layout.grid)
-    scale = tuple(size / factor for size in level.layout.scale)
-    layout = replace(level.layout, grid=grid, scale=scale)
-    return replace(level, reduction=level.reduction // factor, layout=layout)
+    steps = split_axes(level.reduction, len(level.layout.grid))
+    factors = [max(1, step // output_stride) for step in steps]
+    grid = tuple(size * factor for size, factor in zip(level.layout.grid, factors, strict=True))
+    scale = tuple(size / factor for size, factor in zip(level.layout.scale, factors, strict=True))
+    reduction = join_axes([step // factor for step, factor in zip(steps, factors, strict=True)])
+    return replace(level, reduction=reduction, layout=replace(level.layout, grid=grid, scale=scale))
 
 
 def _place_of(model: nn.Module, image: fx.Node) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import fx
 
@@ -13,13 +13,14 @@ from fxfeat.errors import TraceError
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.names.table import name_nodes
+from fxfeat.pyramid.places import Places, lay_places, move_places
 from fxfeat.pyramid.read_layout import Extent, read_layout
-from fxfeat.pyramid.token_order import is_shuffled
+from fxfeat.pyramid.read_tokens import is_in_order, read_tokens
 from fxfeat.trace.setup import Setup
 from fxfeat.vision.larger_recording import enlarge, find_image_axes, find_length_axes, record_larger
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import attends
-from fxfeat.vision.operations import slides
+from fxfeat.vision.operations import TURNS, VIEWS, function_of, slides
 from fxfeat.vision.shapes import Shape, shape_of
 from fxfeat.vision.token_layout import nearest_layouts
 
@@ -66,19 +67,62 @@ def find_maps(setup: Setup, recording: Recording) -> Maps:
 def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape] | None) -> Maps:
     extent = Extent(shape_of(image)[0], shape_of(image)[2:], None if larger is None else larger[image][2:])
     layouts: dict[fx.Node, Layout] = {image: Layout("NCHW", extent.grid, shape_of(image)[1], (1.0,) * len(extent.grid))}
+    places: dict[fx.Node, Places] = {image: lay_places(layouts[image], shape_of(image))}
     grids: dict[object, Layout] = {}
-    for node in recording.graph.nodes:
-        shape, other = shape_of(node), None if larger is None else larger.get(node)
-        if node is image or node.op in ("placeholder", "get_attr") or (larger is not None and other is None):
+    last = {source: node for node in recording.nodes for source in node.all_input_nodes}
+    for node in recording.nodes:
+        if node is image or node.op in ("placeholder", "get_attr"):
             continue
-        if len(shape) > 3 and attends(node):
-            continue
-        layout = read_layout(shape, other, extent, _near(node, layouts, grids), slides(recording, node))
+        moved = move_places(recording, node, places)
+        layout = _read(recording, node, larger, Seen(extent, layouts, grids, moved))
         if layout is not None:
-            layout = replace(layout, shuffled=is_shuffled(node, layout, layouts))
             layouts[node] = layout
             grids[layout.grid, layout.scale] = layout
+        if layout is not None and layout.order != "NLC":
+            moved = lay_places(layout, shape_of(node))
+        if moved is not None:
+            places[node] = moved
+        for source in node.all_input_nodes:
+            if last[source] is node:
+                places.pop(source, None)
     return Maps(image, extent, layouts)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known when a value is read: the maps before it, and where its own numbers lie."""
+
+    extent: Extent
+    layouts: dict[fx.Node, Layout]
+    grids: dict[object, Layout]
+    places: Places | None
+
+
+def _read(recording: Recording, node: fx.Node, larger: dict[fx.Node, Shape] | None, seen: Seen) -> Layout | None:
+    """Read a value with axes for its grid from its shape, and tokens from where they lie."""
+    shape, other = shape_of(node), None if larger is None else larger.get(node)
+    if (larger is not None and other is None) or (len(shape) > 3 and attends(node)):
+        return None
+    near = _near(node, seen.layouts, seen.grids)
+    layout = read_layout(shape, other, seen.extent, near, slides(recording, node))
+    if layout is not None and _is_arranged(node):
+        layout = layout if _keeps_order(layout, seen.places) else None
+    if len(shape) != 3 or seen.places is None or shape[0] != seen.extent.batch:
+        return layout
+    tokens = read_tokens(seen.places, seen.extent.grid, shape[2])
+    if tokens is None or (other is not None and (other[1] == shape[1] or other[2] != shape[2])):
+        return layout
+    return tokens if layout is None or tokens.places != shape[1] else layout
+
+
+def _is_arranged(node: fx.Node) -> bool:
+    return function_of(node) in VIEWS | TURNS
+
+
+def _keeps_order(layout: Layout, places: Places | None) -> bool:
+    """Say whether what was arranged anew is a map still: it comes from places of the image, in the image's order."""
+    first = 2 if layout.order == "NCHW" else 1
+    return places is not None and is_in_order(places, range(first, first + len(layout.grid)))
 
 
 def find_image(recording: Recording) -> fx.Node:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fxfeat.pyramid.levels import Level
 from fxfeat.vision.level_indices import Wording, read_level_indices
+from fxfeat.vision.reduction import coarsest
 
 _MOST_LEVELS = 5
 _BLOCKS = 3
@@ -39,7 +40,7 @@ def read_out_indices(out_indices: Any, levels: Sequence[Level], flat: bool) -> t
 def _choose_usual(levels: Sequence[Level], flat: bool) -> tuple[int, ...]:
     if flat:
         return tuple(level.index for level in levels[-_BLOCKS:])
-    usual = [level.index for level in levels if 2 <= level.reduction <= 2**_MOST_LEVELS]
+    usual = [level.index for level in levels if 2 <= coarsest(level.reduction) <= 2**_MOST_LEVELS]
     return tuple(usual[-_MOST_LEVELS:] or [level.index for level in levels][-_MOST_LEVELS:])
 
 
