@@ -135,7 +135,7 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
     """Say whether a module's call does most of its work at the higher resolution, before it lowers it.
 
     Then what it was given is not yet the feature of that resolution: a stage of blocks with the reduction at its end,
-    or a convolution, an activation and a pool in one container.
+    or several convolutions and a pool in one container. One convolution and a pool are a strided convolution in parts.
     """
     first, last = position_of(nodes[0]), position_of(nodes[-1])
     before = [node for node in descent.chain if module_call.start <= position_of(node) < first]
@@ -146,11 +146,11 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
     ]
     worked = {n for call in blocks for n in recording.nodes[call.start : call.stop] if mixes(recording, n)}
     left = [node for node in recording.nodes[first : module_call.stop] if mixes(recording, node)]
-    if len(worked) > len(left):
+    if len(worked) > max(1, len(left)):
         return True
     after = recording.nodes[last + 1 : module_call.stop]
     ends = not any(has_weights(recording, node) for node in after)
-    return ends and any(mixes(recording, node) for node in before)
+    return ends and sum(mixes(recording, node) for node in before) > 1
 
 
 def _returns(module_call: ModuleCall, nodes: list[fx.Node]) -> bool:

@@ -12,6 +12,7 @@ from fxfeat.errors import GuardError, RequestError
 from fxfeat.vision.layout import Layout, Order
 
 FORMATS: tuple[Order, ...] = ("NCHW", "NHWC", "NLC")
+TOKENS: tuple[Order, ...] = ("NLC", "LNC")
 
 
 def check_format(output_fmt: Any) -> Order:
@@ -35,7 +36,8 @@ def to_format(value: torch.Tensor, layout: Layout, image: tuple[int, ...], wante
         torch.Size([2, 384, 14, 14])
 
     Args:
-        value: the map, of shape ``(N, C, *grid)``, ``(N, *grid, C)`` or ``(N, tokens, C)``.
+        value: the map, of shape ``(N, C, *grid)``, ``(N, *grid, C)``, ``(N, tokens, C)`` or
+            ``(tokens, N, C)``.
         layout: how it holds it.
         image: the size of the image that it was computed from, without batch and channels.
         wanted: ``NCHW``, ``NHWC`` or ``NLC``.
@@ -43,17 +45,23 @@ def to_format(value: torch.Tensor, layout: Layout, image: tuple[int, ...], wante
     Raises:
         GuardError: where the number of tokens fits no grid for this image, or their order is known for another one.
     """
-    if layout.order == "NLC":
-        value = _take_tokens(value, layout, image)
-    if layout.order == wanted:
+    of_tokens = layout.order in TOKENS
+    if of_tokens:
+        value = _take_tokens(tokens_of(value, layout), layout, image)
+    if layout.order == wanted or (of_tokens and wanted == "NLC"):
         return value
-    if layout.order == "NLC":
+    if of_tokens:
         value = value.unflatten(1, find_grid(value.shape[1], layout, image))
     elif layout.order == "NCHW":
         value = value.movedim(1, -1)
     if wanted == "NLC":
         return value.flatten(1, -2)
     return value.movedim(-1, 1).contiguous() if wanted == "NCHW" else value
+
+
+def tokens_of(value: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Put the images of a batch of tokens first, those that are not the grid's included."""
+    return value.transpose(0, 1) if layout.order == "LNC" else value
 
 
 def _take_tokens(value: torch.Tensor, layout: Layout, image: tuple[int, ...]) -> torch.Tensor:

@@ -29,7 +29,7 @@ class Level:
     Attributes:
         index: its place among the levels, from 0.
         module: the name to ask for it by, of a module or an operation.
-        reduction: how many pixels of the image one step on its grid is; one number, or one for each axis if they differ.
+        reduction: how many pixels of the image one step on its grid is; one number, or one for each axis.
         layout: how it holds the map, at the example's size.
         node: the value in the recording.
         why: the rule that chose it, in words.

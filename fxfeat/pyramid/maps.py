@@ -13,6 +13,7 @@ from fxfeat.errors import TraceError
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.names.table import name_nodes
+from fxfeat.pyramid.formats import TOKENS
 from fxfeat.pyramid.places import Places, lay_places, move_places
 from fxfeat.pyramid.read_layout import Extent, read_layout
 from fxfeat.pyramid.read_tokens import is_in_order, read_tokens
@@ -78,7 +79,7 @@ def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape
         if layout is not None:
             layouts[node] = layout
             grids[layout.grid, layout.scale] = layout
-        if layout is not None and layout.order != "NLC":
+        if layout is not None and layout.order not in TOKENS:
             moved = lay_places(layout, shape_of(node))
         if moved is not None:
             places[node] = moved
@@ -107,12 +108,21 @@ def _read(recording: Recording, node: fx.Node, larger: dict[fx.Node, Shape] | No
     layout = read_layout(shape, other, seen.extent, near, slides(recording, node))
     if layout is not None and _is_arranged(node):
         layout = layout if _keeps_order(layout, seen.places) else None
-    if len(shape) != 3 or seen.places is None or shape[0] != seen.extent.batch:
-        return layout
-    tokens = read_tokens(seen.places, seen.extent.grid, shape[2])
-    if tokens is None or (other is not None and (other[1] == shape[1] or other[2] != shape[2])):
-        return layout
-    return tokens if layout is None or tokens.places != shape[1] else layout
+    tokens = _read_tokens(shape, other, seen) if len(shape) == 3 and seen.places is not None else None
+    # What has a place for each number along one axis is a map of one axis too.
+    is_map = layout is not None and (tokens is None or tokens.grid == layout.grid)
+    return layout if is_map else tokens
+
+
+def _read_tokens(shape: Shape, other: Shape | None, seen: Seen) -> Layout | None:
+    assert seen.places is not None
+    for order, batch in (("NLC", 0), ("LNC", 1)):
+        grows = other is None or (other[1 - batch] != shape[1 - batch] and other[2] == shape[2])
+        if shape[batch] == seen.extent.batch and grows:
+            tokens = read_tokens(seen.places, seen.extent.grid, order)
+            if tokens is not None:
+                return tokens
+    return None
 
 
 def _is_arranged(node: fx.Node) -> bool:

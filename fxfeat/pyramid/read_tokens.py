@@ -8,25 +8,28 @@ from collections.abc import Sequence
 import torch
 
 from fxfeat.pyramid.places import Places
-from fxfeat.vision.layout import Layout, Sorting
+from fxfeat.vision.layout import Layout, Order, Sorting
 
 _PRECISION = 1e-3
 
 
-def read_tokens(places: Places, image: tuple[int, ...], channels: int) -> Layout | None:
+def read_tokens(places: Places, image: tuple[int, ...], order: Order) -> Layout | None:
     """Say how tokens hold a map; None where they are not all the places of one grid, once each.
 
     Args:
-        places: of a value of shape ``(N, tokens, channels)``.
+        places: of a value of three axes.
         image: its size.
-        channels: how many numbers each token has.
+        order: ``NLC`` or ``LNC``.
 
     Example:
         >>> rows, columns = (torch.tensor([torch.nan, *axis]).view(1, 5, 1) for axis in ((1, 1, 9, 9), (1, 9, 1, 9)))
-        >>> read_tokens((rows, columns), (16, 16), 3)
-        Layout(order='NLC', grid=(2, 2), channels=3, scale=(8.0, 8.0), prefix=1, suffix=0, sorting=None)
+        >>> read_tokens((rows, columns), (16, 16), "NLC")
+        Layout(order='NLC', grid=(2, 2), channels=1, scale=(8.0, 8.0), prefix=1, suffix=0, sorting=None)
     """
-    if not all(isinstance(axis, torch.Tensor) and axis.dim() == 3 and _is_alike(axis) for axis in places):
+    if not all(isinstance(axis, torch.Tensor) and axis.dim() == 3 for axis in places):
+        return None
+    places = places if order == "NLC" else tuple(axis.transpose(0, 1) for axis in places)
+    if not all(map(_is_alike, places)):
         return None
     lying = torch.stack([axis[0, :, 0] for axis in places]).div(_PRECISION).round()
     on_image = ~lying.isnan().any(0)
@@ -41,11 +44,11 @@ def read_tokens(places: Places, image: tuple[int, ...], channels: int) -> Layout
     assert isinstance(number, torch.Tensor)
     if len(number.unique()) != len(number):
         return None
-    order = index[number.argsort()].tolist()
+    rows = index[number.argsort()].tolist()
     first, last = int(index[0]), int(index[-1])
     scale = tuple(float(axis.diff().median()) * _PRECISION for axis in axes)
-    sorting = None if order == list(range(first, last + 1)) else Sorting(tuple(order), image)
-    return Layout("NLC", grid, channels, scale, first, lying.shape[1] - last - 1, sorting)
+    sorting = None if rows == list(range(first, last + 1)) else Sorting(tuple(rows), image)
+    return Layout(order, grid, places[0].shape[2], scale, first, lying.shape[1] - last - 1, sorting)
 
 
 def is_in_order(places: Places, axes: Sequence[int]) -> bool:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Order = Literal["NCHW", "NHWC", "NLC"]
+Order = Literal["NCHW", "NHWC", "NLC", "LNC"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Layout:
     """How a value holds a map.
 
     Attributes:
-        order: ``NCHW`` (one channel axis, then the grid), ``NHWC`` (the grid, then channels) or ``NLC`` (tokens).
-            The same words are used for grids of one or three axes.
+        order: ``NCHW`` (one channel axis, then the grid), ``NHWC`` (the grid, then channels), ``NLC`` (tokens) or
+            ``LNC`` (tokens before images). The same words are used for grids of one or three axes.
         grid: the size of the map, as in ``(14, 14)``.
         channels: how many numbers each place has.
         scale: how many pixels of the image one step on each axis of the grid is, not rounded.

@@ -69,6 +69,7 @@ def _valued(arguments: Any, value_of: Callable[[fx.Node], Any]) -> Any:
 
 
 def read_attribute(recording: Recording, path: str) -> Any:
+    """Read what a ``get_attr`` node of a recording reads."""
     if path in recording.tensors:
         return recording.tensors[path]
     owner: Any = recording.root
