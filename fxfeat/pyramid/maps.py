@@ -116,7 +116,8 @@ def _read(recording: Recording, node: fx.Node, larger: dict[fx.Node, Shape] | No
 
 def _read_tokens(shape: Shape, other: Shape | None, seen: Seen) -> Layout | None:
     assert seen.places is not None
-    for order, batch in (("NLC", 0), ("LNC", 1)):
+    for order in TOKENS:
+        batch = order.index("N")
         grows = other is None or (other[1 - batch] != shape[1 - batch] and other[2] == shape[2])
         if shape[batch] == seen.extent.batch and grows:
             tokens = read_tokens(seen.places, seen.extent.grid, order)

@@ -12,7 +12,8 @@ from torch import fx, nn
 from fxfeat.ir.node_meta import TensorMeta, holds_tensor, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.vision.layout import Layout
-from fxfeat.vision.operations import ATTENTION, JOINS, PARTS, TURNS, VIEWS, function_of, module_of
+from fxfeat.vision.learnt import has_weights
+from fxfeat.vision.operations import ATTENTION, JOINS, PARTS, TURNS, VIEWS, function_of, module_of, slides
 from fxfeat.vision.replay import read_attribute, run_call
 from fxfeat.vision.shapes import Shape, is_tensor, position_of, shape_of
 from fxfeat.vision.token_layout import lay_out
@@ -78,7 +79,26 @@ def _move(
     given = [places[source][axis] for source in sources]
     if name in ATTENTION | {"einsum"}:
         return _attend(node, name, value_of)
-    return _keep(meta_of(node).value, [part for part in given if isinstance(part, torch.Tensor)])
+    kept = [part for part in given if isinstance(part, torch.Tensor)]
+    if slides(recording, node) and is_tensor(node):
+        return _slide(shape_of(node), kept[0])
+    if has_weights(recording, node):
+        kept = [part.nanmean(-1, keepdim=True).expand(part.shape) for part in kept]
+    return _keep(meta_of(node).value, kept)
+
+
+def _slide(shape: Shape, given: torch.Tensor) -> torch.Tensor:
+    """Place what a window makes at the window's middle, as far as sizes tell: windows lie evenly over a map."""
+    if given.dim() != len(shape) or len(shape) < 3 or given.shape[0] != shape[0]:
+        raise ValueError
+    middle = given.nanmean(1, keepdim=True)
+    for axis, size in enumerate(shape[2:], 2):
+        before = middle.shape[axis]
+        at = ((torch.arange(size) + 0.5) * before / size - 0.5).clamp(0, before - 1)
+        low, high = middle.index_select(axis, at.floor().long()), middle.index_select(axis, at.ceil().long())
+        share = (at - at.floor()).view(-1, *(1,) * (len(shape) - axis - 1))
+        middle = low + (high - low) * share
+    return middle.expand(shape)
 
 
 def _value_without_places(recording: Recording, node: fx.Node) -> Any:

@@ -29,9 +29,11 @@ def read_tokens(places: Places, image: tuple[int, ...], order: Order) -> Layout 
     if not all(isinstance(axis, torch.Tensor) and axis.dim() == 3 for axis in places):
         return None
     places = places if order == "NLC" else tuple(axis.transpose(0, 1) for axis in places)
-    if not all(map(_is_alike, places)):
+    # A token may hold several places, such as the pixels of its patch.
+    middle = torch.stack([axis.nanmean(-1) for axis in places]).div(_PRECISION).round()
+    lying = middle[:, 0]
+    if not torch.equal(middle.nan_to_num(), lying.nan_to_num().unsqueeze(1).expand_as(middle)):
         return None
-    lying = torch.stack([axis[0, :, 0] for axis in places]).div(_PRECISION).round()
     on_image = ~lying.isnan().any(0)
     index = on_image.nonzero().flatten()
     axes = [axis[on_image].unique() for axis in lying]
@@ -64,9 +66,3 @@ def _grows(place: torch.Tensor, axis: int) -> bool:
     lines = place.movedim(axis, 0).flatten(1)
     first = lines[:, :1]
     return bool((lines == first).all()) and bool((first.diff(dim=0) > 0).all())
-
-
-def _is_alike(axis: torch.Tensor) -> bool:
-    """Say whether all images of a batch, and all numbers of a token, lie at the same place."""
-    token = axis[:1, :, :1].expand_as(axis)
-    return bool(((axis == token) | (axis.isnan() & token.isnan())).all())
