@@ -65,6 +65,8 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
 
 
 def _explain(drop: Drop) -> str:
+    if drop.module_call is not None and max(drop.factor) == 1:
+        return f"goes into {drop.module_call.path}, a stage that is dilated in place of a stride"
     if drop.module_call is None:
         names = ", ".join(dict.fromkeys(str(node) for node in drop.nodes[:2]))
         return f"the last map before {names} lowers the resolution, which no module does by itself"

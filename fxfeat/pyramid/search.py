@@ -12,6 +12,7 @@ from fxfeat.errors import TraceError
 from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.blocks import find_blocks
 from fxfeat.pyramid.descent import find_descent
+from fxfeat.pyramid.dilations import add_dilated
 from fxfeat.pyramid.drops import find_drops
 from fxfeat.pyramid.flow import draw_image_flow
 from fxfeat.pyramid.levels import Level, find_levels
@@ -55,7 +56,7 @@ def search_levels(setup: Setup) -> LevelSearch:
     blocks = find_blocks(recording, maps, flow, drops, least=2 if descent.whole else 3)
     if blocks:
         return LevelSearch(recording, maps, blocks, True)
-    levels = find_levels(recording, maps, descent, drops)
+    levels = find_levels(recording, maps, descent, add_dilated(recording, descent, maps.layouts, drops))
     if not levels:
         raise TraceError(_explain_none(recording, maps))
     if _is_projection_alone(recording, flow, levels):
