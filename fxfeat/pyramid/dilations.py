@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import fx
 
-from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.descent import Descent
-from fxfeat.pyramid.drops import Drop
+from fxfeat.pyramid.drops import Drop, find_drops
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import mixes
 from fxfeat.vision.operations import module_of
@@ -28,20 +27,24 @@ def add_dilated(
     These lie in a stage of the same class and in the same container as the stage of the drop before. What grows its
     dilation within a stage or in a head, for context, is none.
     """
-    added = list(drops)
     if not drops:
-        return added
-    lowering = {node for drop in drops for node in drop.nodes}
-    for source, node in _find_doublings(recording, descent, position_of(drops[0].nodes[0])):
-        before = [drop for drop in added if position_of(drop.nodes[-1]) < position_of(node)][-1]
-        stage = _find_stage(recording, node, before, [*lowering, *(drop.nodes[0] for drop in added)])
-        if stage is None:
-            continue
-        given = [value for value in descent.chain if position_of(value) < stage.start]
-        same = (1,) * len(layouts[source].grid)
-        drop = Drop((node,), given[-1] if given else source, same, stage, stage)
-        added.insert(added.index(before) + 1, drop)
-    return added
+        return drops
+    doublings = _find_doublings(recording, descent, position_of(drops[0].nodes[0]))
+    dilated = [Drop((node,), source, (1,) * len(layouts[source].grid)) for source, node in doublings]
+    while dilated:
+        placed = find_drops(recording, descent, layouts, dilated)
+        alike = {now.nodes for before, now in itertools.pairwise(placed) if _are_stages(recording, before, now)}
+        if all(drop.nodes in alike for drop in dilated):
+            return placed
+        dilated = [drop for drop in dilated if drop.nodes in alike]
+    return drops
+
+
+def _are_stages(recording: Recording, before: Drop, now: Drop) -> bool:
+    if before.stage is None or now.stage is None or now.stage.leaf or before.stage.parent != now.stage.parent:
+        return False
+    first, second = (recording.root.get_submodule(drop.stage.path) for drop in (before, now) if drop.stage)
+    return type(first) is type(second)
 
 
 def _find_doublings(recording: Recording, descent: Descent, first: int) -> Iterator[tuple[fx.Node, fx.Node]]:
@@ -63,20 +66,3 @@ def _dilation_of(recording: Recording, node: fx.Node) -> int:
         given = node.kwargs.get("dilation", node.args[_DILATION_ARGUMENT] if len(node.args) > _DILATION_ARGUMENT else 1)
     listed = given if isinstance(given, (tuple, list)) else (given,)
     return max((rate for rate in listed if isinstance(rate, int)), default=1)
-
-
-def _find_stage(recording: Recording, node: fx.Node, before: Drop, others: list[fx.Node]) -> ModuleCall | None:
-    """Find the outermost call that holds a node and no drop, if it is a stage like that of the drop before."""
-    if before.stage is None or before.stage.leaf:
-        return None
-    at, kind = position_of(node), type(recording.root.get_submodule(before.stage.path))
-    taken = [position_of(other) for other in others]
-    holding = (
-        call
-        for call in recording.module_calls[1:]
-        if call.start <= at < call.stop and not any(call.start <= other < call.stop for other in taken)
-    )
-    stage = next(holding, None)
-    if stage is None or stage.parent != before.stage.parent:
-        return None
-    return stage if type(recording.root.get_submodule(stage.path)) is kind else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx
@@ -38,8 +38,17 @@ class Drop:
     passed: bool = False
 
 
-def find_drops(recording: Recording, descent: Descent, layouts: dict[fx.Node, Layout]) -> list[Drop]:
-    """Find the drops of a descent, in order."""
+def find_drops(
+    recording: Recording, descent: Descent, layouts: dict[fx.Node, Layout], dilated: Sequence[Drop] = ()
+) -> list[Drop]:
+    """Find the drops of a descent, in order.
+
+    Args:
+        recording: of the model in eval mode.
+        descent: its maps on the way down.
+        layouts: of the maps.
+        dilated: what is to count as drops as well, though the resolution stays; their modules are found here.
+    """
     sources = find_sources(descent.flow, layouts)
     lowering = [node for node in sources if node in layouts and _lowers(node, sources, layouts)]
     drops: list[Drop] = []
@@ -47,6 +56,7 @@ def find_drops(recording: Recording, descent: Descent, layouts: dict[fx.Node, La
         if is_drop(layouts[before], layouts[after]):
             region = [node for node in lowering if position_of(before) < position_of(node) <= position_of(after)]
             drops += _split(region, before, layouts[after], sources, layouts)
+    drops = sorted([*drops, *dilated], key=lambda drop: position_of(drop.nodes[-1]))
     return [_place(recording, descent, drop, drops, sources, layouts) for drop in drops]
 
 
@@ -114,7 +124,9 @@ def _place(
         call for call in recording.module_calls[1:] if _holds(call, drop.nodes, all) and not _holds(call, others, any)
     ]
     drop = replace(drop, stage=next(iter(holding), None))
-    module_call = next((call for call in holding if not _works_first(recording, descent, call, drop.nodes)), None)
+    is_dilated = max(drop.factor) == 1
+    fitting = (call for call in holding if is_dilated or not _works_first(recording, descent, call, drop.nodes))
+    module_call = next(fitting, None)
     if module_call is None:
         return drop
     above = layouts[drop.source]
