@@ -51,7 +51,7 @@ def find_descent(recording: Recording, flow: nx.DiGraph, maps: Maps) -> Descent:
     if not _is_passed_by(recording, flow, maps, bottom):
         after = next((node for node in spine if position_of(node) > position_of(bottom)), None)
         return Descent(tuple(chain), _above(flow, bottom), True, after)
-    bottom = _find_bottom(flow, maps)
+    bottom = _find_bottom(recording, flow, maps)
     chain = [node for node in find_chain(flow, [maps.image], [bottom]) if node in maps.layouts]
     return Descent(tuple(_take_descent(chain, maps.layouts)), _above(flow, bottom), False)
 
@@ -102,16 +102,26 @@ def _has_blocks(recording: Recording, flow: nx.DiGraph) -> bool:
     return any(nx.has_path(flow, left, right) for left, right in pairs)
 
 
-def _find_bottom(flow: nx.DiGraph, maps: Maps) -> fx.Node:
-    """Find the last map of the lowest resolution that ran before the first way up."""
+def _find_bottom(recording: Recording, flow: nx.DiGraph, maps: Maps) -> fx.Node:
+    """Find the last map of the lowest resolution that ran before the module that leads up first."""
     layouts = maps.layouts
     ran = sorted((node for node in flow if node in layouts), key=position_of)
     lowest = max((layouts[node] for node in ran), key=lambda layout: layout.size)
     bottoms = {node for node in ran if not is_drop(layouts[node], lowest)}
     ascent = (node for node in ran if node not in bottoms and not bottoms.isdisjoint(flow.predecessors(node)))
     first = next(ascent, None)
-    before = ran if first is None else ran[: ran.index(first)]
+    before = ran if first is None else _list_before(recording, ran, first, bottoms)
     return _leave_skip(flow, [node for node in before if node in bottoms][-1], bottoms)
+
+
+def _list_before(recording: Recording, ran: list[fx.Node], first: fx.Node, bottoms: set[fx.Node]) -> list[fx.Node]:
+    """List the maps before the outermost call that leads up and does not lead down: a block of a decoder, with its own
+    work at the lowest resolution.
+    """
+    start, at = position_of(next(node for node in ran if node in bottoms)), position_of(first)
+    holding = (call.start for call in recording.module_calls[1:] if start < call.start <= at < call.stop)
+    stop = next(holding, at)
+    return [node for node in ran if position_of(node) < stop]
 
 
 def _leave_skip(flow: nx.DiGraph, bottom: fx.Node, bottoms: set[fx.Node]) -> fx.Node:

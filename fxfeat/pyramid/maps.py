@@ -106,7 +106,8 @@ def _read(recording: Recording, node: fx.Node, larger: dict[fx.Node, Shape] | No
         return None
     near = _near(node, seen.layouts, seen.grids)
     layout = read_layout(shape, other, seen.extent, near, slides(recording, node))
-    if layout is not None and _is_arranged(node):
+    # Three axes fit too much: rows of an image, letters of a text, what many steps have made of one axis.
+    if layout is not None and (_is_arranged(node) or len(shape) == 3):
         layout = layout if _keeps_order(layout, seen.places) else None
     tokens = _read_tokens(shape, other, seen) if len(shape) == 3 and seen.places is not None else None
     # What has a place for each number along one axis is a map of one axis too.
