@@ -10,8 +10,9 @@ from torch import fx
 
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.recording import Recording
-from fxfeat.pyramid.descent import DROP, Descent, is_drop
+from fxfeat.pyramid.descent import Descent
 from fxfeat.pyramid.flow import Sources, find_sources
+from fxfeat.pyramid.resolution import DROP, is_drop
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
 from fxfeat.vision.shapes import position_of
