@@ -112,7 +112,7 @@ def _find_bottom(recording: Recording, flow: nx.DiGraph, maps: Maps) -> fx.Node:
 
 
 def _list_before(recording: Recording, ran: list[fx.Node], first: fx.Node, bottoms: set[fx.Node]) -> list[fx.Node]:
-    """List the maps before the outermost call that leads up and not down: a block of a decoder, with work of its own."""
+    """List the maps before the outermost call that leads up and not down: a decoder's block, with work of its own."""
     start, at = position_of(next(node for node in ran if node in bottoms)), position_of(first)
     holding = (call.start for call in recording.module_calls[1:] if start < call.start <= at < call.stop)
     stop = next(holding, at)

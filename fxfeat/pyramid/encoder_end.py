@@ -81,7 +81,7 @@ def leave_heads(recording: Recording, flow: nx.DiGraph, layouts: Layouts, low: l
 
 
 def _is_head(recording: Recording, flow: nx.DiGraph, layouts: Layouts, call: ModuleCall) -> bool:
-    """Say whether a call is one of several, of one module or of one list, on maps of several resolutions side by side."""
+    """Say whether a call is one of several, of one module or one list, on maps of several resolutions."""
     result = call.result
     if not isinstance(result, fx.Node) or result not in layouts or result not in flow:
         return False

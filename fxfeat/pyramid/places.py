@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxfeat.ir.node_meta import TensorMeta, holds_tensor, meta_of
 from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import nodes_in
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights
 from fxfeat.vision.operations import ATTENTION, JOINS, PARTS, TURNS, VIEWS, function_of, module_of, slides
@@ -145,7 +146,7 @@ def _find_middle(value: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
 def _attend(node: fx.Node, name: str, value_of: Any) -> torch.Tensor:
     """Place a product of matrices: by the rows of the first where they lie at places, else by the last's columns."""
     shape = shape_of(node)
-    given = [value_of(source) for source in node.all_input_nodes if is_tensor(source)]
+    given = [value_of(source) for source in nodes_in((node.args, node.kwargs)) if is_tensor(source)]
     if name == "einsum":
         return _place_einsum(node, given, shape)
     if name == "baddbmm":
