@@ -83,7 +83,8 @@ def features_only(
     if output_stride is not None and is_limited:
         limited = limit_stride(extractor, output_stride, example_inputs=example)
         names = {f"output[{key!r}]": key for key in names.values()}
-        extractor = create_feature_extractor(limited, names, example_inputs=example, engine=engine)
+        cut, extractor = extractor, create_feature_extractor(limited, names, example_inputs=example, engine=engine)
+        extractor.original, extractor.parameters_before = cut.original, cut.parameters_before
     info = FeatureInfo([describe_level(level, search.maps.extent.batch, output_fmt) for level in levels], wanted)
     layouts = {index: levels[index].layout for index in wanted}
     return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, search.maps.image), output_fmt, return_dict)

@@ -53,7 +53,7 @@ class Around(Tokens):
 class Between(Tokens):
     """A distillation token between the halves of the patches."""
 
-    places = [*range(12), *range(13, 25)]
+    places = (*range(12), *range(13, 25))
 
     def arrange(self, x):
         return torch.cat([x[:, :12], self.more[:, :1].expand(len(x), -1, -1), x[:, 12:]], 1)
@@ -72,7 +72,7 @@ class Detection(Tokens):
 class Columns(Tokens):
     """Reads its patches column by column."""
 
-    places = [row + 4 * column for row in range(4) for column in range(6)]
+    places = tuple(row + 4 * column for row in range(4) for column in range(6))
 
     def embed(self, x):
         return self.patch(x).transpose(2, 3).flatten(2).transpose(1, 2)
@@ -84,7 +84,7 @@ class Columns(Tokens):
 class Backwards(Tokens):
     """Reads its patches from the last to the first."""
 
-    places = list(range(24))[::-1]
+    places = tuple(range(24))[::-1]
 
     def arrange(self, x):
         return x.flip(1)
@@ -133,7 +133,8 @@ def test_a_map_is_made_of_the_places_of_the_image_in_its_order(kind):
     model = kind().eval()
     pyramid = fxfeat.features_only(model, (0, -1), example_inputs=IMAGE)
     assert pyramid.feature_info.module_name() == ["blocks.0", "blocks.2"]
-    expected = hooked(model, IMAGE)[:, model.places].transpose(1, 2).reshape(2, 16, 4, 6)
+    places = model.places if isinstance(model.places, slice) else list(model.places)
+    expected = hooked(model, IMAGE)[:, places].transpose(1, 2).reshape(2, 16, 4, 6)
     with torch.no_grad():
         assert torch.equal(pyramid(IMAGE)[-1], expected)
 
@@ -222,9 +223,9 @@ def test_dropped_shuffled_and_merged_tokens_make_no_map(kind):
         fxfeat.features_only(kind().eval(), example_inputs=IMAGE)
     name = str(caught.value).split("Its only map is ")[1].split(",")[0]
     assert str(caught.value) == (
-        f"{kind.__name__} has no levels. Its only map is {name}, the projection that makes its tokens; where the tokens "
-        "after it lie on the image cannot be followed, since they are dropped, merged, or put into an order that depends "
-        "on values. To take values by name, use fxfeat.create_feature_extractor."
+        f"{kind.__name__} has no levels. Its only map is {name}, the projection that makes its tokens; where the "
+        "tokens after it lie on the image cannot be followed, since they are dropped, merged, or put into an order "
+        "that depends on values. To take values by name, use fxfeat.create_feature_extractor."
     )
 
 
