@@ -102,7 +102,7 @@ class Seen:
 def _read(recording: Recording, node: fx.Node, larger: dict[fx.Node, Shape] | None, seen: Seen) -> Layout | None:
     """Read a value with axes for its grid from its shape, and tokens from where they lie."""
     shape, other = shape_of(node), None if larger is None else larger.get(node)
-    if (larger is not None and other is None) or (len(shape) > 3 and attends(node)):
+    if (larger is not None and other is None) or (len(shape) > 3 and attends(node)) or _is_turned(node, seen.layouts):
         return None
     near = _near(node, seen.layouts, seen.grids)
     layout = read_layout(shape, other, seen.extent, near, slides(recording, node))
@@ -125,6 +125,16 @@ def _read_tokens(shape: Shape, other: Shape | None, seen: Seen) -> Layout | None
             if tokens is not None:
                 return tokens
     return None
+
+
+def _is_turned(node: fx.Node, layouts: dict[fx.Node, Layout]) -> bool:
+    """Say whether a step works on what was arranged anew, with as many axes, and is no map any more.
+
+    A convolution of clips whose frames came before their channels tells nothing of the places of its result.
+    """
+    source = next(iter(node.all_input_nodes), None)
+    arranged = source is not None and _is_arranged(source) and source not in layouts
+    return arranged and source is not None and len(shape_of(source)) == len(shape_of(node)) and not _is_arranged(node)
 
 
 def _is_arranged(node: fx.Node) -> bool:

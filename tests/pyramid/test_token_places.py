@@ -340,3 +340,23 @@ def test_steps_move_places_or_lose_them():
     assert torch.equal(places[nodes["einsum_1"]][1][0, 0], columns)
     assert places[nodes["mean"]][1][0, ..., 0].tolist() == [[1.5, 3.5], [1.5, 3.5]]
     assert nodes["cumsum"] not in places
+
+
+class FramesTurned(nn.Module):
+    """Takes clips with frames before channels, and turns them for a convolution of volumes."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.blocks = nn.Conv3d(3, 16, (2, 8, 8), (2, 8, 8)), encoder()
+
+    def forward(self, x):
+        x = self.patch(x.permute(0, 2, 1, 3, 4)).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return x.mean(1)
+
+
+@pytest.mark.parametrize("frames", [4, 16])
+def test_frames_that_are_turned_are_no_depth(frames):
+    with pytest.raises(fxfeat.TraceError, match=r"^FramesTurned has no levels\."):
+        fxfeat.features_only(FramesTurned().eval(), example_inputs=torch.rand(1, frames, 3, 16, 16))
