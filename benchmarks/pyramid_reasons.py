@@ -14,7 +14,6 @@ REASONS: dict[str, str] = {
     "dpn": "timm takes the last block before the norm and activation that end the features.",
     "ghostnet": _FIRST_BLOCK,
     "repghost": _FIRST_BLOCK,
-    "hiera": "The tokens are not in the image's order, so there is no map to return; reductions and channels agree.",
     "hrnet": "timm takes each resolution before it is added to the one above it; the channels are the same.",
     "inception_v4": "timm takes the concatenation after the drop to 4; another convolution at 4 follows it.",
     "mobilevit": _HEAD_CONV,

@@ -18,7 +18,7 @@ from fxfeat.names.request import select_feature
 from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.features_only import describe_level
-from fxfeat.pyramid.formats import to_format
+from fxfeat.pyramid.formats import to_format, tokens_of
 from fxfeat.pyramid.search import search_levels
 from fxfeat.trace.setup import Setup, record_mode
 from fxfeat.vision.data_flow import draw_memory_flow, find_chain, inputs_of, keep_between
@@ -132,5 +132,5 @@ def bring(
     value: torch.Tensor, layout: Layout, image: tuple[int, ...], output_fmt: Order
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Bring a level to a format; return its prefix tokens beside it, if it has any."""
-    prefix = value[:, : layout.prefix] if layout.prefix else None
+    prefix = tokens_of(value, layout)[:, : layout.prefix] if layout.prefix else None
     return to_format(value, layout, image, output_fmt), prefix

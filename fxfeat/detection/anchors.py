@@ -8,11 +8,14 @@ from typing import Any
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from fxfeat.errors import RequestError
+from fxfeat.vision.reduction import Reduction, side_of
 
 _SIZE = 8
 
 
-def make_anchors(strides: Sequence[int], sizes: Any = None, aspect_ratios: Any = (0.5, 1.0, 2.0)) -> AnchorGenerator:
+def make_anchors(
+    strides: Sequence[Reduction], sizes: Any = None, aspect_ratios: Any = (0.5, 1.0, 2.0)
+) -> AnchorGenerator:
     """Make anchors for levels of some strides.
 
     Example:
@@ -23,18 +26,19 @@ def make_anchors(strides: Sequence[int], sizes: Any = None, aspect_ratios: Any =
 
     Args:
         strides: of the levels, in pixels, extra levels included.
-        sizes: one size in pixels, or a tuple of sizes, for each level; 8 times its stride if not given.
+        sizes: one size in pixels, or a tuple of sizes, for each level; 8 times its stride if not given, or 8 times the
+            side of a square as large as a step down and a step to the right span.
         aspect_ratios: height over width, the same for all levels, or a tuple for each level.
 
     Raises:
         RequestError: where these do not fit the number of levels.
     """
-    listed = tuple(_as_tuple(size) for size in (sizes if sizes is not None else [_SIZE * stride for stride in strides]))
+    listed = tuple(_as_tuple(size) for size in (sizes if sizes is not None else _usual(strides)))
     if len(listed) != len(strides):
         raise RequestError(
             f"sizes has {len(listed)} entries, but the backbone has {len(strides)} levels, of strides "
             f"{tuple(strides)}, extra ones included. Pass one size or tuple of sizes for each level, for instance "
-            f"sizes={tuple((_SIZE * stride,) for stride in strides)}."
+            f"sizes={tuple((size,) for size in _usual(strides))}."
         )
     ratios = tuple(aspect_ratios)
     ratios = tuple(map(tuple, ratios)) if ratios and isinstance(ratios[0], (tuple, list)) else (ratios,) * len(strides)
@@ -47,7 +51,7 @@ def make_anchors(strides: Sequence[int], sizes: Any = None, aspect_ratios: Any =
     return check_anchors(AnchorGenerator(listed, ratios), strides)
 
 
-def check_anchors(anchors: AnchorGenerator, strides: Sequence[int]) -> AnchorGenerator:
+def check_anchors(anchors: AnchorGenerator, strides: Sequence[Reduction]) -> AnchorGenerator:
     """Check that anchors fit levels of some strides, and that one head can serve them all.
 
     Raises:
@@ -65,6 +69,10 @@ def check_anchors(anchors: AnchorGenerator, strides: Sequence[int]) -> AnchorGen
             "serves them all. Pass as many sizes and aspect ratios for each level."
         )
     return anchors
+
+
+def _usual(strides: Sequence[Reduction]) -> list[int]:
+    return [round(_SIZE * side_of(stride)) for stride in strides]
 
 
 def _as_tuple(size: Any) -> tuple[Any, ...]:

@@ -13,7 +13,6 @@ from torch import nn
 from fxfeat.api import create_feature_extractor
 from fxfeat.detection.final_norm import find_final_norm
 from fxfeat.detection.rehearsal import Rehearsal, rehearse
-from fxfeat.detection.token_places import find_order
 from fxfeat.detection.trainable import find_trainable, read_trainable_levels
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.inputs.examples import bind
@@ -25,7 +24,7 @@ from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.search import LevelSearch, search_levels
 from fxfeat.trace.setup import read_setup
 from fxfeat.vision.example_arguments import as_example_inputs
-from fxfeat.vision.layout import Order
+from fxfeat.vision.reduction import Reduction, coarsest
 
 _GREATEST_STRIDE = 32
 
@@ -36,20 +35,19 @@ class Body:
 
     Attributes:
         pyramid: returns the maps, finest first; the one map of a flat model.
-        strides: of the maps, in pixels.
+        strides: of the maps, in pixels; a pair for a map whose height and width are reduced by different factors.
         flat: whether the model works at one resolution, so that there is one map only.
         image: the image that it was recorded with.
         frozen: the names of the parameters that are not to be trained, or that no map depends on.
-        orders: for each map whose places the model keeps in another order than the image's rows, the order that makes
-            it a map; the pyramid then returns tokens.
+        sorted: whether the model keeps the places of a map in an order of its own, known for this size of image alone.
     """
 
     pyramid: FeaturePyramid
-    strides: tuple[int, ...]
+    strides: tuple[Reduction, ...]
     flat: bool
     image: torch.Tensor
     frozen: frozenset[str]
-    orders: tuple[torch.Tensor, ...] = ()
+    sorted: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,15 @@ def find_body(model: nn.Module, request: Request, example_inputs: Any) -> Body:
     image = _find_image(setup.model, search, example)
     _check_dimensions(model, search)
     wanted = _choose_levels(search, request)
-    shuffled = any(search.levels[index].layout.shuffled for index in wanted)
-    orders = tuple(find_order(search, search.levels[index]) for index in wanted) if shuffled else ()
-    output_fmt: Order = "NLC" if shuffled else "NCHW"
-    pyramid = _cut(setup.model, search, wanted, request, example, output_fmt)
+    pyramid = _cut(setup.model, search, wanted, request, example)
     used = _rehearse_training(pyramid, image).used
     if trainable_levels is not None:
         every, inputs = tuple(range(wanted[-1] + 1)), as_example_inputs(example)
-        whole = features_only(
-            setup.model, every, request.output_stride, output_fmt, example_inputs=inputs, engine=request.engine
-        )
+        whole = features_only(setup.model, every, request.output_stride, example_inputs=inputs, engine=request.engine)
         used = (*_rehearse_training(whole, image).used[:-1], frozenset().union(*used))
     frozen = frozenset(name for name, _ in pyramid.named_parameters()) - find_trainable(used, trainable_levels)
-    return Body(pyramid, tuple(pyramid.feature_info.reduction()), search.flat, image, frozen, orders)
+    is_sorted = any(search.levels[index].layout.sorting is not None for index in wanted)
+    return Body(pyramid, tuple(pyramid.feature_info.reduction()), search.flat, image, frozen, is_sorted)
 
 
 def _find_image(model: nn.Module, search: LevelSearch, example: Example) -> torch.Tensor:
@@ -125,7 +119,7 @@ def _choose_levels(search: LevelSearch, request: Request) -> tuple[int, ...]:
         return _choose_block(search, request)
     if asked is not None:
         return tuple(sorted(set(read_out_indices(asked if isinstance(asked, int) else tuple(asked), levels, False))))
-    usual = [level.index for level in levels if request.least_stride <= level.reduction <= _GREATEST_STRIDE]
+    usual = [level.index for level in levels if request.least_stride <= coarsest(level.reduction) <= _GREATEST_STRIDE]
     return tuple(usual or [level.index for level in levels])
 
 
@@ -145,25 +139,18 @@ def _choose_block(search: LevelSearch, request: Request) -> tuple[int, ...]:
 
 
 def _cut(
-    model: nn.Module,
-    search: LevelSearch,
-    wanted: tuple[int, ...],
-    request: Request,
-    example: Example,
-    output_fmt: Order,
+    model: nn.Module, search: LevelSearch, wanted: tuple[int, ...], request: Request, example: Example
 ) -> FeaturePyramid:
     normed = find_final_norm(search) if search.flat and wanted[0] == len(search.levels) - 1 else None
     if normed is None:
         inputs = as_example_inputs(example)
-        return features_only(
-            model, wanted, request.output_stride, output_fmt, example_inputs=inputs, engine=request.engine
-        )
+        return features_only(model, wanted, request.output_stride, example_inputs=inputs, engine=request.engine)
     names = {normed.name: str(wanted[0])}
     inputs = as_example_inputs(example)
     extractor = create_feature_extractor(model, names, example_inputs=inputs, engine=request.engine)
     info = FeatureInfo([describe_level(level, search.maps.extent.batch, "NCHW") for level in search.levels], wanted)
     info[wanted[0]].update(module=normed.name, why=f"{info[wanted[0]]['why']}, after the final norm")
-    return FeaturePyramid(extractor, info, {wanted[0]: normed.layout}, (0, str(search.maps.image.target)), output_fmt)
+    return FeaturePyramid(extractor, info, {wanted[0]: normed.layout}, (0, str(search.maps.image.target)))
 
 
 def _rehearse_training(pyramid: FeaturePyramid, image: torch.Tensor) -> Rehearsal:

@@ -20,6 +20,7 @@ from fxfeat.detection.measure_levels import make_maps, measure_levels
 from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
 from fxfeat.errors import RequestError
 from fxfeat.ir.engine import Engine
+from fxfeat.vision.reduction import coarsest
 
 _FLAT_STRIDES = (4, 8, 16, 32)
 
@@ -129,29 +130,31 @@ def _put_on_levels(body: Body, out_channels: int, extra: Any, norm_layer: Any, l
     fpn = FeaturePyramidNetwork(channels, out_channels, extra, norm_layer)
     levels = measure_levels(fpn, make_maps(channels, body.strides), body.strides)
     sizes = _find_sizes(body)
-    return FPNBackbone(
-        freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, orders=body.orders
-    )
+    return FPNBackbone(freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes)
 
 
 def _put_on_block(body: Body, out_channels: int, extra: Any, norm_layer: Any, least_stride: int) -> FPNBackbone:
     """Put a simple feature pyramid on the one map of a flat model."""
     patch, channels = body.strides[-1], body.pyramid.channels[-1]
+    if not isinstance(patch, int):
+        raise RequestError(
+            f"A pyramid on the one map of a flat model needs square patches; those of this model are {patch} pixels."
+        )
     patches = Patches(patch, 2 ** round(math.log2(patch)))
     strides = [stride for stride in _FLAT_STRIDES if stride >= least_stride]
     fpn = SimpleFeaturePyramid(channels, out_channels, patches.stride, strides, extra, norm_layer)
     levels = measure_levels(fpn, torch.empty(1, channels, 64, 64, device="meta"), strides)
     own = _find_sizes(body)
-    divisor = math.lcm(own.divisor // patch * patches.stride, strides[-1]) if own.fixed is None else strides[-1]
+    divisor = (
+        math.lcm(coarsest(own.divisor) // patch * patches.stride, strides[-1]) if own.fixed is None else strides[-1]
+    )
     least = math.ceil(own.least * patches.stride / patch) if own.least > 1 else 1
     sizes = Sizes(divisor, own.fixed, least)
-    return FPNBackbone(
-        freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, patches, body.orders
-    )
+    return FPNBackbone(freeze_parameters(body.pyramid, body.frozen), fpn, out_channels, levels, sizes, patches)
 
 
 def _find_sizes(body: Body) -> Sizes:
     """Find out which image sizes the body takes; an order of places is known for one size alone."""
-    if body.orders:
+    if body.sorted:
         return Sizes(fixed=(body.image.shape[-2], body.image.shape[-1]))
     return find_sizes(body.pyramid, body.image, body.strides, body.flat)

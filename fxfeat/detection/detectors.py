@@ -14,6 +14,7 @@ from fxfeat.detection.anchors import check_anchors, make_anchors
 from fxfeat.detection.build import build_backbone, fpn_backbone
 from fxfeat.detection.fpn import FPNBackbone
 from fxfeat.errors import RequestError
+from fxfeat.vision.reduction import side_of, split_axes
 
 _TWO_STAGE_STRIDE = 4
 _ONE_STAGE_STRIDE = 8
@@ -142,7 +143,7 @@ def retinanet(
     Source: torchvision's ``retinanet_resnet50_fpn``.
     """
     backbone, rest = _build(model, kwargs, _ONE_STAGE_STRIDE, "p6p7")
-    usual = [tuple(int(4 * stride * octave) for octave in _RETINA_OCTAVES) for stride in backbone.strides]
+    usual = [tuple(int(4 * side_of(stride) * octave) for octave in _RETINA_OCTAVES) for stride in backbone.strides]
     anchors = _choose_anchors(backbone, rest.pop("anchor_generator", None), anchor_sizes, aspect_ratios, usual)
     return RetinaNet(backbone, num_classes, anchor_generator=anchors, **rest)
 
@@ -170,7 +171,7 @@ def fcos(model: nn.Module, num_classes: int, **kwargs: Any) -> FCOS:
     """
     backbone, rest = _build(model, kwargs, _ONE_STAGE_STRIDE, "p6p7")
     given = rest.pop("anchor_generator", None)
-    anchors = _choose_anchors(backbone, given, None, (1.0,), backbone.strides)
+    anchors = _choose_anchors(backbone, given, None, (1.0,), [round(side_of(stride)) for stride in backbone.strides])
     return FCOS(backbone, num_classes, anchor_generator=anchors, **rest)
 
 
@@ -194,7 +195,7 @@ def _build(
 def _find_sizing(backbone: FPNBackbone) -> dict[str, Any]:
     """Say how images are to be resized and padded, so that each level's grid covers them exactly."""
     own = backbone.strides[: len(backbone.strides) - backbone.levels.extra]
-    divisor = math.lcm(backbone.size_divisibility, *own)
+    divisor = math.lcm(*(step for steps in (backbone.size_divisibility, *own) for step in split_axes(steps)))
     if backbone.fixed_size is None:
         return {"size_divisible": divisor}
     height, width = (math.ceil(side / divisor) * divisor for side in backbone.fixed_size)

@@ -7,11 +7,13 @@ import math
 import torch
 import torch.nn.functional as F
 
+from fxfeat.vision.reduction import Reduction, split_axes
+
 Size = tuple[int, int]
 
 
-def pad(image: torch.Tensor, divisor: int, least: int = 1) -> torch.Tensor:
-    """Add zeros at the bottom and on the right until height and width are multiples of a number, and not too small.
+def pad(image: torch.Tensor, divisor: Reduction, least: int = 1) -> torch.Tensor:
+    """Add zeros at the bottom and on the right until height and width are multiples of numbers, and not too small.
 
     Example:
         >>> pad(torch.ones(1, 3, 333, 512), 32).shape
@@ -20,7 +22,8 @@ def pad(image: torch.Tensor, divisor: int, least: int = 1) -> torch.Tensor:
         torch.Size([1, 3, 224, 512])
     """
     height, width = image.shape[-2:]
-    wanted = [math.ceil(max(pixels, least) / divisor) * divisor for pixels in (height, width)]
+    pairs = zip((height, width), split_axes(divisor), strict=True)
+    wanted = [math.ceil(max(pixels, least) / factor) * factor for pixels, factor in pairs]
     missing = wanted[0] - height, wanted[1] - width
     return F.pad(image, (0, missing[1], 0, missing[0])) if any(missing) else image
 
@@ -67,21 +70,12 @@ def widen(level: torch.Tensor, size: Size) -> torch.Tensor:
     return F.pad(level, (left, max(0, missing[1]) - left, top, max(0, missing[0]) - top))
 
 
-def count_places(size: Size, stride: int) -> Size:
+def count_places(size: Size, stride: Reduction) -> Size:
     """Count the places of a map over an image, those cut off by the border included.
 
     Example:
-        >>> count_places((333, 517), 32)
-        (11, 17)
+        >>> count_places((333, 517), 32), count_places((333, 517), (32, 8))
+        ((11, 17), (11, 65))
     """
-    return math.ceil(size[0] / stride), math.ceil(size[1] / stride)
-
-
-def to_map(tokens: torch.Tensor, order: torch.Tensor, stride: int, size: Size) -> torch.Tensor:
-    """Sort tokens ``(N, L, C)`` into the rows of a map ``(N, C, H, W)`` over an image of some size.
-
-    Example:
-        >>> to_map(torch.arange(4.0).view(1, 4, 1), torch.tensor([0, 2, 1, 3]), 16, (32, 32)).flatten()
-        tensor([0., 2., 1., 3.])
-    """
-    return tokens[:, order].unflatten(1, count_places(size, stride)).permute(0, 3, 1, 2).contiguous()
+    down, right = split_axes(stride)
+    return math.ceil(size[0] / down), math.ceil(size[1] / right)

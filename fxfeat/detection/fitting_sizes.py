@@ -12,6 +12,7 @@ import torch
 from fxfeat.detection.rehearsal import KINDS, rehearse
 from fxfeat.ir.recording import Kind
 from fxfeat.pyramid import FeaturePyramid
+from fxfeat.vision.reduction import Reduction, join_axes, split_axes
 
 Size = tuple[int, int]
 
@@ -30,17 +31,17 @@ class Sizes:
     """Which image sizes a model takes.
 
     Attributes:
-        divisor: height and width must be multiples of it; 1 where any will do.
+        divisor: height and width must be multiples of it; 1 where any will do, and a pair where they differ.
         fixed: the one height and width that it takes, in pixels; None where it takes others.
         least: the smallest height and width that it takes, as far as is known; 1 where it takes small images.
     """
 
-    divisor: int = 1
+    divisor: Reduction = 1
     fixed: tuple[int, int] | None = None
     least: int = 1
 
 
-def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[int], flat: bool = False) -> Sizes:
+def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[Reduction], flat: bool = False) -> Sizes:
     """Find out which image sizes a pyramid takes, by running it on tensors without data.
 
     Example:
@@ -63,10 +64,20 @@ def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[int]
     trial = _start_trial(body, image, tuple(strides))
     if trial is None:
         return Sizes(fixed=own)
-    for divisor in _list_divisors(strides, flat):
-        if all(_fits(trial, size) for size in _list_multiples(own, divisor)):
-            return Sizes(divisor, least=_find_least(trial, divisor))
-    return Sizes(fixed=own)
+    divisors = _list_divisors(strides, flat)
+    divisor = next((divisor for divisor in divisors if _fits_all(trial, (divisor, divisor))), None)
+    if divisor is None:
+        return Sizes(fixed=own)
+    if any(isinstance(stride, tuple) for stride in strides):
+        return _refine(trial, divisor, divisors)
+    return Sizes(divisor, least=_find_least(trial, divisor))
+
+
+def _refine(trial: Trial, divisor: int, divisors: list[int]) -> Sizes:
+    """Find the smallest divisor of the height and then of the width, for a model with other strides down and across."""
+    tall = next(smaller for smaller in divisors if _fits_all(trial, (smaller, divisor)))
+    wide = next(smaller for smaller in divisors if _fits_all(trial, (tall, smaller)))
+    return Sizes(join_axes((tall, wide)), least=_find_least(trial, math.lcm(tall, wide)))
 
 
 @dataclass(frozen=True)
@@ -75,12 +86,12 @@ class Trial:
 
     body: FeaturePyramid
     image: torch.Tensor
-    strides: tuple[int, ...]
+    strides: tuple[Reduction, ...]
     grids: tuple[tuple[int, ...], ...]
     kinds: tuple[Kind, ...]
 
 
-def _start_trial(body: FeaturePyramid, image: torch.Tensor, strides: tuple[int, ...]) -> Trial | None:
+def _start_trial(body: FeaturePyramid, image: torch.Tensor, strides: tuple[Reduction, ...]) -> Trial | None:
     for kind in KINDS:
         with contextlib.suppress(Exception):
             shapes = rehearse(body, image, kinds=(kind,)).shapes
@@ -90,27 +101,36 @@ def _start_trial(body: FeaturePyramid, image: torch.Tensor, strides: tuple[int, 
 
 def _find_least(trial: Trial, divisor: int) -> int:
     """Find the smallest image that a model takes, in steps of the last stride: windows may not fit on smaller ones."""
-    step, own = math.lcm(divisor, trial.strides[-1]), min(trial.image.shape[-2:])
+    step, own = math.lcm(divisor, *split_axes(trial.strides[-1])), min(trial.image.shape[-2:])
     for least in range(step, own, step):
         if _fits(trial, (least, least)):
             return least if least > step else 1
     return own
 
 
-def _list_divisors(strides: Sequence[int], flat: bool) -> list[int]:
+def _list_divisors(strides: Sequence[Reduction], flat: bool) -> list[int]:
     """List what a size may have to be a multiple of: powers of two, strides, and windows on the grids."""
-    windows = {stride * part for stride in strides for part in _PARTS}
-    divisors = {1, *_STEPS, *windows, *strides}
-    least = strides[-1] if flat else 1
+    steps = [step for stride in strides for step in split_axes(stride)]
+    windows = {step * part for step in steps for part in _PARTS}
+    divisors = {1, *_STEPS, *windows, *steps}
+    least = steps[-1] if flat else 1
     return sorted(divisor for divisor in divisors if divisor <= _LARGEST_DIVISOR and divisor % least == 0)
 
 
-def _list_multiples(size: Size, divisor: int) -> list[Size]:
-    """List sizes from an image's to twice that which are multiples of a number, but of few others, none twice."""
-    tall, wide = (math.ceil(pixels / divisor) for pixels in size)
-    rows = _spoil([tall * grow for grow in _HEIGHTS], divisor)
-    columns = _spoil([wide * grow for grow in _WIDTHS], divisor)
-    return [(row * divisor, column * divisor) for row, column in zip(rows, columns, strict=True)]
+def _fits_all(trial: Trial, divisors: Size) -> bool:
+    own = (trial.image.shape[-2], trial.image.shape[-1])
+    return all(_fits(trial, size) for size in _list_multiples(own, divisors))
+
+
+def _list_multiples(size: Size, divisors: Size) -> list[Size]:
+    """List sizes from an image's to twice that which are multiples of numbers, but of few others, none twice."""
+    sides = zip(size, divisors, (_HEIGHTS, _WIDTHS), strict=True)
+    listed = [_list_sides(pixels, divisor, growths) for pixels, divisor, growths in sides]
+    return list(zip(*listed, strict=True))
+
+
+def _list_sides(pixels: int, divisor: int, growths: tuple[float, ...]) -> list[int]:
+    return [factor * divisor for factor in _spoil([math.ceil(pixels / divisor) * grow for grow in growths], divisor)]
 
 
 def _spoil(factors: list[float], divisor: int) -> list[int]:
@@ -132,7 +152,8 @@ def _fits(trial: Trial, size: Size) -> bool:
         return False
     own = trial.image.shape[-2:]
     for shape, grid, stride in zip(shapes, trial.grids, trial.strides, strict=True):
-        expected = [places + (now - then) / stride for places, now, then in zip(grid, size, own, strict=True)]
+        axes = zip(grid, size, own, split_axes(stride), strict=True)
+        expected = [places + (now - then) / step for places, now, then, step in axes]
         if any(abs(places - wanted) > _SLACK for places, wanted in zip(shape[-2:], expected, strict=True)):
             return False
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +12,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from fxfeat.detection.anchors import make_anchors
-from fxfeat.detection.fit import count_places, crop, pad, resize, to_map, widen
+from fxfeat.detection.fit import count_places, crop, pad, resize, widen
 from fxfeat.detection.fitting_sizes import Sizes
 from fxfeat.detection.pooling import make_roi_pool
 from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
 from fxfeat.pyramid import FeaturePyramid
+from fxfeat.vision.reduction import Reduction
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Levels:
 
     Attributes:
         names: the keys of what is returned, such as ``("0", "1", "pool")``.
-        strides: how many pixels of the image one step on each level's grid is.
+        strides: how many pixels of the image one step on each level's grid is; a pair where height and width differ.
         extra: how many of them, the last, are made from the others.
     """
 
     names: tuple[str, ...]
-    strides: tuple[int, ...]
+    strides: tuple[Reduction, ...]
     extra: int = 0
 
 
@@ -55,7 +55,8 @@ class FPNBackbone(nn.Module):
         body: computes the model's maps, finest first.
         fpn: merges them.
         out_channels: the width of each map that is returned.
-        size_divisibility: images are padded inside until height and width are multiples of it; 1 where none are.
+        size_divisibility: images are padded inside until height and width are multiples of it; 1 where none are, and a
+            pair where height and width differ.
         fixed_size: the one height and width that the model takes; other images are resized inside, and the maps back.
         least_size: images are padded inside until height and width are at least this; 1 where none are.
 
@@ -73,7 +74,6 @@ class FPNBackbone(nn.Module):
         levels: Levels,
         sizes: Sizes,
         patches: Patches | None = None,
-        orders: Sequence[torch.Tensor] = (),
     ) -> None:
         super().__init__()
         self.body = body
@@ -84,13 +84,13 @@ class FPNBackbone(nn.Module):
         self.fixed_size = sizes.fixed
         self.least_size = sizes.least
         self.patches = patches
-        for index, order in enumerate(orders):
-            self.register_buffer(f"order{index}", order, persistent=False)
-        self.num_orders = len(orders)
 
     @property
-    def strides(self) -> list[int]:
-        """How many pixels of the image one step on each level's grid is, extra levels included."""
+    def strides(self) -> list[Reduction]:
+        """How many pixels of the image one step on each level's grid is, extra levels included.
+
+        One number, or a pair where a step down and a step to the right differ.
+        """
         return list(self.levels.strides)
 
     @property
@@ -121,12 +121,7 @@ class FPNBackbone(nn.Module):
             height, width = count_places((image.shape[-2], image.shape[-1]), self.patches.stride)
             size = height * self.patches.size, width * self.patches.size
         maps: list[torch.Tensor] = self.body(image if size is None else resize(image, size))
-        if not self.num_orders:
-            return maps
-        assert size is not None
-        orders = (self.get_buffer(f"order{index}") for index in range(self.num_orders))
-        strides = self.body.feature_info.reduction()
-        return [to_map(*ordered, size) for ordered in zip(maps, orders, strides, strict=True)]
+        return maps
 
     def _merge(self, maps: list[torch.Tensor], size: tuple[int, int]) -> dict[str, torch.Tensor]:
         levels: dict[str, torch.Tensor]
@@ -170,7 +165,7 @@ class FPNBackbone(nn.Module):
     def extra_repr(self) -> str:
         """Say what is returned."""
         shown = f"out_channels={self.out_channels}, strides={self.strides}"
-        if self.size_divisibility > 1:
+        if self.size_divisibility != 1:
             shown += f", size_divisibility={self.size_divisibility}"
         if self.least_size > 1:
             shown += f", least_size={self.least_size}"

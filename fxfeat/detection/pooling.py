@@ -9,11 +9,14 @@ import torch
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
+from fxfeat.errors import RequestError
+from fxfeat.vision.reduction import Reduction
+
 _CANONICAL_SIZE = 224
 _CANONICAL_STRIDE = 16
 
 
-def make_roi_pool(names: Sequence[str], strides: Sequence[int], output_size: int) -> MultiScaleRoIAlign:
+def make_roi_pool(names: Sequence[str], strides: Sequence[Reduction], output_size: int) -> MultiScaleRoIAlign:
     """Make a pooling of regions from levels of known strides.
 
     Left to itself, ``MultiScaleRoIAlign`` takes the strides from the first images that it sees and rounds them to
@@ -27,7 +30,20 @@ def make_roi_pool(names: Sequence[str], strides: Sequence[int], output_size: int
         names: of the levels.
         strides: of the levels, in pixels.
         output_size: height and width of what is pooled.
+
+    Raises:
+        RequestError: where a step down and a step to the right differ, which ``roi_align`` has no setting for.
     """
+    sides = [stride for stride in strides if isinstance(stride, int)]
+    if len(sides) < len(strides):
+        raise RequestError(
+            f"Regions are pooled from maps with one stride for height and width; those of this backbone are "
+            f"{list(strides)}. Choose others with out_indices=, or build a detector that pools none, such as retinanet."
+        )
+    return _make_pool(names, sides, output_size)
+
+
+def _make_pool(names: Sequence[str], strides: Sequence[int], output_size: int) -> MultiScaleRoIAlign:
     pool = MultiScaleRoIAlign(list(names), output_size, sampling_ratio=2)
     pool.scales = [1 / stride for stride in strides]
     powers = [math.log2(strides[0]) + index for index in range(len(strides))]

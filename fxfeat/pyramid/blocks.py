@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import networkx as nx
 from torch import fx
@@ -11,23 +10,18 @@ from torch import fx
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.recording import Recording
 from fxfeat.names.table import NameTable, name_nodes
+from fxfeat.pyramid.block import Block
 from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.maps import Maps
+from fxfeat.pyramid.residual_sums import take_sums
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import mixes
+from fxfeat.vision.reduction import Reduction, join_axes
 from fxfeat.vision.shapes import position_of
 from fxfeat.vision.value_names import name_value
 
 _LEAST_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Block:
-    """One call of a repeated block, and the map that it returned."""
-
-    module_call: ModuleCall
-    node: fx.Node
 
 
 def find_blocks(
@@ -35,9 +29,9 @@ def find_blocks(
 ) -> tuple[Level, ...]:
     """Find the blocks of a model that works at one resolution, such as a vision transformer.
 
-    They are calls of modules of one class by one caller, each fed by the one before, whose maps have one grid. They
-    come after all drops in resolution, all of which one stem makes, and are at least half of the model up to their
-    end.
+    They are calls of modules of one class, or in one list, by one caller, each fed by the one before, whose maps have
+    one grid. They come after all drops in resolution, all of which one stem makes, and are at least half of the model
+    up to their end.
 
     Args:
         recording: of the model in eval mode.
@@ -54,16 +48,17 @@ def find_blocks(
     run = max(runs, key=lambda run: (_count_parameters(recording, run), -run[0].module_call.index), default=[])
     if not run or not _is_most(recording, run) or not _is_one_stem(recording, drops, run):
         return ()
-    reduction = math.prod(drop.factor for drop in drops) if drops else round(maps.layouts[run[0].node].size)
-    return _make_levels(recording, maps, run, reduction)
+    factors = [drop.factor for drop in drops] or [tuple(map(round, maps.layouts[run[0].node].scale))]
+    reduction = join_axes([math.prod(axis) for axis in zip(*factors, strict=True)])
+    return _make_levels(recording, maps, take_sums(recording, maps, flow, run), reduction)
 
 
-def _make_levels(recording: Recording, maps: Maps, run: list[Block], reduction: int) -> tuple[Level, ...]:
+def _make_levels(recording: Recording, maps: Maps, run: list[Block], reduction: Reduction) -> tuple[Level, ...]:
     table = name_nodes(recording)
-    kind = type(recording.root.get_submodule(run[0].module_call.path)).__name__
     levels = []
     for index, block in enumerate(run):
         name = _name_block(recording, block, table)
+        kind = type(recording.root.get_submodule(block.module_call.path)).__name__
         why = f"block {index + 1} of {len(run)}: {kind}, repeated at one resolution"
         levels.append(Level(index, name, reduction, maps.layouts[block.node], block.node, why))
     return tuple(levels)
@@ -77,15 +72,27 @@ def _name_block(recording: Recording, block: Block, table: NameTable) -> str:
 
 def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[Block]]:
     groups: dict[object, list[Block]] = {}
+    lists: dict[object, list[Block]] = {}
     for module_call in recording.module_calls[1:]:
         module = recording.root.get_submodule(module_call.path)
         node = _find_map(module_call, maps.layouts, flow)
         if node is None or next(module.children(), None) is None:
             continue
         layout = maps.layouts[node]
-        alike = (type(module), module_call.parent, layout.grid, layout.order)
-        groups.setdefault(alike, []).append(Block(module_call, node))
-    return [_take_line(flow, group) for group in groups.values()]
+        place = (module_call.parent, layout.grid, layout.order)
+        groups.setdefault((type(module), *place), []).append(Block(module_call, node))
+        container, _, index = module_call.path.rpartition(".")
+        if index.isdigit():
+            lists.setdefault((container, *place), []).append(Block(module_call, node))
+    every = [*groups.values(), *(_drop_first_alone(recording, blocks) for blocks in lists.values())]
+    return [_take_line(flow, group) for group in every]
+
+
+def _drop_first_alone(recording: Recording, listed: list[Block]) -> list[Block]:
+    """Drop what comes in a list before the blocks, of a class of its own: it makes what they work on."""
+    kinds = [type(recording.root.get_submodule(block.module_call.path)) for block in listed]
+    first = next((index for index, kind in enumerate(kinds) if kinds.count(kind) > 1), len(kinds))
+    return listed[first:]
 
 
 def _find_map(module_call: ModuleCall, layouts: dict[fx.Node, Layout], flow: nx.DiGraph) -> fx.Node | None:

@@ -9,14 +9,13 @@ import networkx as nx
 from torch import fx
 
 from fxfeat.ir.recording import Recording
+from fxfeat.pyramid.encoder_end import find_decoder, leave_heads
 from fxfeat.pyramid.maps import Maps
+from fxfeat.pyramid.resolution import is_drop
 from fxfeat.vision.data_flow import find_chain, results_of
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.operations import JOINS, function_of
 from fxfeat.vision.shapes import position_of
-
-DROP = 1.5
-"""A map is of a lower resolution than another if its scale is at least this many times the other's."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,9 @@ def find_descent(recording: Recording, flow: nx.DiGraph, maps: Maps) -> Descent:
     if not _is_passed_by(recording, flow, maps, bottom):
         after = next((node for node in spine if position_of(node) > position_of(bottom)), None)
         return Descent(tuple(chain), _above(flow, bottom), True, after)
-    bottom = _find_bottom(flow, maps)
+    bottom = _find_bottom(recording, flow, maps)
     chain = [node for node in find_chain(flow, [maps.image], [bottom]) if node in maps.layouts]
     return Descent(tuple(_take_descent(chain, maps.layouts)), _above(flow, bottom), False)
-
-
-def is_drop(before: Layout, after: Layout) -> bool:
-    """Say whether one map is of a lower resolution than another."""
-    return after.size >= DROP * before.size
 
 
 def _above(flow: nx.DiGraph, bottom: fx.Node) -> nx.DiGraph:
@@ -102,16 +96,27 @@ def _has_blocks(recording: Recording, flow: nx.DiGraph) -> bool:
     return any(nx.has_path(flow, left, right) for left, right in pairs)
 
 
-def _find_bottom(flow: nx.DiGraph, maps: Maps) -> fx.Node:
-    """Find the last map of the lowest resolution that ran before the first way up."""
+def _find_bottom(recording: Recording, flow: nx.DiGraph, maps: Maps) -> fx.Node:
+    """Find the last map of the lowest resolution that ran before the decoder, and before heads."""
     layouts = maps.layouts
     ran = sorted((node for node in flow if node in layouts), key=position_of)
+    stop = find_decoder(recording, flow, maps, ran)
+    ran = [node for node in ran if position_of(node) < stop]
     lowest = max((layouts[node] for node in ran), key=lambda layout: layout.size)
     bottoms = {node for node in ran if not is_drop(layouts[node], lowest)}
     ascent = (node for node in ran if node not in bottoms and not bottoms.isdisjoint(flow.predecessors(node)))
     first = next(ascent, None)
-    before = ran if first is None else ran[: ran.index(first)]
-    return _leave_skip(flow, [node for node in before if node in bottoms][-1], bottoms)
+    before = ran if first is None else _list_before(recording, ran, first, bottoms)
+    low = [node for node in before if node in bottoms]
+    return _leave_skip(flow, leave_heads(recording, flow, layouts, low), bottoms)
+
+
+def _list_before(recording: Recording, ran: list[fx.Node], first: fx.Node, bottoms: set[fx.Node]) -> list[fx.Node]:
+    """List the maps before the outermost call that leads up and not down: a decoder's block, with work of its own."""
+    start, at = position_of(next(node for node in ran if node in bottoms)), position_of(first)
+    holding = (call.start for call in recording.module_calls[1:] if start < call.start <= at < call.stop)
+    stop = next(holding, at)
+    return [node for node in ran if position_of(node) < stop]
 
 
 def _leave_skip(flow: nx.DiGraph, bottom: fx.Node, bottoms: set[fx.Node]) -> fx.Node:

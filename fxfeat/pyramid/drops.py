@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx
 
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.recording import Recording
-from fxfeat.pyramid.descent import DROP, Descent, is_drop
+from fxfeat.pyramid.descent import Descent
 from fxfeat.pyramid.flow import Sources, find_sources
+from fxfeat.pyramid.resolution import DROP, is_drop
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
 from fxfeat.vision.shapes import position_of
@@ -24,7 +25,7 @@ class Drop:
     Attributes:
         nodes: the operations that lower the resolution: several where a shortcut does so too.
         source: the map of the higher resolution that goes into the module that holds the drop.
-        factor: how many times lower the resolution is after it.
+        factor: how many times lower the resolution is after it, along each axis.
         module_call: the outermost call of a module that holds this drop alone; None where only the whole model does.
         stage: the outermost call that holds this drop and no other, even if what it was given is not the source.
         passed: whether some of the image passes by the source, because resolutions run side by side.
@@ -32,14 +33,23 @@ class Drop:
 
     nodes: tuple[fx.Node, ...]
     source: fx.Node
-    factor: int
+    factor: tuple[int, ...]
     module_call: ModuleCall | None = None
     stage: ModuleCall | None = None
     passed: bool = False
 
 
-def find_drops(recording: Recording, descent: Descent, layouts: dict[fx.Node, Layout]) -> list[Drop]:
-    """Find the drops of a descent, in order."""
+def find_drops(
+    recording: Recording, descent: Descent, layouts: dict[fx.Node, Layout], dilated: Sequence[Drop] = ()
+) -> list[Drop]:
+    """Find the drops of a descent, in order.
+
+    Args:
+        recording: of the model in eval mode.
+        descent: its maps on the way down.
+        layouts: of the maps.
+        dilated: what is to count as drops as well, though the resolution stays; their modules are found here.
+    """
     sources = find_sources(descent.flow, layouts)
     lowering = [node for node in sources if node in layouts and _lowers(node, sources, layouts)]
     drops: list[Drop] = []
@@ -47,6 +57,7 @@ def find_drops(recording: Recording, descent: Descent, layouts: dict[fx.Node, La
         if is_drop(layouts[before], layouts[after]):
             region = [node for node in lowering if position_of(before) < position_of(node) <= position_of(after)]
             drops += _split(region, before, layouts[after], sources, layouts)
+    drops = sorted([*drops, *dilated], key=lambda drop: position_of(drop.nodes[-1]))
     return [_place(recording, descent, drop, drops, sources, layouts) for drop in drops]
 
 
@@ -68,18 +79,19 @@ def _split(
     for size, following in itertools.pairwise([layouts[before].size, *sizes, after.size]):
         lowered = {node: [s for s in sources[node] if _is_near(layouts[s].size, size)] for node in region}
         last = [node for node in region if any(is_drop(layouts[s], layouts[node]) for s in lowered[node])][-1:]
-        factor = max(1, round(following / size))
+        factor = (max(1, round(following / size)),) * len(after.scale)
         drops += [Drop((node,), max(lowered[node], key=position_of), factor, passed=True) for node in last]
     return drops
 
 
-def _measure(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> int:
-    """Say how many times lower an operation makes the resolution.
+def _measure(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> tuple[int, ...]:
+    """Say how many times lower an operation makes the resolution along each axis.
 
     Measured at the operation, not over the whole chain: convolutions without padding shrink a grid without a stride.
     """
     before = [layouts[source] for source in sources[node] if is_drop(layouts[source], layouts[node])]
-    return round(layouts[node].size / max(layout.size for layout in before))
+    source = max(before, key=lambda layout: layout.size)
+    return tuple(max(1, round(now / then)) for then, now in zip(source.scale, layouts[node].scale, strict=True))
 
 
 def _find_sizes(region: list[fx.Node], before: Layout, after: Layout, layouts: dict[fx.Node, Layout]) -> list[float]:
@@ -89,6 +101,10 @@ def _find_sizes(region: list[fx.Node], before: Layout, after: Layout, layouts: d
         if size >= DROP * (sizes[-1] if sizes else before.size) and after.size >= DROP * size:
             sizes.append(size)
     return sizes
+
+
+def _is_level(left: Layout, right: Layout) -> bool:
+    return not is_drop(left, right) and not is_drop(right, left)
 
 
 def _is_near(left: float, right: float) -> bool:
@@ -109,16 +125,18 @@ def _place(
         call for call in recording.module_calls[1:] if _holds(call, drop.nodes, all) and not _holds(call, others, any)
     ]
     drop = replace(drop, stage=next(iter(holding), None))
-    module_call = next((call for call in holding if not _works_first(recording, descent, call, drop.nodes)), None)
+    is_dilated = max(drop.factor) == 1
+    fitting = (call for call in holding if is_dilated or not _works_first(recording, descent, call, drop.nodes))
+    module_call = next(fitting, None)
     if module_call is None:
         return drop
-    size = layouts[drop.source].size
+    above = layouts[drop.source]
     if drop.passed:
         inside = [node for node in sources if module_call.start <= position_of(node) < module_call.stop]
         entering = {source for node in inside for source in sources[node]}
     else:
         entering = set(descent.chain)
-    given = [s for s in entering if position_of(s) < module_call.start and _is_near(layouts[s].size, size)]
+    given = [s for s in entering if position_of(s) < module_call.start and _is_level(layouts[s], above)]
     return replace(drop, module_call=module_call, source=max(given, key=position_of, default=drop.source))
 
 
@@ -130,7 +148,7 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
     """Say whether a module's call does most of its work at the higher resolution, before it lowers it.
 
     Then what it was given is not yet the feature of that resolution: a stage of blocks with the reduction at its end,
-    or a convolution, an activation and a pool in one container.
+    or several convolutions and a pool in one container. One convolution and a pool are a strided convolution in parts.
     """
     first, last = position_of(nodes[0]), position_of(nodes[-1])
     before = [node for node in descent.chain if module_call.start <= position_of(node) < first]
@@ -141,11 +159,11 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
     ]
     worked = {n for call in blocks for n in recording.nodes[call.start : call.stop] if mixes(recording, n)}
     left = [node for node in recording.nodes[first : module_call.stop] if mixes(recording, node)]
-    if len(worked) > len(left):
+    if len(worked) > max(1, len(left)):
         return True
     after = recording.nodes[last + 1 : module_call.stop]
     ends = not any(has_weights(recording, node) for node in after)
-    return ends and any(mixes(recording, node) for node in before)
+    return ends and sum(mixes(recording, node) for node in before) > 1
 
 
 def _returns(module_call: ModuleCall, nodes: list[fx.Node]) -> bool:

@@ -51,7 +51,10 @@ class FeatureInfo:
         return self.get("num_chs", idx)
 
     def reduction(self, idx: Index = None) -> Any:
-        """Return how many pixels one step on the level's grid is; ``idx`` as for ``get``."""
+        """Return how many pixels one step on the level's grid is; ``idx`` as for ``get``.
+
+        One number where all directions agree, else a tuple of one for each axis.
+        """
         return self.get("reduction", idx)
 
     def module_name(self, idx: Index = None) -> Any:

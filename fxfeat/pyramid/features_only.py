@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
 
 from fxfeat.api import create_feature_extractor
+from fxfeat.errors import RequestError
 from fxfeat.ir.engine import Engine
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.formats import check_format
 from fxfeat.pyramid.levels import Level
-from fxfeat.pyramid.out_indices import read_out_indices
+from fxfeat.pyramid.out_indices import read_out_indices, read_strides
 from fxfeat.pyramid.pyramid import FeaturePyramid
 from fxfeat.pyramid.search import search_levels
 from fxfeat.stride import limit_stride
 from fxfeat.trace.setup import read_setup
 from fxfeat.vision.example_arguments import as_example_inputs
 from fxfeat.vision.layout import Order
+from fxfeat.vision.reduction import coarsest, join_axes, split_axes
 
 
 def features_only(
@@ -29,6 +32,7 @@ def features_only(
     output_fmt: Order = "NCHW",
     return_dict: bool = False,
     *,
+    strides: int | Sequence[int | tuple[int, ...]] | None = None,
     example_inputs: Any = None,
     engine: Engine = "auto",
 ) -> FeaturePyramid:
@@ -48,9 +52,11 @@ def features_only(
         out_indices: the levels to return: an int for the last n, or indices in the order wanted, negative ones from
             the end. By default those of reduction 2 to 32 of a model that lowers the resolution step by step, and the
             last three blocks of one that does not.
-        output_stride: the largest reduction wanted; strides past it become dilations. 8, 16 or 32.
+        output_stride: the largest reduction wanted; strides past it become dilations. 8, 16 or 32. The model is cut
+            first, so that only what the levels need has to allow for it.
         output_fmt: ``NCHW``, ``NHWC`` or ``NLC``, in whatever layout the model works.
         return_dict: return a dict by the levels' indices, as strings, instead of a list.
+        strides: the reductions wanted, such as ``(4, 8, 16, 32)``, in place of ``out_indices``: the last level of each.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments; worked out from the
             model if not given.
         engine: as for ``create_feature_extractor``.
@@ -67,26 +73,39 @@ def features_only(
     check_format(output_fmt)
     setup = read_setup(model, None, None, example_inputs, engine)
     search = search_levels(setup)
-    wanted = read_out_indices(out_indices, search.levels, search.flat)
     levels, example = search.levels, as_example_inputs(setup.examples[0])
-    source = setup.model
-    if output_stride is not None and output_stride != levels[-1].reduction:
-        source = limit_stride(source, output_stride, example_inputs=example)
+    is_limited = output_stride is not None and output_stride != coarsest(levels[-1].reduction)
+    if output_stride is not None and is_limited:
         levels = tuple(limit_level(level, output_stride) for level in levels)
+    wanted = _read_wanted(out_indices, strides, levels, search.flat)
     names = {levels[index].module: str(index) for index in sorted(set(wanted))}
-    extractor = create_feature_extractor(source, names, example_inputs=example, engine=engine)
+    extractor = create_feature_extractor(setup.model, names, example_inputs=example, engine=engine)
+    if output_stride is not None and is_limited:
+        limited = limit_stride(extractor, output_stride, example_inputs=example)
+        names = {f"output[{key!r}]": key for key in names.values()}
+        cut, extractor = extractor, create_feature_extractor(limited, names, example_inputs=example, engine=engine)
+        extractor.original, extractor.parameters_before = cut.original, cut.parameters_before
     info = FeatureInfo([describe_level(level, search.maps.extent.batch, output_fmt) for level in levels], wanted)
     layouts = {index: levels[index].layout for index in wanted}
     return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, search.maps.image), output_fmt, return_dict)
 
 
+def _read_wanted(out_indices: Any, strides: Any, levels: tuple[Level, ...], flat: bool) -> tuple[int, ...]:
+    if strides is None:
+        return read_out_indices(out_indices, levels, flat)
+    if out_indices is not None:
+        raise RequestError("Pass out_indices= or strides=, not both: each chooses the levels.")
+    return read_strides(strides, levels)
+
+
 def limit_level(level: Level, output_stride: int) -> Level:
     """Describe a level of a model whose strides were limited."""
-    factor = max(1, level.reduction // output_stride)
-    grid = tuple(size * factor for size in level.layout.grid)
-    scale = tuple(size / factor for size in level.layout.scale)
-    layout = replace(level.layout, grid=grid, scale=scale)
-    return replace(level, reduction=level.reduction // factor, layout=layout)
+    steps = split_axes(level.reduction, len(level.layout.grid))
+    factors = [max(1, step // output_stride) for step in steps]
+    grid = tuple(size * factor for size, factor in zip(level.layout.grid, factors, strict=True))
+    scale = tuple(size / factor for size, factor in zip(level.layout.scale, factors, strict=True))
+    reduction = join_axes([step // factor for step, factor in zip(steps, factors, strict=True)])
+    return replace(level, reduction=reduction, layout=replace(level.layout, grid=grid, scale=scale))
 
 
 def _place_of(model: nn.Module, image: fx.Node) -> tuple[int, str]:

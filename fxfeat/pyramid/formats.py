@@ -12,6 +12,7 @@ from fxfeat.errors import GuardError, RequestError
 from fxfeat.vision.layout import Layout, Order
 
 FORMATS: tuple[Order, ...] = ("NCHW", "NHWC", "NLC")
+TOKENS: tuple[Order, ...] = ("NLC", "LNC")
 
 
 def check_format(output_fmt: Any) -> Order:
@@ -27,7 +28,7 @@ def check_format(output_fmt: Any) -> Order:
 
 
 def to_format(value: torch.Tensor, layout: Layout, image: tuple[int, ...], wanted: Order) -> torch.Tensor:
-    """Bring a map to another layout, without the tokens before those of the grid.
+    """Bring a map to another layout, without the tokens that are not the grid's.
 
     Example:
         >>> layout = Layout("NLC", (14, 14), 384, (16.0, 16.0), prefix=1)
@@ -35,32 +36,44 @@ def to_format(value: torch.Tensor, layout: Layout, image: tuple[int, ...], wante
         torch.Size([2, 384, 14, 14])
 
     Args:
-        value: the map, of shape ``(N, C, *grid)``, ``(N, *grid, C)`` or ``(N, prefix + places, C)``.
+        value: the map, of shape ``(N, C, *grid)``, ``(N, *grid, C)``, ``(N, tokens, C)`` or
+            ``(tokens, N, C)``.
         layout: how it holds it.
         image: the size of the image that it was computed from, without batch and channels.
         wanted: ``NCHW``, ``NHWC`` or ``NLC``.
 
     Raises:
-        GuardError: where the number of tokens fits no grid for this image.
-        RequestError: where the places are not in the order of the image's rows.
+        GuardError: where the number of tokens fits no grid for this image, or their order is known for another one.
     """
-    if layout.shuffled and wanted != "NLC":
-        raise RequestError(
-            "The model keeps the places of this map in another order than the image's rows, so they make no map. Pass "
-            "output_fmt='NLC' to features_only for the tokens as the model orders them."
-        )
-    if layout.order == wanted and not layout.prefix:
+    of_tokens = layout.order in TOKENS
+    if of_tokens:
+        value = _take_tokens(tokens_of(value, layout), layout, image)
+    if layout.order == wanted or (of_tokens and wanted == "NLC"):
         return value
-    if layout.order == "NLC":
-        value = value[:, layout.prefix :] if layout.prefix else value
-        if wanted == "NLC":
-            return value
+    if of_tokens:
         value = value.unflatten(1, find_grid(value.shape[1], layout, image))
     elif layout.order == "NCHW":
         value = value.movedim(1, -1)
     if wanted == "NLC":
         return value.flatten(1, -2)
     return value.movedim(-1, 1).contiguous() if wanted == "NCHW" else value
+
+
+def tokens_of(value: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Put the images of a batch of tokens first, those that are not the grid's included."""
+    return value.transpose(0, 1) if layout.order == "LNC" else value
+
+
+def _take_tokens(value: torch.Tensor, layout: Layout, image: tuple[int, ...]) -> torch.Tensor:
+    """Take the tokens of the grid, in the order of the image's rows."""
+    if layout.sorting is None:
+        return value[:, layout.prefix : value.shape[1] - layout.suffix] if layout.prefix or layout.suffix else value
+    if layout.sorting.image != image:
+        raise GuardError(
+            f"The model keeps its tokens in an order of its own, which is known for images of {layout.sorting.image} "
+            f"pixels; this one has {image}. Create the pyramid with example_inputs= like this input."
+        )
+    return value[:, list(layout.sorting.index)]
 
 
 def find_grid(places: int, layout: Layout, image: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from dataclasses import dataclass
 
 import networkx as nx
@@ -18,6 +17,7 @@ from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.maps import Maps
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
+from fxfeat.vision.reduction import Reduction, join_axes
 from fxfeat.vision.shapes import position_of
 from fxfeat.vision.value_names import name_value
 
@@ -29,7 +29,7 @@ class Level:
     Attributes:
         index: its place among the levels, from 0.
         module: the name to ask for it by, of a module or an operation.
-        reduction: how many pixels of the image one step on its grid is.
+        reduction: how many pixels of the image one step on its grid is; one number, or one for each axis.
         layout: how it holds the map, at the example's size.
         node: the value in the recording.
         why: the rule that chose it, in words.
@@ -37,7 +37,7 @@ class Level:
 
     index: int
     module: str
-    reduction: int
+    reduction: Reduction
     layout: Layout
     node: fx.Node
     why: str
@@ -65,6 +65,8 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
 
 
 def _explain(drop: Drop) -> str:
+    if drop.module_call is not None and max(drop.factor) == 1:
+        return f"goes into {drop.module_call.path}, a stage that is dilated in place of a stride"
     if drop.module_call is None:
         names = ", ".join(dict.fromkeys(str(node) for node in drop.nodes[:2]))
         return f"the last map before {names} lowers the resolution, which no module does by itself"
@@ -169,10 +171,14 @@ def _name_levels(
 
     table = name_nodes(recording)
     levels: list[Level] = []
-    reductions = itertools.accumulate((drop.factor for drop in drops), operator.mul, initial=1)
+    reductions = itertools.accumulate((drop.factor for drop in drops), _multiply, initial=(1,) * len(maps.extent.grid))
     for (node, why), reduction in zip(ends, reductions, strict=True):
         name = name_value(recording, node, table, is_one_stage)
         if name is None or not _is_learnt(recording, flow, node):
             continue
-        levels.append(Level(len(levels), name, reduction, maps.layouts[node], node, why))
+        levels.append(Level(len(levels), name, join_axes(reduction), maps.layouts[node], node, why))
     return tuple(levels)
+
+
+def _multiply(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(one * other for one, other in zip(left, right, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import fx
 
@@ -13,13 +13,15 @@ from fxfeat.errors import TraceError
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.names.table import name_nodes
+from fxfeat.pyramid.formats import TOKENS
+from fxfeat.pyramid.places import Places, lay_places, move_places
 from fxfeat.pyramid.read_layout import Extent, read_layout
-from fxfeat.pyramid.token_order import is_shuffled
+from fxfeat.pyramid.read_tokens import is_in_order, read_tokens
 from fxfeat.trace.setup import Setup
 from fxfeat.vision.larger_recording import enlarge, find_image_axes, find_length_axes, record_larger
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import attends
-from fxfeat.vision.operations import slides
+from fxfeat.vision.operations import TURNS, VIEWS, function_of, slides
 from fxfeat.vision.shapes import Shape, shape_of
 from fxfeat.vision.token_layout import nearest_layouts
 
@@ -66,19 +68,83 @@ def find_maps(setup: Setup, recording: Recording) -> Maps:
 def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape] | None) -> Maps:
     extent = Extent(shape_of(image)[0], shape_of(image)[2:], None if larger is None else larger[image][2:])
     layouts: dict[fx.Node, Layout] = {image: Layout("NCHW", extent.grid, shape_of(image)[1], (1.0,) * len(extent.grid))}
+    places: dict[fx.Node, Places] = {image: lay_places(layouts[image], shape_of(image))}
     grids: dict[object, Layout] = {}
-    for node in recording.graph.nodes:
-        shape, other = shape_of(node), None if larger is None else larger.get(node)
-        if node is image or node.op in ("placeholder", "get_attr") or (larger is not None and other is None):
+    last = {source: node for node in recording.nodes for source in node.all_input_nodes}
+    for node in recording.nodes:
+        if node is image or node.op in ("placeholder", "get_attr"):
             continue
-        if len(shape) > 3 and attends(node):
-            continue
-        layout = read_layout(shape, other, extent, _near(node, layouts, grids), slides(recording, node))
+        moved = move_places(recording, node, places)
+        layout = _read(recording, node, larger, Seen(extent, layouts, grids, moved))
         if layout is not None:
-            layout = replace(layout, shuffled=is_shuffled(node, layout, layouts))
             layouts[node] = layout
             grids[layout.grid, layout.scale] = layout
+        if layout is not None and layout.order not in TOKENS:
+            moved = lay_places(layout, shape_of(node))
+        if moved is not None:
+            places[node] = moved
+        for source in node.all_input_nodes:
+            if last[source] is node:
+                places.pop(source, None)
     return Maps(image, extent, layouts)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known when a value is read: the maps before it, and where its own numbers lie."""
+
+    extent: Extent
+    layouts: dict[fx.Node, Layout]
+    grids: dict[object, Layout]
+    places: Places | None
+
+
+def _read(recording: Recording, node: fx.Node, larger: dict[fx.Node, Shape] | None, seen: Seen) -> Layout | None:
+    """Read a value with axes for its grid from its shape, and tokens from where they lie."""
+    shape, other = shape_of(node), None if larger is None else larger.get(node)
+    if (larger is not None and other is None) or (len(shape) > 3 and attends(node)) or _is_turned(node, seen.layouts):
+        return None
+    near = _near(node, seen.layouts, seen.grids)
+    layout = read_layout(shape, other, seen.extent, near, slides(recording, node))
+    # Three axes fit too much: rows of an image, letters of a text, what many steps have made of one axis.
+    if layout is not None and (_is_arranged(node) or len(shape) == 3):
+        layout = layout if _keeps_order(layout, seen.places) else None
+    tokens = _read_tokens(shape, other, seen) if len(shape) == 3 and seen.places is not None else None
+    # What has a place for each number along one axis is a map of one axis too.
+    is_map = layout is not None and (tokens is None or tokens.grid == layout.grid)
+    return layout if is_map else tokens
+
+
+def _read_tokens(shape: Shape, other: Shape | None, seen: Seen) -> Layout | None:
+    assert seen.places is not None
+    for order in TOKENS:
+        batch = order.index("N")
+        grows = other is None or (other[1 - batch] != shape[1 - batch] and other[2] == shape[2])
+        if shape[batch] == seen.extent.batch and grows:
+            tokens = read_tokens(seen.places, seen.extent.grid, order)
+            if tokens is not None:
+                return tokens
+    return None
+
+
+def _is_turned(node: fx.Node, layouts: dict[fx.Node, Layout]) -> bool:
+    """Say whether a step works on what was arranged anew, with as many axes, and is no map any more.
+
+    A convolution of clips whose frames came before their channels tells nothing of the places of its result.
+    """
+    source = next(iter(node.all_input_nodes), None)
+    arranged = source is not None and _is_arranged(source) and source not in layouts
+    return arranged and source is not None and len(shape_of(source)) == len(shape_of(node)) and not _is_arranged(node)
+
+
+def _is_arranged(node: fx.Node) -> bool:
+    return function_of(node) in VIEWS | TURNS
+
+
+def _keeps_order(layout: Layout, places: Places | None) -> bool:
+    """Say whether what was arranged anew is a map still: it comes from places of the image, in the image's order."""
+    first = 2 if layout.order == "NCHW" else 1
+    return places is not None and is_in_order(places, range(first, first + len(layout.grid)))
 
 
 def find_image(recording: Recording) -> fx.Node:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fxfeat.errors import RequestError
 from fxfeat.pyramid.levels import Level
 from fxfeat.vision.level_indices import Wording, read_level_indices
+from fxfeat.vision.reduction import coarsest, join_axes
 
 _MOST_LEVELS = 5
 _BLOCKS = 3
@@ -36,10 +38,32 @@ def read_out_indices(out_indices: Any, levels: Sequence[Level], flat: bool) -> t
     return read_level_indices(out_indices, len(levels), wording)
 
 
+def read_strides(strides: Any, levels: Sequence[Level]) -> tuple[int, ...]:
+    """Read ``strides``: for each the last level of that reduction.
+
+    Args:
+        strides: an int, or several, or pairs, in the order wanted.
+        levels: all there are.
+
+    Raises:
+        RequestError: where there is no such level.
+    """
+    listed = [strides] if isinstance(strides, int) else strides
+    if isinstance(listed, str) or not isinstance(listed, Iterable):
+        raise RequestError(f"strides is {strides!r}; it must be one or several reductions, as in (4, 8, 16, 32).")
+    last = {level.reduction: level.index for level in levels}
+    wanted = [join_axes(stride) if isinstance(stride, (tuple, list)) else stride for stride in listed]
+    missing = [stride for stride in wanted if stride not in last]
+    if missing or not wanted:
+        what = f"no level has a reduction of {missing[0]}" if missing else "it names none"
+        raise RequestError(f"strides is {strides!r}, but {what}. {_list(levels)}")
+    return tuple(last[stride] for stride in wanted)
+
+
 def _choose_usual(levels: Sequence[Level], flat: bool) -> tuple[int, ...]:
     if flat:
         return tuple(level.index for level in levels[-_BLOCKS:])
-    usual = [level.index for level in levels if 2 <= level.reduction <= 2**_MOST_LEVELS]
+    usual = [level.index for level in levels if 2 <= coarsest(level.reduction) <= 2**_MOST_LEVELS]
     return tuple(usual[-_MOST_LEVELS:] or [level.index for level in levels][-_MOST_LEVELS:])
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fxfeat.vision.layout import Layout, Order
 from fxfeat.vision.shapes import Shape
 
-_MOST_PREFIX_TOKENS = 32
 _MOST_FITTING = 3
 
 
@@ -38,20 +37,14 @@ def read_layout(
         slid: whether a convolution, a pool or an interpolation made it, whose result is sure to be ``NCHW``.
 
     Example:
-        >>> read_layout((2, 64, 56, 56), (2, 64, 112, 112), Extent(2, (224, 224), (448, 448)))
-        Layout(order='NCHW', grid=(56, 56), channels=64, scale=(4.0, 4.0), prefix=0, shuffled=False)
-        >>> near = Layout("NCHW", (14, 14), 384, (16.0, 16.0))
-        >>> read_layout((2, 197, 384), None, Extent(2, (224, 224)), [near])
-        Layout(order='NLC', grid=(14, 14), channels=384, scale=(16.0, 16.0), prefix=1, shuffled=False)
+        >>> layout = read_layout((2, 64, 56, 56), (2, 64, 112, 112), Extent(2, (224, 224), (448, 448)))
+        >>> layout.order, layout.grid, layout.channels, layout.scale
+        ('NCHW', (56, 56), 64, (4.0, 4.0))
     """
-    if len(shape) < 3 or shape[0] != extent.batch or (larger is not None and larger[0] != extent.batch):
+    if len(shape) != len(extent.grid) + 2 or shape[0] != extent.batch:
         return None
-    if len(shape) == len(extent.grid) + 2:
-        return _read_map(shape, larger, extent, near, slid)
-    return _read_tokens(shape, larger, extent, near) if len(shape) == 3 else None
-
-
-def _read_map(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout], slid: bool) -> Layout | None:
+    if larger is not None and larger[0] != extent.batch:
+        return None
     orders: tuple[tuple[Order, slice, int], ...] = (("NCHW", slice(2, None), 1), ("NHWC", slice(1, -1), -1))
     fitting = []
     for order, place, channel in orders[: 1 if slid else 2]:
@@ -96,43 +89,3 @@ def _is_whole_part(grid: Shape, other: Shape) -> bool:
     """
     step = round(sum(other) / sum(grid))
     return step > 0 and all(abs(before / step - size) < 1 for size, before in zip(grid, other, strict=True))
-
-
-def _read_tokens(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout]) -> Layout | None:
-    if larger is not None and (larger[1] == shape[1] or larger[2] != shape[2]):
-        return None
-    if any((other.channels, other.places) == shape[1:] for other in near[:_MOST_FITTING]):
-        return None  # channels first, then the places in one axis
-    prefixes = [(shape[1] - other.places, other) for other in near]
-    fitting = [
-        (prefix, other)
-        for prefix, other in prefixes
-        if 0 <= prefix <= _MOST_PREFIX_TOKENS and _grows_alike(other, prefix, larger, extent)
-    ]
-    if fitting:
-        prefix, other = min(fitting, key=lambda pair: pair[0])
-        return Layout("NLC", other.grid, shape[2], other.scale, prefix)
-    return next(_guess_grids(shape, larger, extent, near), None)
-
-
-def _grows_alike(near: Layout, prefix: int, larger: Shape | None, extent: Extent) -> bool:
-    """Say whether the prefix is as long for the larger image."""
-    if larger is None or extent.larger is None:
-        return True
-    pairs = zip(near.grid, near.scale, extent.grid, extent.larger, strict=True)
-    grown = [step + round((after - before) / scale) for step, scale, before, after in pairs]
-    return math.prod(grown) + prefix == larger[1]
-
-
-def _guess_grids(shape: Shape, larger: Shape | None, extent: Extent, near: Sequence[Layout]) -> Iterator[Layout]:
-    """Yield the grids that tokens may have which no map before them has: whole parts of the nearest one."""
-    before = next(iter(near), None)
-    if before is None or shape[2] < before.channels:
-        return  # the heads of an attention, not the places of a smaller map
-    for step in range(1, max(before.grid) + 1):
-        grid = tuple(-(-size // step) for size in before.grid)
-        prefix = shape[1] - math.prod(grid)
-        scale = tuple(size * step for size in before.scale)
-        layout = Layout("NLC", grid, shape[2], scale, prefix)
-        if layout.places > 1 and prefix == before.prefix and _grows_alike(layout, prefix, larger, extent):
-            yield layout

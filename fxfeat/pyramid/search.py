@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import networkx as nx
 from torch import nn
 
 from fxfeat.errors import TraceError
 from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.blocks import find_blocks
 from fxfeat.pyramid.descent import find_descent
+from fxfeat.pyramid.dilations import add_dilated
 from fxfeat.pyramid.drops import find_drops
 from fxfeat.pyramid.flow import draw_image_flow
 from fxfeat.pyramid.levels import Level, find_levels
 from fxfeat.pyramid.maps import Maps, find_maps
 from fxfeat.trace.setup import Setup, record_mode
+from fxfeat.vision.learnt import has_weights, mixes
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,11 @@ def search_levels(setup: Setup) -> LevelSearch:
     blocks = find_blocks(recording, maps, flow, drops, least=2 if descent.whole else 3)
     if blocks:
         return LevelSearch(recording, maps, blocks, True)
-    levels = find_levels(recording, maps, descent, drops)
+    levels = find_levels(recording, maps, descent, add_dilated(recording, descent, maps.layouts, drops))
     if not levels:
         raise TraceError(_explain_none(recording, maps))
+    if _is_projection_alone(recording, flow, levels):
+        raise TraceError(_explain_projection(recording, levels[0]))
     return LevelSearch(recording, maps, levels, False)
 
 
@@ -65,6 +70,23 @@ def _record_open(setup: Setup) -> Recording:
     called = {call.path for call in recording.module_calls if call.leaf}
     stacks = {path for path in called if isinstance(recording.root.get_submodule(path), nn.TransformerEncoder)}
     return record_mode(setup, False, frozenset(stacks)) if stacks else recording
+
+
+def _is_projection_alone(recording: Recording, flow: nx.DiGraph, levels: tuple[Level, ...]) -> bool:
+    """Say whether the only map is what one layer makes of the image, and all that sees places together comes later."""
+    node = levels[0].node
+    before = [value for value in (node, *nx.ancestors(flow, node)) if has_weights(recording, value)]
+    return (
+        len(levels) == 1 and len(before) == 1 and any(mixes(recording, value) for value in nx.descendants(flow, node))
+    )
+
+
+def _explain_projection(recording: Recording, level: Level) -> str:
+    return (
+        f"{type(recording.root).__name__} has no levels. Its only map is {level.module}, the projection that makes its "
+        "tokens; where the tokens after it lie on the image cannot be followed, since they are dropped, merged, or put "
+        "into an order that depends on values. To take values by name, use fxfeat.create_feature_extractor."
+    )
 
 
 def _explain_none(recording: Recording, maps: Maps) -> str:

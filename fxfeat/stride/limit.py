@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from fxfeat.codegen.extractor import FeatureExtractor
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.stride.apply import apply_changes, check_result
 from fxfeat.stride.image_flow import Flow, follow_image
@@ -85,7 +86,7 @@ def check_limit(model: nn.Module, flow: Flow, limit: int) -> None:
         RequestError: where it is not.
     """
     reductions = flow.reductions
-    name = type(model).__name__
+    name = model.original if isinstance(model, FeatureExtractor) else type(model).__name__
     if not reductions:
         raise RequestError(f"{name} has no convolution or pool that an image reaches, so there is no stride to limit.")
     if isinstance(limit, int) and (limit in reductions or (limit > reductions[-1] and limit % reductions[-1] == 0)):

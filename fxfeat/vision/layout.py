@@ -6,7 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Order = Literal["NCHW", "NHWC", "NLC"]
+Order = Literal["NCHW", "NHWC", "NLC", "LNC"]
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """The order of tokens that are not in the order of the image's rows, which is known for one size of image.
+
+    Attributes:
+        index: which token each place of the grid is, row by row.
+        image: the size of the image, without batch and channels.
+    """
+
+    index: tuple[int, ...]
+    image: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -14,13 +27,14 @@ class Layout:
     """How a value holds a map.
 
     Attributes:
-        order: ``NCHW`` (one channel axis, then the grid), ``NHWC`` (the grid, then channels) or ``NLC`` (tokens).
-            The same words are used for grids of one or three axes.
+        order: ``NCHW`` (one channel axis, then the grid), ``NHWC`` (the grid, then channels), ``NLC`` (tokens) or
+            ``LNC`` (tokens before images). The same words are used for grids of one or three axes.
         grid: the size of the map, as in ``(14, 14)``.
         channels: how many numbers each place has.
         scale: how many pixels of the image one step on each axis of the grid is, not rounded.
         prefix: how many tokens come before those of the grid.
-        shuffled: whether the places are in another order than the image's rows.
+        suffix: how many tokens come behind those of the grid.
+        sorting: where the tokens of the grid stand, if not row by row and side by side.
     """
 
     order: Order
@@ -28,7 +42,8 @@ class Layout:
     channels: int
     scale: tuple[float, ...]
     prefix: int = 0
-    shuffled: bool = False
+    suffix: int = 0
+    sorting: Sorting | None = None
 
     @property
     def size(self) -> float:

@@ -36,7 +36,7 @@ def replay(recording: Recording, example: Example, visit: Visit) -> None:
 def _run(recording: Recording, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     target = str(node.target)
     if node.op == "get_attr":
-        return _read_attribute(recording, target)
+        return read_attribute(recording, target)
     if node.op == "call_module":
         return run_call(node, values.__getitem__, recording.root.get_submodule(target))
     return run_call(node, values.__getitem__)
@@ -68,7 +68,8 @@ def _valued(arguments: Any, value_of: Callable[[fx.Node], Any]) -> Any:
     return map_structure(arguments, change)
 
 
-def _read_attribute(recording: Recording, path: str) -> Any:
+def read_attribute(recording: Recording, path: str) -> Any:
+    """Read what a ``get_attr`` node of a recording reads."""
     if path in recording.tensors:
         return recording.tensors[path]
     owner: Any = recording.root

@@ -23,7 +23,12 @@ def lay_out(numbers: torch.Tensor, layout: Layout, shape: Shape) -> torch.Tensor
         layout: how the value holds the map, without tokens before those of the grid.
         shape: of the value.
     """
-    forms = {"NCHW": (1, 1, *layout.grid), "NHWC": (1, *layout.grid, 1), "NLC": (1, layout.places, 1)}
+    forms = {
+        "NCHW": (1, 1, *layout.grid),
+        "NHWC": (1, *layout.grid, 1),
+        "NLC": (1, layout.places, 1),
+        "LNC": (layout.places, 1, 1),
+    }
     return numbers.reshape(forms[layout.order]).expand(shape)
 
 

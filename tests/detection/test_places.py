@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
@@ -75,10 +74,9 @@ def test_maps_are_in_the_images_order():
     assert found == [(13, 23), (7, 12), (4, 6)]
 
 
-def test_the_order_moves_along_and_is_not_saved():
+def test_the_order_needs_no_tensor_of_its_own():
     backbone = fxfeat.fpn_backbone(Unrolled(), example_inputs=image(SIDE, SIDE))
-    assert not any("order" in name for name in backbone.state_dict())
-    assert backbone.to("meta").order0.is_meta
+    assert not list(backbone.body.buffers())
 
 
 class Sorted(Unrolled):
@@ -97,6 +95,13 @@ class Sorted(Unrolled):
         return self.head(self.stage2(x).mean(1))
 
 
-def test_an_order_that_cannot_be_followed():
-    with pytest.raises(fxfeat.RequestError, match=r"^The tokens of .* are in another order than the image's rows, and"):
-        fxfeat.fpn_backbone(Sorted(), example_inputs=image(SIDE, SIDE))
+def test_an_order_that_is_a_buffer_is_followed():
+    model = Sorted().eval()
+    pyramid = fxfeat.features_only(model, example_inputs=image(SIDE, SIDE))
+    # Pooled over four places that have nothing to do with each other, the rest makes no map.
+    assert pyramid.feature_info.module_name() == ["stage1.0", "stage1.1"]
+    tokens = fxfeat.create_feature_extractor(model, ["stage1"])(image(SIDE, SIDE))["stage1"]
+    turned = torch.empty_like(tokens)
+    turned[:, model.order] = tokens
+    rows = turned.view(2, 8, 16, 2, 8).transpose(1, 2).reshape(2, 16, 16, 8).permute(0, 3, 1, 2)
+    assert torch.equal(pyramid(image(SIDE, SIDE))[-1], rows)

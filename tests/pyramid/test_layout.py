@@ -40,13 +40,6 @@ def test_a_pooled_map_is_none():
     assert read_layout((2, 8, 1, 1), None, ONE, [MAP], slid=True) is None
 
 
-def test_tokens_prefer_the_shortest_prefix():
-    small = Layout("NCHW", (2, 2), 8, (32.0, 32.0))
-    near = Layout("NCHW", (4, 4), 8, (16.0, 16.0))
-    held = read_layout((2, 17, 8), None, ONE, [small, near])
-    assert held is not None and (held.grid, held.prefix) == ((4, 4), 1)
-
-
 def test_places_in_one_axis_after_the_channels_are_no_tokens():
     assert read_layout((2, 8, 256), None, ONE, [MAP]) is None
 
@@ -100,16 +93,21 @@ class Sorted(nn.Module):
         return self.fc(x.mean(1))
 
 
-def test_tokens_sorted_by_window_are_no_map():
+def test_tokens_sorted_by_window_make_a_map_of_their_size_of_image():
     image = torch.rand(2, 3, 32, 64)
     plain = fxfeat.features_only(Sorted(turn=False), 1, example_inputs=image)
     assert plain(image)[0].shape == (2, 8, 8, 16)
-    turned = fxfeat.features_only(Sorted(turn=True), 1, example_inputs=image)
-    with pytest.raises(fxfeat.RequestError) as caught:
-        turned(image)
+    model = Sorted(turn=True).eval()
+    turned = fxfeat.features_only(model, 1, example_inputs=image)
+    with torch.no_grad():
+        tokens = fxfeat.create_feature_extractor(model, ["add_1"], example_inputs=image)(image)["add_1"]
+        rows = tokens.view(2, 4, 8, 2, 2, 8).permute(0, 5, 1, 3, 2, 4).reshape(2, 8, 8, 16)
+        assert torch.equal(turned(image)[0], rows)
+        nlc = fxfeat.features_only(model, 1, output_fmt="NLC", example_inputs=image)(image)[0]
+    assert torch.equal(nlc, rows.flatten(2).transpose(1, 2))
+    with pytest.raises(fxfeat.GuardError) as caught:
+        turned(torch.rand(2, 3, 64, 32))
     assert str(caught.value) == (
-        "The model keeps the places of this map in another order than the image's rows, so they make no map. Pass "
-        "output_fmt='NLC' to features_only for the tokens as the model orders them."
+        "The model keeps its tokens in an order of its own, which is known for images of (32, 64) pixels; this one has "
+        "(64, 32). Create the pyramid with example_inputs= like this input."
     )
-    tokens = fxfeat.features_only(Sorted(turn=True), 1, output_fmt="NLC", example_inputs=image)
-    assert tokens(image)[0].shape == (2, 128, 8)

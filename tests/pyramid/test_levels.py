@@ -199,9 +199,15 @@ def test_a_view_of_what_was_overwritten_is_not_passed_by():
 
 
 def test_work_then_pool_in_one_container_ends_before_the_pool():
+    parts = [nn.Sequential(conv(a, b), nn.ReLU(), conv(b, b), nn.MaxPool2d(2)) for a, b in ((3, 4), (4, 8))]
+    model = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    assert levels_of(model) == [(1, 4, "0.2"), (2, 8, "1.2"), (4, 8, "1")]
+
+
+def test_one_convolution_and_a_pool_are_one_step_down():
     parts = [nn.Sequential(conv(a, b), nn.ReLU(), nn.MaxPool2d(2)) for a, b in ((3, 4), (4, 8))]
     model = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-    assert levels_of(model) == [(1, 4, "0.1"), (2, 8, "1.1"), (4, 8, "1")]
+    assert levels_of(model) == [(2, 4, "0"), (4, 8, "1")]
 
 
 def test_stage_with_its_reduction_at_the_end():

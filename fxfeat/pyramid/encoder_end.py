@@ -1,0 +1,105 @@
+"""Where the encoder of a model with several ways out ends: before its decoder, and before heads on several maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import networkx as nx
+from torch import fx
+
+from fxfeat.ir.module_call import ModuleCall
+from fxfeat.ir.recording import Recording
+from fxfeat.pyramid.flow import Sources, find_sources
+from fxfeat.pyramid.maps import Maps
+from fxfeat.pyramid.resolution import is_drop
+from fxfeat.vision.layout import Layout
+from fxfeat.vision.shapes import position_of
+
+Layouts = Mapping[fx.Node, Layout]
+
+
+def find_decoder(recording: Recording, flow: nx.DiGraph, maps: Maps, ran: list[fx.Node]) -> int:
+    """Find where the first module begins that leads up in resolution, after which nothing goes lower than before it.
+
+    It may go lower itself: a feature pyramid network makes levels of its own.
+
+    Args:
+        recording: of the model.
+        flow: how the image flows through it.
+        maps: of that recording.
+        ran: the maps of the flow, in order.
+
+    Returns:
+        The position where it begins; that of the end where there is none.
+    """
+    layouts, sources = maps.layouts, find_sources(flow, maps.layouts)
+    for node in ran:
+        if not any(is_drop(layouts[node], layouts[source]) for source in sources[node]):
+            continue
+        for call in _list_holding(recording, node):
+            before = [value for value in ran if position_of(value) < call.start]
+            lowest = max((layouts[value] for value in before), key=lambda layout: layout.size, default=None)
+            if lowest is None or not is_drop(layouts[maps.image], lowest):
+                continue
+            if not any(
+                _goes_lower(value, lowest, sources, layouts) for value in ran if position_of(value) >= call.stop
+            ):
+                return call.start
+            break
+    return len(recording.nodes)
+
+
+def _list_holding(recording: Recording, node: fx.Node) -> list[ModuleCall]:
+    return [
+        call for call in recording.module_calls[1:] if call.start <= position_of(node) < call.stop and not call.leaf
+    ]
+
+
+def _goes_lower(node: fx.Node, lowest: Layout, sources: Sources, layouts: Layouts) -> bool:
+    lowers = any(is_drop(layouts[source], layouts[node]) for source in sources[node])
+    return lowers and is_drop(lowest, layouts[node])
+
+
+def leave_heads(recording: Recording, flow: nx.DiGraph, layouts: Layouts, low: list[fx.Node]) -> fx.Node:
+    """Take the last map of the lowest resolution that no head made.
+
+    Args:
+        recording: of the model.
+        flow: how the image flows through it.
+        layouts: of the maps.
+        low: maps of the lowest resolution, in order.
+    """
+    first, bottom = low[0], low[-1]
+    holding = [
+        call
+        for call in recording.module_calls[1:]
+        if position_of(first) < call.start <= position_of(bottom) < call.stop
+    ]
+    head = next((call for call in holding if _is_head(recording, flow, layouts, call)), None)
+    before = [node for node in low if head is None or position_of(node) < head.start]
+    return before[-1] if head is None or before[-1] is bottom else leave_heads(recording, flow, layouts, before)
+
+
+def _is_head(recording: Recording, flow: nx.DiGraph, layouts: Layouts, call: ModuleCall) -> bool:
+    """Say whether a call is one of several, of one module or one list, on maps of several resolutions."""
+    result = call.result
+    if not isinstance(result, fx.Node) or result not in layouts or result not in flow:
+        return False
+    others = [
+        other.result for other in recording.module_calls if other.parent == call.parent and _is_beside(other, call)
+    ]
+    maps = [other for other in others if isinstance(other, fx.Node) and other in layouts and other in flow]
+    return any(
+        is_drop(layouts[other], layouts[result])
+        and not nx.has_path(flow, other, result)
+        and not nx.has_path(flow, result, other)
+        for other in maps
+    )
+
+
+def _is_beside(other: ModuleCall, call: ModuleCall) -> bool:
+    if other is call:
+        return False
+    container, _, index = call.path.rpartition(".")
+    beside, _, place = other.path.rpartition(".")
+    return other.path == call.path or (index.isdigit() and place.isdigit() and container == beside)

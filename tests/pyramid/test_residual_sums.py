@@ -1,0 +1,131 @@
+"""What a block gives where its caller adds the residual."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fxfeat
+
+IMAGE = torch.rand(1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+WIDTH = 16
+
+
+class Mix(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+def feed():
+    return nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+
+
+class Alternating(nn.Module):
+    """Two lists of branches, added in turn."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.norm, self.head = nn.Conv2d(3, WIDTH, 8, 8), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2)
+        self.mixes, self.feeds = nn.ModuleList(Mix() for _ in "1234"), nn.ModuleList(feed() for _ in "1234")
+        self.gains = nn.Parameter(torch.rand(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in "1234")
+
+    def step(self, index, x):
+        x = x + self.mixes[index](x)
+        return x + self.feeds[index](x)
+
+    def start(self, x):
+        return self.patch(x).flatten(2).transpose(1, 2)
+
+    def forward(self, x):
+        x = self.start(x)
+        for index in range(4):
+            x = self.step(index, x)
+        return self.head(self.norm(x).mean(1))
+
+
+class WideMixes(Alternating):
+    """The heavier of the two branches comes first."""
+
+    def __init__(self):
+        super().__init__()
+        self.feeds = nn.ModuleList(nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)) for _ in "1234")
+
+
+class OneBranch(Alternating):
+    def step(self, index, x):
+        return self.mixes[index](x) + x
+
+
+class SideBySide(Alternating):
+    def step(self, index, x):
+        return x + self.mixes[index](x) + self.feeds[index](x)
+
+
+class Scaled(Alternating):
+    def step(self, index, x):
+        x = torch.add(x, self.gains[index] * self.mixes[index](x))
+        return x + self.gains[index] * self.feeds[index](x)
+
+
+class NormAfter(Alternating):
+    def step(self, index, x):
+        return self.norms[index](x + self.feeds[index](x))
+
+
+class InPlace(Alternating):
+    def step(self, index, x):
+        x = x.clone()
+        x += self.feeds[index](x)
+        return x
+
+
+class WithToken(Alternating):
+    def start(self, x):
+        x = super().start(x)
+        return torch.cat([self.gains.view(1, 1, 4).repeat(len(x), 1, 4), x], 1)
+
+
+@pytest.mark.parametrize("kind", [Alternating, WideMixes, OneBranch, SideBySide, Scaled, NormAfter, InPlace, WithToken])
+def test_the_sum_is_the_level(kind):
+    model = kind().eval()
+    pyramid = fxfeat.features_only(model, 4, example_inputs=IMAGE)
+    expected = []
+    with torch.no_grad():
+        x = model.start(IMAGE)
+        for index in range(4):
+            x = model.step(index, x)
+            expected.append(x[:, -32:].transpose(1, 2).reshape(1, WIDTH, 8, 4))
+        assert all(map(torch.equal, pyramid(IMAGE), expected))
+    assert pyramid.feature_info.reduction() == [8] * 4
+
+
+class Stages(nn.Module):
+    """A model of stages whose blocks are added by the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 16, 2, 2)
+        self.first = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU()) for _ in "12")
+        self.second = nn.ModuleList(nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU()) for _ in "12")
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.first:
+            x = x + block(x)
+        x = self.down(x)
+        for block in self.second:
+            x = x + block(x)
+        return x.mean((2, 3))
+
+
+def test_the_sum_ends_a_stage():
+    info = fxfeat.features_only(Stages().eval(), example_inputs=IMAGE).feature_info
+    assert info.module_name() == ["add_1", "add_3"]
