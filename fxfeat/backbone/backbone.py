@@ -10,20 +10,25 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fxfeat.backbone.arrange import arrange
-from fxfeat.backbone.head_places import check_unpooled, count_outputs, reset
+from fxfeat.backbone.checkpointing import switch_checkpointing
+from fxfeat.backbone.head_places import count_outputs
 from fxfeat.backbone.ladder import finish, read_maps
+from fxfeat.backbone.masks import take_mask
 from fxfeat.backbone.parts import (
     classifiers_of,
+    count_features,
+    count_hidden,
     cut,
     has_classifier,
     ladder_of,
-    places_of,
+    list_places,
     read_parts,
     run_features,
     run_head,
     run_levels,
     split_of,
 )
+from fxfeat.backbone.reset import reset_head
 from fxfeat.backbone.split import Split
 from fxfeat.backbone.take_indices import take_indices
 from fxfeat.errors import RequestError
@@ -76,7 +81,7 @@ class Backbone(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model; without its pooling, up to its features and through what is left of its classifier."""
-        if self._parts.pooled and not self._parts.is_cut:
+        if self._parts.is_as_it_was:
             return self._parts.root(*args, **kwargs)
         return self.forward_head(self.forward_features(*args, **kwargs))
 
@@ -103,17 +108,18 @@ class Backbone(nn.Module):
     @property
     def num_features(self) -> int:
         """The number of channels of the features, of all together where there are several."""
-        ladder = self._parts.ladder
-        if ladder is not None and ladder.stub:
-            return ladder.levels.layouts[ladder.last].channels
-        split = self.split
-        return sum(shape[axis] for shape, axis in zip(split.shapes, split.channels, strict=True))
+        return count_features(self._parts)
+
+    @property
+    def head_hidden_size(self) -> int:
+        """The width of what goes into the classifier: of ``forward_head(x, pre_logits=True)``."""
+        return count_hidden(self._parts)
 
     @property
     def num_classes(self) -> int:
         """The number of scores that the classifier makes; 0 without one."""
         parts = self._parts
-        return count_outputs(parts.root, places_of(parts)[0]) if has_classifier(parts) else 0
+        return count_outputs(parts.root, list_places(parts)[0]) if has_classifier(parts) else 0
 
     def forward_features(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model up to its last value with positions, final norm included, pooling not.
@@ -155,24 +161,15 @@ class Backbone(nn.Module):
         """Replace the classifier by one with fresh weights.
 
         Args:
-            num_classes: how many scores to make; 0 removes the classifier with its parameters.
-            global_pool: None keeps the pooling, ``""`` removes it.
+            num_classes: how many scores to make; 0 removes the classifier with its parameters. Where a model has none,
+                one is put behind it.
+            global_pool: None keeps the pooling, ``""`` removes it; ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``
+                (both side by side) and ``"token"`` (the class token) pool in its place.
 
         Raises:
-            RequestError: for another pooling, or for a linear layer on a map that is not pooled.
+            RequestError: for a pooling that does not fit the model, or a linear layer on a map that is not pooled.
         """
-        if global_pool not in (None, ""):
-            raise RequestError(
-                f"global_pool is {global_pool!r}; pass None to keep the model's own pooling or '' to remove it."
-            )
-        parts, places = self._parts, places_of(self._parts)
-        if parts.is_headless:
-            raise RequestError("The head was pruned; call reset_classifier before prune_intermediate_layers.")
-        if global_pool == "" and num_classes > 0:
-            check_unpooled(self.split.shapes[0], self.split.channels[0], places)
-        for place in places:
-            reset(parts.root, place, num_classes)
-        parts.pooled = parts.pooled and global_pool is None
+        reset_head(self._parts, num_classes, global_pool)
 
     # -- the levels -------------------------------------------------------------------------------------------------
 
@@ -195,6 +192,8 @@ class Backbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
         output_dict: bool = False,
+        attn_mask: torch.Tensor | None = None,
+        is_causal: bool = False,
     ) -> Any:
         """Run the model and return the maps of some levels beside its features.
 
@@ -203,27 +202,65 @@ class Backbone(nn.Module):
             indices: the levels: an int for the last n, several of which negative ones count from the end, None for
                 all. A hierarchical model's levels are the ends of its resolutions, a flat one's its blocks.
             return_prefix_tokens: return pairs of a map and its prefix tokens, where there are such tokens.
-            norm: apply the final norm to the maps that it fits.
+            norm: apply the final norm to each map: any block of a flat model, or the last level of others. A model that
+                has no final norm leaves them as they are.
             stop_early: run no further than the last level asked for.
             output_fmt: ``NCHW``, ``NHWC`` or ``NLC``.
             intermediates_only: return the maps alone.
             output_dict: return a dict of ``image_intermediates``, ``image_intermediates_prefix`` and
                 ``image_features``.
+            attn_mask: passed on to a model that takes it.
+            is_causal: the same.
 
         Returns:
             The features, as from ``forward_features``, and a list of maps in the order in which the model makes them.
 
         Raises:
-            FxfeatError: where there are no levels, or none of these indices or of this format.
+            FxfeatError: where there are no levels, or none of these indices or of this format; for a norm that does not
+                fit, and a mask that the model does not take.
         """
+        given = take_mask(self._parts.root, attn_mask, is_causal)
         ladder, root = ladder_of(self._parts), self._parts.root
         wanted = check_format(output_fmt)
         taken, last = take_indices(ladder.last + 1, indices)
         end = last if stop_early or intermediates_only else ladder.last
-        values = run_levels(self._parts, end, not intermediates_only, (x,), {})
+        values = run_levels(self._parts, end, not intermediates_only, (x,), given)
         maps = read_maps(ladder, root, values, taken, norm, wanted, tuple(x.shape[2:]))
         features = None if intermediates_only else finish(ladder, root, values, end)
         return arrange(maps, features, return_prefix_tokens, output_dict)
+
+    def get_intermediate_layers(
+        self,
+        x: torch.Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        attn_mask: torch.Tensor | None = None,
+    ) -> list[Any]:
+        """Return the values of some levels, as DINO and timm have it.
+
+        Args:
+            x: the image ``(B, C, H, W)``.
+            n: the levels: an int for the last n, or indices.
+            reshape: return maps ``(B, C, H, W)`` in place of tokens ``(B, N, C)``.
+            return_prefix_tokens: return pairs of these and the prefix tokens, where there are such tokens.
+            norm: apply the final norm.
+            attn_mask: passed on to a model that takes it.
+
+        Raises:
+            FxfeatError: as for ``forward_intermediates``.
+        """
+        layers: list[Any] = self.forward_intermediates(
+            x,
+            n,
+            return_prefix_tokens=return_prefix_tokens,
+            norm=norm,
+            output_fmt="NCHW" if reshape else "NLC",
+            intermediates_only=True,
+            attn_mask=attn_mask,
+        )
+        return layers
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -242,3 +279,32 @@ class Backbone(nn.Module):
             FxfeatError: where there are no levels, or none of these indices.
         """
         return cut(self._parts, indices, prune_norm, prune_head)
+
+    # -- what changes the model's own code ----------------------------------------------------------------------------
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Switch gradient checkpointing on or off, as the model has it; features and intermediates follow.
+
+        Raises:
+            RequestError: where the model has no ``set_grad_checkpointing``.
+        """
+        switch_checkpointing(self._parts, "set_grad_checkpointing", enable)
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Switch gradient checkpointing on where the model has transformers' method of this name."""
+        switch_checkpointing(self._parts, "gradient_checkpointing_enable", *args, **kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Switch gradient checkpointing off where the model has transformers' method of this name."""
+        switch_checkpointing(self._parts, "gradient_checkpointing_disable")
+
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: the size is part of what was recorded.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError(
+            "set_input_size changes the model, and a Backbone was made of the model as it was. Call it on the model, "
+            "then make Backbone(model) again."
+        )

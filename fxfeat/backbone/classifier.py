@@ -25,6 +25,8 @@ from fxfeat.vision.operations import (
 )
 from fxfeat.vision.shapes import is_tensor, position_of, shape_of
 
+_USUAL_NAMES = ("fc", "head", "heads", "classifier", "linear", "logits", "last_linear")
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -95,6 +97,24 @@ def _is_passed(recording: Recording, node: fx.Node, positions: frozenset[fx.Node
         return all(is_tensor(weight) and shape_of(weight) in ((), (1,)) for weight in weights)
     kinds = (is_dropout, is_layout, is_pool, is_squash)
     return is_pick(node) or any(kind(recording, node) for kind in kinds)
+
+
+def find_removed(recording: Recording, scores: fx.Node, positions: frozenset[fx.Node]) -> tuple[Classifier, ...]:
+    """Find where a classifier was removed, or never put: an identity that makes the result of what was pooled.
+
+    Of several in a row it is the one that is called as classifiers are, else the first.
+    """
+    ends: list[fx.Node] = []
+    node = scores
+    while isinstance(module_of(recording, node), nn.Identity) and len(shape_of(node)) == 2 and node not in positions:
+        ends.insert(0, node)
+        node = node.all_input_nodes[0]
+    named = [end for end in ends if str(end.target).rpartition(".")[2] in _USUAL_NAMES]
+    chosen = next(iter((*named, *ends)), None)
+    if chosen is None:
+        return ()
+    path = str(chosen.target)
+    return (Classifier(chosen.all_input_nodes[0], chosen, path, path),)
 
 
 def find_between(flow: nx.DiGraph, classifiers: tuple[Classifier, ...], scores: fx.Node) -> set[fx.Node]:

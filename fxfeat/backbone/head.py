@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import networkx as nx
 from torch import fx
 
-from fxfeat.backbone.classifier import Blocked, Classifier, find_between, find_classifiers
+from fxfeat.backbone.classifier import Blocked, Classifier, find_between, find_classifiers, find_removed
 from fxfeat.backbone.cut import find_cut
-from fxfeat.backbone.position_embeddings import find_constant_sizes, find_positions, record_same_code
+from fxfeat.backbone.head_pooling import find_pooled
+from fxfeat.backbone.position_embeddings import (
+    find_channels,
+    find_constant_sizes,
+    find_positions,
+    record_same_code,
+)
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.ir.recording import Recording
 from fxfeat.names.table import name_nodes
 from fxfeat.trace.setup import Setup, record_mode
-from fxfeat.vision.data_flow import draw_memory_flow, inputs_of
+from fxfeat.vision.data_flow import draw_memory_flow, find_chain, inputs_of
 from fxfeat.vision.operations import is_squash
 from fxfeat.vision.shapes import is_tensor, shape_of
 from fxfeat.vision.value_names import name_value
@@ -26,8 +33,9 @@ class Head:
 
     ``features`` are the last values that have positions: one, or one for each classifier. ``scores`` is what the
     classifiers lead to, ``squashes`` what lies between the two and is no part of an embedding: softmax and the like.
-    ``why`` says in words what was found; ``names`` are those of the features. ``sizes`` holds sizes that were read
-    from values without positions, and so are the same for every input.
+    ``pooled`` is what the features were first pooled to, where they are one value. ``why`` says in words what was
+    found; ``names`` are those of the features. ``sizes`` holds sizes that were read from values without positions, and
+    so are the same for every input.
     """
 
     features: tuple[fx.Node, ...]
@@ -37,6 +45,7 @@ class Head:
     names: tuple[str, ...]
     why: str
     sizes: dict[fx.Node, int]
+    pooled: fx.Node | None = None
 
 
 def find_head(recording: Recording, larger: Recording | None) -> Head:
@@ -59,6 +68,9 @@ def find_head(recording: Recording, larger: Recording | None) -> Head:
         if isinstance(head, Head):
             return head
         failures.append(head)
+    encoder = _find_encoder(recording, flow, positions, larger)
+    if encoder is not None:
+        return encoder
     instead = "; ".join(dict.fromkeys(failures)) or "its result depends on no input"
     raise RequestError(
         f"{type(recording.root).__name__} has no head: fxfeat looked for a value with positions, pooling after it and "
@@ -72,7 +84,7 @@ def _find_head_of(recording: Recording, flow: nx.DiGraph, scores: fx.Node, posit
     if scores in positions:
         return f"its result of shape {shape_of(scores)} still has positions, so nothing pools it"
     ends = find_classifiers(recording, flow, scores, positions)
-    classifiers = () if isinstance(ends, Blocked) else ends
+    classifiers = find_removed(recording, scores, positions) if isinstance(ends, Blocked) else ends
     ways = [(classifier.source, classifier.result) for classifier in classifiers] or [(scores, scores)]
     cuts = dict.fromkeys(find_cut(recording, flow, source, result, positions) for source, result in ways)
     features = tuple(node for node in cuts if node is not None)
@@ -82,7 +94,33 @@ def _find_head_of(recording: Recording, flow: nx.DiGraph, scores: fx.Node, posit
     squashes = frozenset(node for node in between if is_squash(recording, node))
     names = tuple(name_value(recording, node, name_nodes(recording)) or node.name for node in features)
     why = _explain(names, features, positions, ends)
-    return Head(features, scores, classifiers, squashes, names, why, find_constant_sizes(recording, positions))
+    sizes = find_constant_sizes(recording, positions)
+    only = ways[0][0] if len(ways) == 1 else None
+    pooled = None if only is None else find_pooled(recording, flow, features[0], only, positions)
+    return Head(features, scores, classifiers, squashes, names, why, sizes, pooled)
+
+
+def _find_encoder(
+    recording: Recording, flow: nx.DiGraph, positions: frozenset[fx.Node], larger: Recording | None
+) -> Head | None:
+    """Take a model's result for its features where it pools nothing, and does not grow on the way as a decoder does."""
+    spread = [node for node in _results(recording) if node in positions and node in flow and node.op != "placeholder"]
+    if not spread:
+        return None
+    result = spread[0]
+    chain = [node for node in find_chain(flow, inputs_of(recording), [result]) if node in positions and is_tensor(node)]
+    # Of a sequence, only a larger one shows which axis holds the channels.
+    axes = len(shape_of(result)) if larger is not None or len(shape_of(result)) > 3 else -1
+    alike = [node for node in chain if len(shape_of(node)) == axes]
+    if any(_count_places(node, larger) * 2 < _count_places(result, larger) for node in alike):
+        return None
+    name = name_value(recording, result, name_nodes(recording)) or result.name
+    why = f"features are {name!r} {shape_of(result)}, the model's result, which it does not pool"
+    return Head((result,), result, (), frozenset(), (name,), f"{why}; no classifier was found", {})
+
+
+def _count_places(node: fx.Node, larger: Recording | None) -> float:
+    return math.prod(shape_of(node)[1:]) / shape_of(node)[find_channels(node, larger)]
 
 
 def describe_head(setup: Setup) -> str:

@@ -11,6 +11,7 @@ from fxfeat.backbone.classifier import Classifier
 from fxfeat.backbone.layers import Layer, make_layer, outputs_of, read_layer
 from fxfeat.backbone.replace import replace
 from fxfeat.errors import RequestError
+from fxfeat.vision.shapes import shape_of
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,18 @@ def read_places(root: nn.Module, classifiers: Sequence[Classifier]) -> tuple[Pla
     places = []
     for classifier in classifiers:
         path, layer_path = classifier.path, classifier.layer
-        layer = None if layer_path is None else read_layer(root.get_submodule(layer_path))
+        layer = None if layer_path is None else _read_layer(root.get_submodule(layer_path), classifier)
         if path is None or layer_path is None or layer is None:
             return None
         places.append(Place(path, layer_path, layer))
     return tuple(places)
+
+
+def _read_layer(module: nn.Module, classifier: Classifier) -> Layer | None:
+    """Read a classifier's layer; where it was removed, one as wide as what went into it."""
+    if isinstance(module, nn.Identity):
+        return Layer(nn.Linear, shape_of(classifier.source)[-1], (("bias", True),))
+    return read_layer(module)
 
 
 def reset(root: nn.Module, place: Place, num_classes: int) -> None:

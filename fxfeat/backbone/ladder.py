@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,9 @@ from fxfeat.backbone.arrange import Map
 from fxfeat.backbone.level_programs import Levels, Tail, bring, read_levels, write_levels, write_tail
 from fxfeat.backbone.program import Program
 from fxfeat.backbone.split import FEATURES
+from fxfeat.errors import RequestError
 from fxfeat.ir.emission import UsedState
+from fxfeat.pyramid.final_norm import check_norm
 from fxfeat.trace.setup import Setup
 from fxfeat.vision.layout import Order
 
@@ -42,7 +45,7 @@ def build_ladder(setup: Setup, features: str | None) -> Ladder:
     Raises:
         FxfeatError: where it has none.
     """
-    levels = read_levels(setup)
+    levels = read_levels(setup, features)
     written = None if features is None else write_tail(setup, levels, features)
     tail, use = written or (None, UsedState(frozenset(), frozenset()))
     return Ladder(levels, features, tail, use, len(levels.names) - 1)
@@ -66,8 +69,31 @@ def finish(ladder: Ladder, root: nn.Module, values: dict[str, torch.Tensor], end
     if FEATURES in values:
         return values[FEATURES]
     value = values[str(end)]
-    at_end = end == len(ladder.levels.names) - 1
-    return pass_tail(ladder, root, value) if at_end or is_normed(ladder, end) else value
+    return pass_tail(ladder, root, value) if _passes_tail(ladder, end) else value
+
+
+def _passes_tail(ladder: Ladder, end: int) -> bool:
+    return end == len(ladder.levels.names) - 1 or is_normed(ladder, end)
+
+
+def leads_on(ladder: Ladder) -> bool:
+    """Say whether what is left of a model leads from its last level on to its features."""
+    return ladder.tail is not None and _passes_tail(ladder, ladder.last)
+
+
+def image_tokens(ladder: Ladder, x: torch.Tensor) -> torch.Tensor:
+    """Take those tokens of a sequence of features that are the image's.
+
+    Raises:
+        RequestError: where it cannot be said which they are.
+    """
+    layout = ladder.levels.features
+    if layout is None or layout.order != "NLC":
+        raise RequestError(
+            "The features are a sequence, and which of its tokens are the image's cannot be told. Pool them with code "
+            "of your own: forward_features gives them."
+        )
+    return bring(x, layout, (), "NLC")[0]
 
 
 def read_maps(
@@ -83,9 +109,25 @@ def read_maps(
     maps = []
     for index in sorted(set(indices)):
         value = values[str(index)]
-        value = pass_tail(ladder, root, value) if norm and is_normed(ladder, index) else value
+        value = _norm(ladder, root, value, index) if norm else value
         maps.append(bring(value, ladder.levels.layouts[index], image, output_fmt))
     return maps
+
+
+def _norm(ladder: Ladder, root: nn.Module, value: torch.Tensor, index: int) -> torch.Tensor:
+    """Apply the final norm to the value of a level; as in timm, a model that has none leaves it as it is.
+
+    Raises:
+        RequestError: where it does not fit.
+    """
+    if is_normed(ladder, index):
+        return pass_tail(ladder, root, value)
+    levels, last = ladder.levels, len(ladder.levels.names) - 1
+    if not levels.is_normed:
+        return value
+    path = check_norm(levels.norm, (index,), last, levels.flat, type(root).__name__)
+    normed: torch.Tensor = root.get_submodule(path)(value)
+    return normed
 
 
 def is_normed(ladder: Ladder, index: int) -> bool:
@@ -111,5 +153,7 @@ def cut_ladder(ladder: Ladder, setup: Setup, last: int, prune_norm: bool) -> Use
         ladder.tail = None
     elif ladder.tail is not None and (at_end or is_normed(ladder, last)):
         use = use | ladder.tail_use
+    # What leads on holds the norm, if anything does.
+    ladder.levels = dataclasses.replace(ladder.levels, norm=None)
     ladder.last, ladder.stub = last, True
     return use

@@ -18,8 +18,9 @@ from fxfeat.names.request import select_feature
 from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.feature_info import FeatureInfo
 from fxfeat.pyramid.features_only import describe_level
+from fxfeat.pyramid.final_norm import find_norm_path, has_final_norm
 from fxfeat.pyramid.formats import to_format, tokens_of
-from fxfeat.pyramid.search import search_levels
+from fxfeat.pyramid.search import LevelSearch, search_levels
 from fxfeat.trace.setup import Setup, record_mode
 from fxfeat.vision.data_flow import draw_memory_flow, find_chain, inputs_of, keep_between
 from fxfeat.vision.layout import Layout, Order
@@ -31,13 +32,18 @@ from fxfeat.vision.shapes import is_tensor
 class Levels:
     """The levels of a model and how each holds its map.
 
-    ``names`` are what each is asked for by, ``flat`` says whether the levels are blocks of one resolution.
+    ``names`` are what each is asked for by, ``flat`` says whether the levels are blocks of one resolution. ``norm`` is
+    the module of the final norm, where it can be applied to the last level, ``is_normed`` says whether anything norms
+    that, and ``features`` how the model's features hold a map, where they do.
     """
 
     names: tuple[str, ...]
     layouts: tuple[Layout, ...]
     info: FeatureInfo
     flat: bool
+    norm: str | None
+    is_normed: bool
+    features: Layout | None
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class Tail:
     is_norm: bool
 
 
-def read_levels(setup: Setup) -> Levels:
-    """Find the levels of a model.
+def read_levels(setup: Setup, features: str | None) -> Levels:
+    """Find the levels of a model, whose features have a name.
 
     Raises:
         FxfeatError: where it has none.
@@ -61,7 +67,17 @@ def read_levels(setup: Setup) -> Levels:
         tuple(level.layout for level in search.levels),
         FeatureInfo(info, tuple(range(len(info)))),
         search.flat,
+        find_norm_path(search),
+        has_final_norm(search),
+        None if features is None else _read_layout(search, features),
     )
+
+
+def _read_layout(search: LevelSearch, name: str) -> Layout | None:
+    try:
+        return search.maps.layouts.get(_find(search.recording, name))
+    except FxfeatError:
+        return None
 
 
 def write_levels(setup: Setup, levels: Levels, last: int, features: str | None) -> tuple[Program, UsedState]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -12,23 +12,25 @@ from torch import fx, nn
 from fxfeat.api import emit_request, warn_of_taps
 from fxfeat.backbone.head import Head, find_head
 from fxfeat.backbone.head_places import Place, read_places
+from fxfeat.backbone.head_pooling import Pooling, has_class_token, list_layouts, read_pooling
 from fxfeat.backbone.position_embeddings import find_channels, record_same_code
 from fxfeat.backbone.program import Program, Version, plant_constants
 from fxfeat.codegen.emit import emit
-from fxfeat.errors import FxfeatError, TraceError
+from fxfeat.errors import FxfeatError, RequestError, TraceError
 from fxfeat.ir.draft import Draft
-from fxfeat.ir.emission import UsedState
+from fxfeat.ir.emission import Emission, UsedState
 from fxfeat.ir.recording import Recording
 from fxfeat.names.query import NamedValue
 from fxfeat.names.request import select_feature
 from fxfeat.passes.downstream import check_start, start_from
 from fxfeat.passes.run_passes import PASSES, rewrite
 from fxfeat.trace.setup import Setup, record_mode
+from fxfeat.vision.data_flow import draw_memory_flow
 from fxfeat.vision.shapes import shape_of
 
 X = "x"
 FEATURES = "features"
-_NAMES = ("features", "head", "inputs", "after")
+_NAMES = ("features", "head", "inputs", "after", "rest", "rest_inputs", "at_places")
 _Written = dict[str, tuple[Version, UsedState]]
 
 
@@ -38,7 +40,8 @@ class Split:
 
     ``names`` are those of the features: one value, or one for each classifier. ``shapes`` are theirs at the example's
     size, and ``channels`` the axis of each that holds channels. ``places`` is None where a
-    classifier's weight is held by no module of its own.
+    classifier's weight is held by no module of its own. ``pooling`` is None where no one value is pooled, and
+    ``width`` that of what the model makes of its features up to a classifier; None where it only hands them on.
     """
 
     names: tuple[str, ...]
@@ -46,12 +49,15 @@ class Split:
     shapes: tuple[tuple[int, ...], ...]
     channels: tuple[int, ...]
     places: tuple[Place, ...] | None
+    pooling: Pooling | None
+    width: int | None
 
 
 @dataclass(frozen=True)
 class Programs:
     """The code of a split. ``inputs`` and ``after`` lie before and behind the classifiers.
 
+    ``rest`` and ``rest_inputs`` begin at what was pooled, ``at_places`` at what was not, as if pooling gave it.
     ``features_use`` and ``head_use`` list the modules and tensors that the code uses.
     """
 
@@ -59,6 +65,9 @@ class Programs:
     head: Program
     inputs: Program
     after: Program
+    rest: Program
+    rest_inputs: Program
+    at_places: Program
     features_use: UsedState
     head_use: UsedState
 
@@ -90,8 +99,8 @@ def _collect(written: dict[bool, _Written], errors: dict[bool, FxfeatError]) -> 
         every = [parts[name][1] for parts in written.values() for name in names]
         return functools.reduce(operator.or_, every)
 
-    features, head, inputs, after = map(program, _NAMES)
-    return Programs(features, head, inputs, after, used("features"), used("head", "inputs", "after"))
+    programs = {name: program(name) for name in _NAMES}
+    return Programs(**programs, features_use=used("features"), head_use=used("head", "inputs", "after"))
 
 
 def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
@@ -100,14 +109,47 @@ def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
     head = find_head(recording, larger)
     shapes = tuple(shape_of(node) for node in head.features)
     channels = tuple(find_channels(node, larger) for node in head.features)
-    split = Split(head.names, head.why, shapes, channels, read_places(recording.root, head.classifiers))
+    places = read_places(recording.root, head.classifiers)
+    width = None if head.scores is head.features[0] else shape_of(_end_of(head))[-1]
+    split = Split(head.names, head.why, shapes, channels, places, _find_pooling(recording, head, channels[0]), width)
     return split, _write(setup, recording, training, head)
 
 
-def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _Written:
-    emission = emit_request(setup, training, {str(i): name for i, name in enumerate(head.names)}, on_model=True)
+def _end_of(head: Head) -> fx.Node:
+    """Return what goes into the one classifier, or what the model returns without one."""
+    return head.classifiers[0].source if len(head.classifiers) == 1 else head.scores
+
+
+def _find_pooling(recording: Recording, head: Head, channels: int) -> Pooling | None:
+    if head.pooled is not None:
+        flow = draw_memory_flow(recording)
+        return read_pooling(recording, flow, head.features[0], head.pooled, _end_of(head), channels)
+    if head.scores is not head.features[0]:
+        return None
+    shape = shape_of(head.scores)
+    return Pooling(None, shape, channels, (shape[0], shape[channels]), has_class_token(recording), False, True, True)
+
+
+def write_features(setup: Setup, names: Sequence[str]) -> Program:
+    """Write the code that leads to the features, in both modes."""
+    versions: dict[bool, Version] = {}
+    for training in (False, True):
+        try:
+            versions[training] = _emit_features(setup, training, names).source
+        except FxfeatError as error:
+            versions[training] = error
+    return Program(versions)
+
+
+def _emit_features(setup: Setup, training: bool, names: Sequence[str]) -> Emission:
+    emission = emit_request(setup, training, {str(i): name for i, name in enumerate(names)}, on_model=True)
     plant_constants(setup.model, emission)
     warn_of_taps(setup, emission.source)
+    return emission
+
+
+def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _Written:
+    emission = _emit_features(setup, training, head.names)
     sources = {str(i): classifier.source for i, classifier in enumerate(head.classifiers)}
     results = {f"scores_{i}": classifier.result for i, classifier in enumerate(head.classifiers)}
     cut = dict(zip(_parameters(len(head.features)), head.features, strict=True))
@@ -117,6 +159,21 @@ def _write(setup: Setup, recording: Recording, training: bool, head: Head) -> _W
         "head": write_downstream(setup.model, recording, cut, scores, sizes=head.sizes),
         "inputs": write_downstream(setup.model, recording, cut, sources or scores, sizes=head.sizes),
         "after": write_downstream(setup.model, recording, results or {X: head.scores}, scores, head.squashes),
+        **_write_rest(setup.model, recording, head, sources or scores),
+    }
+
+
+def _write_rest(root: nn.Module, recording: Recording, head: Head, sources: Mapping[str, fx.Node]) -> _Written:
+    """Write the code from what was pooled on, for other poolings and for none."""
+    if head.pooled is None:
+        missing = RequestError(f"{type(root).__name__} pools no one value.")
+        return dict.fromkeys(("rest", "rest_inputs", "at_places"), (missing, UsedState(frozenset(), frozenset())))
+    start = {X: head.pooled}
+    layouts = list_layouts(recording, draw_memory_flow(recording), head.pooled, _end_of(head))
+    return {
+        "rest": write_downstream(root, recording, start, {"scores": head.scores}, sizes=head.sizes),
+        "rest_inputs": write_downstream(root, recording, start, sources, sizes=head.sizes),
+        "at_places": write_downstream(root, recording, start, sources, layouts, sizes=head.sizes),
     }
 
 

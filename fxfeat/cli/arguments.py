@@ -60,9 +60,10 @@ def _explain_rest(options: argparse.Namespace, word: str) -> str:
 def _known_options(command: str) -> list[str]:
     shared = ["--arg", "--input-shape", "--mode", "--debug"]
     if command == "pyramid":
-        return ["--json", *(option for option in shared if option != "--mode")]
-    own = {"nodes": ["--flat", "--depth", "--grep", "--json"]}
-    return own.get(command, ["--nodes", "--flatten", "--engine"]) + shared
+        own = ["--json", "--out-indices", "--output-stride"]
+        return own + [option for option in shared if option != "--mode"]
+    others = {"nodes": ["--flat", "--depth", "--grep", "--json"]}
+    return others.get(command, ["--nodes", "--flatten", "--engine"]) + shared
 
 
 def _make_parser() -> _Parser:
@@ -73,6 +74,8 @@ def _make_parser() -> _Parser:
     _add_request(_add_command(commands, "verify", "compare an extractor with forward hooks, bit for bit"))
     pyramid = _add_command(commands, "pyramid", "print the feature maps of each resolution, or of each block")
     pyramid.add_argument("--json", action="store_true", help="print JSON")
+    pyramid.add_argument("--out-indices", type=_read_indices, metavar="INDICES", help="levels, as in 1,2 or 0,-1")
+    pyramid.add_argument("--output-stride", type=int, metavar="N", help="the largest reduction, such as 8")
     return parser
 
 
@@ -113,6 +116,18 @@ def _read_depth(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no depth; write a number from 1, as in --depth 2")
     return int(text)
+
+
+def _read_indices(text: str) -> tuple[int, ...]:
+    """Read indices with commas between them.
+
+    >>> _read_indices("1,2,-1")
+    (1, 2, -1)
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} are no indices; write numbers as in --out-indices 1,2") from error
 
 
 def split_names(text: str) -> list[str]:

@@ -178,7 +178,7 @@ def _class_of(forms: ModeVariants) -> type[FeatureExtractor]:
         if isinstance(form, Emission):
             methods[name] = compile_source(form.source)
             sources[name] = form.source.text
-    if len(methods) == 2 and len(set(sources.values())) == 1:
+    if set(methods) == {"train", "eval"} and len(set(sources.values())) == 1:
         body = {"forward": methods["train"]}
     else:
         body = {f"_forward_{name}": method for name, method in methods.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from fxfeat.errors import RequestError
+from fxfeat.vision.integers import to_plain
 from fxfeat.vision.reduction import Reduction, side_of
 
 _SIZE = 8
@@ -31,17 +33,18 @@ def make_anchors(
         aspect_ratios: height over width, the same for all levels, or a tuple for each level.
 
     Raises:
-        RequestError: where these do not fit the number of levels.
+        RequestError: where these are no numbers, or do not fit the number of levels.
     """
-    listed = tuple(_as_tuple(size) for size in (sizes if sizes is not None else _usual(strides)))
+    listed = _read(sizes if sizes is not None else _usual(strides), "sizes", "(32, 64)")
     if len(listed) != len(strides):
         raise RequestError(
             f"sizes has {len(listed)} entries, but the backbone has {len(strides)} levels, of strides "
             f"{tuple(strides)}, extra ones included. Pass one size or tuple of sizes for each level, for instance "
             f"sizes={tuple((size,) for size in _usual(strides))}."
         )
-    ratios = tuple(aspect_ratios)
-    ratios = tuple(map(tuple, ratios)) if ratios and isinstance(ratios[0], (tuple, list)) else (ratios,) * len(strides)
+    ratios = _read(aspect_ratios, "aspect_ratios", "(0.5, 1.0, 2.0)")
+    if not isinstance(to_plain(aspect_ratios)[0], (tuple, list)):
+        ratios = (tuple(itertools.chain(*ratios)),) * len(strides)
     if len(ratios) != len(strides):
         raise RequestError(
             f"aspect_ratios has {len(ratios)} tuples, but the backbone has {len(strides)} levels, of strides "
@@ -75,5 +78,18 @@ def _usual(strides: Sequence[Reduction]) -> list[int]:
     return [round(_SIZE * side_of(stride)) for stride in strides]
 
 
-def _as_tuple(size: Any) -> tuple[Any, ...]:
-    return tuple(size) if isinstance(size, (tuple, list)) else (size,)
+def _read(given: Any, name: str, instance: str) -> tuple[tuple[float, ...], ...]:
+    """Read numbers, or tuples of them, as tuples of numbers."""
+    plain = to_plain(given)
+    parts = plain if isinstance(plain, (tuple, list, range)) else ()
+    rows = tuple(tuple(row) if isinstance(row, (tuple, list)) else (row,) for row in map(to_plain, parts))
+    if rows and all(row and all(map(_is_positive, row)) for row in rows):
+        return rows
+    raise RequestError(
+        f"{name} is {given!r}; it must be a tuple of positive numbers or of tuples of them, such as {instance}."
+    )
+
+
+def _is_positive(number: Any) -> bool:
+    plain = to_plain(number)
+    return isinstance(plain, (int, float)) and not isinstance(plain, bool) and plain > 0

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fxfeat.api import create_feature_extractor
-from fxfeat.detection.final_norm import find_final_norm
 from fxfeat.detection.rehearsal import Rehearsal, rehearse
 from fxfeat.detection.trainable import find_trainable, read_trainable_levels
 from fxfeat.errors import RequestError, TraceError
@@ -20,6 +19,7 @@ from fxfeat.ir.engine import Engine
 from fxfeat.ir.example import Example
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
 from fxfeat.pyramid.features_only import describe_level
+from fxfeat.pyramid.final_norm import find_final_norm
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.search import LevelSearch, search_levels
 from fxfeat.trace.setup import read_setup
@@ -88,17 +88,25 @@ def find_body(model: nn.Module, request: Request, example_inputs: Any) -> Body:
 
 def _find_image(model: nn.Module, search: LevelSearch, example: Example) -> torch.Tensor:
     """Find the image among the arguments; nothing else may be needed."""
-    name = str(search.maps.image.target)
     parameters = inspect.signature(model.forward).parameters
-    image = bind(model, example).arguments.get(name.lstrip("*"))
     first, *others = parameters.values()
+    given = bind(model, example).arguments.get(first.name)
+    image = given[0] if first.kind is first.VAR_POSITIONAL and given else given
     needed = [p for p in others if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if isinstance(image, torch.Tensor) and first.name == name and not needed:
+    if isinstance(image, torch.Tensor) and _is_first(search.maps.image, first) and not needed:
         return image
     raise RequestError(
         f"A detector gives its backbone a tensor of images and nothing else, but {type(model).__name__}.forward "
         f"takes ({', '.join(parameters)}). Wrap the model in a module whose forward takes the images alone."
     )
+
+
+def _is_first(image: fx.Node, first: inspect.Parameter) -> bool:
+    """Say whether an image is what a parameter holds, or the first of what ``*args`` holds."""
+    argument: Any = image
+    if first.kind is first.VAR_POSITIONAL and image.args[1:] == (0,):
+        argument = image.args[0]
+    return argument.op == "placeholder" and str(argument.target).lstrip("*") == first.name
 
 
 def _check_dimensions(model: nn.Module, search: LevelSearch) -> None:
@@ -118,7 +126,7 @@ def _choose_levels(search: LevelSearch, request: Request) -> tuple[int, ...]:
     if search.flat:
         return _choose_block(search, request)
     if asked is not None:
-        return tuple(sorted(set(read_out_indices(asked if isinstance(asked, int) else tuple(asked), levels, False))))
+        return tuple(sorted(set(read_out_indices(asked, levels, False))))
     usual = [level.index for level in levels if request.least_stride <= coarsest(level.reduction) <= _GREATEST_STRIDE]
     return tuple(usual or [level.index for level in levels])
 
@@ -129,7 +137,7 @@ def _choose_block(search: LevelSearch, request: Request) -> tuple[int, ...]:
             f"output_stride={request.output_stride} was asked of a model that works at one resolution; leave it out."
         )
     asked = (-1,) if request.out_indices is None else request.out_indices
-    chosen = read_out_indices(asked if isinstance(asked, int) else tuple(asked), search.levels, True)
+    chosen = read_out_indices(asked, search.levels, True)
     if len(chosen) > 1:
         raise RequestError(
             f"out_indices={request.out_indices} asks for {len(chosen)} blocks of a model that works at one "

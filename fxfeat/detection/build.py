@@ -20,6 +20,7 @@ from fxfeat.detection.measure_levels import make_maps, measure_levels
 from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
 from fxfeat.errors import RequestError
 from fxfeat.ir.engine import Engine
+from fxfeat.vision.integers import read_int
 from fxfeat.vision.reduction import coarsest
 
 _FLAT_STRIDES = (4, 8, 16, 32)
@@ -110,14 +111,19 @@ def build_backbone(
     engine: Engine = "auto",
 ) -> FPNBackbone:
     """Do what ``fpn_backbone`` does, for levels of at least some stride by default."""
-    if type(out_channels) is not int or out_channels < 1:
+    width = read_int(out_channels)
+    if width is None or width < 1:
         raise RequestError(f"out_channels is {out_channels!r}; it must be a positive int, such as 256.")
-    extra = make_extra_blocks(extra_blocks, out_channels)
+    if norm_layer is not None and (isinstance(norm_layer, nn.Module) or not callable(norm_layer)):
+        raise RequestError(
+            f"norm_layer is {norm_layer!r}; it must make a norm for a number of channels, such as torch.nn.BatchNorm2d."
+        )
+    extra = make_extra_blocks(extra_blocks, width)
     source = freeze_norms(model) if freeze_norm and isinstance(model, nn.Module) else model
     request = Request(out_indices, least_stride, trainable_levels, output_stride, engine)
     body = find_body(source, request, example_inputs)
     top = _put_on_block if body.flat else _put_on_levels
-    backbone = top(body, out_channels, extra, norm_layer, least_stride)
+    backbone = top(body, width, extra, norm_layer, least_stride)
     # The modes of the model's own modules are the user's.
     backbone.fpn.train(model.training)
     backbone.training = model.training

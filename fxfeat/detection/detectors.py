@@ -13,6 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from fxfeat.detection.anchors import check_anchors, make_anchors
 from fxfeat.detection.build import build_backbone, fpn_backbone
 from fxfeat.detection.fpn import FPNBackbone
+from fxfeat.detection.keywords import check_classes, check_keywords
 from fxfeat.errors import RequestError
 from fxfeat.vision.reduction import side_of, split_axes
 
@@ -45,12 +46,13 @@ def faster_rcnn(
             ``size_divisible`` and ``fixed_size`` follow from the backbone if not given.
 
     Raises:
-        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, for keyword arguments that neither side knows, and for
+            anchors of another number of levels.
         TraceError: for a model that has no levels or cannot be recorded.
 
     Source: torchvision's ``fasterrcnn_resnet50_fpn``.
     """
-    backbone, rest = _build(model, kwargs, _TWO_STAGE_STRIDE)
+    backbone, rest = _build(FasterRCNN, model, num_classes, kwargs, _TWO_STAGE_STRIDE)
     return FasterRCNN(backbone, num_classes, **_add_regions(backbone, rest, anchor_sizes, aspect_ratios))
 
 
@@ -75,13 +77,14 @@ def mask_rcnn(
             as for ``faster_rcnn``.
 
     Raises:
-        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, for keyword arguments that neither side knows, and for
+            anchors of another number of levels.
         TraceError: for a model that has no levels or cannot be recorded.
 
     Source: torchvision's ``maskrcnn_resnet50_fpn``; with ``freeze_norm=True`` on a ``resnet50``, ``state_dict()`` has
         the same names.
     """
-    backbone, rest = _build(model, kwargs, _TWO_STAGE_STRIDE)
+    backbone, rest = _build(MaskRCNN, model, num_classes, kwargs, _TWO_STAGE_STRIDE)
     rest.setdefault("mask_roi_pool", backbone.mask_roi_pool())
     return MaskRCNN(backbone, num_classes, **_add_regions(backbone, rest, anchor_sizes, aspect_ratios))
 
@@ -106,12 +109,13 @@ def keypoint_rcnn(
             such as ``num_keypoints``, as for ``faster_rcnn``.
 
     Raises:
-        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, for keyword arguments that neither side knows, and for
+            anchors of another number of levels.
         TraceError: for a model that has no levels or cannot be recorded.
 
     Source: torchvision's ``keypointrcnn_resnet50_fpn``.
     """
-    backbone, rest = _build(model, kwargs, _TWO_STAGE_STRIDE)
+    backbone, rest = _build(KeypointRCNN, model, num_classes, kwargs, _TWO_STAGE_STRIDE)
     rest.setdefault("keypoint_roi_pool", backbone.keypoint_roi_pool())
     return KeypointRCNN(backbone, num_classes, **_add_regions(backbone, rest, anchor_sizes, aspect_ratios))
 
@@ -137,18 +141,19 @@ def retinanet(
             follow from the backbone if not given.
 
     Raises:
-        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, for keyword arguments that neither side knows, and for
+            anchors of another number of levels.
         TraceError: for a model that has no levels or cannot be recorded.
 
     Source: torchvision's ``retinanet_resnet50_fpn``.
     """
-    backbone, rest = _build(model, kwargs, _ONE_STAGE_STRIDE, "p6p7")
+    backbone, rest = _build(RetinaNet, model, num_classes, kwargs, _ONE_STAGE_STRIDE, "p6p7")
     usual = [tuple(int(4 * side_of(stride) * octave) for octave in _RETINA_OCTAVES) for stride in backbone.strides]
     anchors = _choose_anchors(backbone, rest.pop("anchor_generator", None), anchor_sizes, aspect_ratios, usual)
     return RetinaNet(backbone, num_classes, anchor_generator=anchors, **rest)
 
 
-def fcos(model: nn.Module, num_classes: int, **kwargs: Any) -> FCOS:
+def fcos(model: nn.Module, num_classes: int, *, anchor_sizes: Any = None, **kwargs: Any) -> FCOS:
     """Build FCOS on a model, by default on levels of strides 8 to 32 and two more.
 
     Example:
@@ -159,26 +164,36 @@ def fcos(model: nn.Module, num_classes: int, **kwargs: Any) -> FCOS:
     Args:
         model: any module that takes images ``(N, C, H, W)``, see ``fxfeat.fpn_backbone``; or what that returned.
         num_classes: how many classes there are, the background included.
+        anchor_sizes: one size for each level, in pixels; its stride if not given. FCOS has one square anchor a place.
         kwargs: those of ``fxfeat.fpn_backbone`` (``extra_blocks`` is ``"p6p7"`` if not given), and all others those of
             ``torchvision.models.detection.FCOS``. ``anchor_generator``, ``size_divisible`` and ``fixed_size`` follow
             from the backbone if not given.
 
     Raises:
-        RequestError: for what ``fxfeat.fpn_backbone`` refuses, and for anchors of another number of levels.
+        RequestError: for what ``fxfeat.fpn_backbone`` refuses, for keyword arguments that neither side knows, and for
+            anchors of another number of levels.
         TraceError: for a model that has no levels or cannot be recorded.
 
     Source: torchvision's ``fcos_resnet50_fpn``.
     """
-    backbone, rest = _build(model, kwargs, _ONE_STAGE_STRIDE, "p6p7")
+    backbone, rest = _build(FCOS, model, num_classes, kwargs, _ONE_STAGE_STRIDE, "p6p7")
     given = rest.pop("anchor_generator", None)
-    anchors = _choose_anchors(backbone, given, None, (1.0,), [round(side_of(stride)) for stride in backbone.strides])
+    usual = [round(side_of(stride)) for stride in backbone.strides]
+    anchors = _choose_anchors(backbone, given, anchor_sizes, None, usual, (1.0,))
     return FCOS(backbone, num_classes, anchor_generator=anchors, **rest)
 
 
 def _build(
-    model: nn.Module, kwargs: dict[str, Any], least_stride: int, extra_blocks: str = "pool"
+    detector: type[nn.Module],
+    model: nn.Module,
+    num_classes: Any,
+    kwargs: dict[str, Any],
+    least_stride: int,
+    extra_blocks: str = "pool",
 ) -> tuple[FPNBackbone, dict[str, Any]]:
     """Build the backbone from the arguments that are for it; return the others with what follows from the backbone."""
+    check_keywords(detector, kwargs, _FOR_BACKBONE)
+    check_classes(num_classes)
     own = {name: value for name, value in kwargs.items() if name in _FOR_BACKBONE}
     rest = {name: value for name, value in kwargs.items() if name not in _FOR_BACKBONE}
     if not isinstance(model, FPNBackbone):
@@ -209,11 +224,18 @@ def _add_regions(backbone: FPNBackbone, rest: dict[str, Any], anchor_sizes: Any,
 
 
 def _choose_anchors(
-    backbone: FPNBackbone, given: AnchorGenerator | None, sizes: Any, ratios: Any, usual: Any
+    backbone: FPNBackbone,
+    given: AnchorGenerator | None,
+    sizes: Any,
+    ratios: Any,
+    usual: Any,
+    usual_ratios: tuple[float, ...] = _RATIOS,
 ) -> AnchorGenerator:
     """Take the user's anchors, or make some of the sizes asked for, or else of the usual ones."""
     if given is None:
-        return make_anchors(backbone.strides, usual if sizes is None else sizes, _RATIOS if ratios is None else ratios)
-    if sizes is not None:
-        raise RequestError("Pass anchor_sizes= or an anchor generator of your own, not both.")
+        chosen = usual if sizes is None else sizes
+        return make_anchors(backbone.strides, chosen, usual_ratios if ratios is None else ratios)
+    if sizes is not None or ratios is not None:
+        name = "anchor_sizes" if sizes is not None else "aspect_ratios"
+        raise RequestError(f"Pass {name}= or an anchor generator of your own, not both.")
     return check_anchors(given, backbone.strides)

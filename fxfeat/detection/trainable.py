@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fxfeat.errors import RequestError
+from fxfeat.vision.integers import read_int
 
 
 def read_trainable_levels(trainable_levels: Any) -> int | None:
@@ -14,8 +15,9 @@ def read_trainable_levels(trainable_levels: Any) -> int | None:
     Raises:
         RequestError: where it is not None or a number of levels.
     """
-    if trainable_levels is None or (type(trainable_levels) is int and trainable_levels >= 0):
-        return trainable_levels
+    count = read_int(trainable_levels)
+    if trainable_levels is None or (count is not None and count >= 0):
+        return count
     raise RequestError(
         f"trainable_levels is {trainable_levels!r}; it must be None (all) or the number of levels to train, counted "
         "from the last: 0 for none."

@@ -10,17 +10,22 @@ from typing import Any
 from torch import fx, nn
 
 from fxfeat.api import create_feature_extractor
+from fxfeat.codegen.containers import plant
+from fxfeat.codegen.extractor import FeatureExtractor
 from fxfeat.errors import RequestError
+from fxfeat.ir.emission import UsedState
 from fxfeat.ir.engine import Engine
 from fxfeat.pyramid.feature_info import FeatureInfo
+from fxfeat.pyramid.final_norm import check_norm, find_norm_path
 from fxfeat.pyramid.formats import check_format
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.out_indices import read_out_indices, read_strides
 from fxfeat.pyramid.pyramid import FeaturePyramid
-from fxfeat.pyramid.search import search_levels
+from fxfeat.pyramid.search import LevelSearch, search_levels
 from fxfeat.stride import limit_stride
 from fxfeat.trace.setup import read_setup
 from fxfeat.vision.example_arguments import as_example_inputs
+from fxfeat.vision.integers import read_int
 from fxfeat.vision.layout import Order
 from fxfeat.vision.reduction import coarsest, join_axes, split_axes
 
@@ -33,6 +38,8 @@ def features_only(
     return_dict: bool = False,
     *,
     strides: int | Sequence[int | tuple[int, ...]] | None = None,
+    norm: bool = False,
+    feature_cls: str | None = None,
     example_inputs: Any = None,
     engine: Engine = "auto",
 ) -> FeaturePyramid:
@@ -57,6 +64,8 @@ def features_only(
         output_fmt: ``NCHW``, ``NHWC`` or ``NLC``, in whatever layout the model works.
         return_dict: return a dict by the levels' indices, as strings, instead of a list.
         strides: the reductions wanted, such as ``(4, 8, 16, 32)``, in place of ``out_indices``: the last level of each.
+        norm: apply the model's final norm to each map: to any block of a flat model, to the last level of others.
+        feature_cls: timm's word for the same as ``return_dict``: ``"dict"`` or ``"list"``.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments; worked out from the
             model if not given.
         engine: as for ``create_feature_extractor``.
@@ -65,15 +74,17 @@ def features_only(
         The pyramid; ``feature_info`` tells of its levels, and ``feature_info[i]["why"]`` why each was chosen.
 
     Raises:
-        RequestError: for levels or a format that there is not.
+        RequestError: for levels or a format that there is not, or a norm that does not fit.
         TraceError: for a model that has no levels or cannot be recorded.
 
     Source: timm's ``create_model(..., features_only=True)``.
     """
     check_format(output_fmt)
+    return_dict = read_return_dict(return_dict, feature_cls)
     setup = read_setup(model, None, None, example_inputs, engine)
     search = search_levels(setup)
     levels, example = search.levels, as_example_inputs(setup.examples[0])
+    output_stride = output_stride if read_int(output_stride) is None else read_int(output_stride)
     is_limited = output_stride is not None and output_stride != coarsest(levels[-1].reduction)
     if output_stride is not None and is_limited:
         levels = tuple(limit_level(level, output_stride) for level in levels)
@@ -81,13 +92,46 @@ def features_only(
     names = {levels[index].module: str(index) for index in sorted(set(wanted))}
     extractor = create_feature_extractor(setup.model, names, example_inputs=example, engine=engine)
     if output_stride is not None and is_limited:
-        limited = limit_stride(extractor, output_stride, example_inputs=example)
-        names = {f"output[{key!r}]": key for key in names.values()}
-        cut, extractor = extractor, create_feature_extractor(limited, names, example_inputs=example, engine=engine)
-        extractor.original, extractor.parameters_before = cut.original, cut.parameters_before
+        extractor = _limit(extractor, output_stride, example, engine)
+    normed = _find_norm(search, wanted) if norm else None
+    if normed is not None:
+        plant(extractor, setup.model, UsedState(frozenset((normed,)), frozenset()), {})
     info = FeatureInfo([describe_level(level, search.maps.extent.batch, output_fmt) for level in levels], wanted)
     layouts = {index: levels[index].layout for index in wanted}
-    return FeaturePyramid(extractor, info, layouts, _place_of(setup.model, search.maps.image), output_fmt, return_dict)
+    place = _place_of(setup.model, search.maps.image)
+    return FeaturePyramid(extractor, info, layouts, place, output_fmt, return_dict, normed)
+
+
+def _limit(cut: FeatureExtractor, output_stride: int, example: Any, engine: Engine) -> FeatureExtractor:
+    """Limit the strides of what is left of a model, and extract the same again."""
+    limited = limit_stride(cut, output_stride, example_inputs=example)
+    names = {f"output[{row.key!r}]": row.key for row in cut.rows}
+    extractor = create_feature_extractor(limited, names, example_inputs=example, engine=engine)
+    extractor.original, extractor.parameters_before = cut.original, cut.parameters_before
+    return extractor
+
+
+def read_return_dict(return_dict: bool, feature_cls: Any) -> bool:
+    """Read timm's word for what a pyramid returns.
+
+    >>> read_return_dict(False, "dict")
+    True
+
+    Raises:
+        RequestError: for any but ``"dict"`` and ``"list"``, and for one that contradicts ``return_dict``.
+    """
+    if feature_cls is None:
+        return return_dict
+    if feature_cls not in ("dict", "list"):
+        raise RequestError(f"feature_cls is {feature_cls!r}; it must be 'dict' or 'list'.")
+    if return_dict and feature_cls == "list":
+        raise RequestError("feature_cls='list' and return_dict=True contradict each other; pass one of them.")
+    return bool(feature_cls == "dict")
+
+
+def _find_norm(search: LevelSearch, wanted: tuple[int, ...]) -> str:
+    name = type(search.recording.root).__name__
+    return check_norm(find_norm_path(search), wanted, len(search.levels) - 1, search.flat, name)
 
 
 def _read_wanted(out_indices: Any, strides: Any, levels: tuple[Level, ...], flat: bool) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ class FeaturePyramid(nn.Module):
         extractor: the extractor that computes the values, in the layouts that the model works in.
         output_fmt: the format of the maps.
         return_dict: whether the maps are returned as a dict, by the levels' indices as strings.
+        normed_by: the path of the norm that is applied to each map; None for none.
 
     Its parameters and their names in ``state_dict()`` are the model's own.
 
@@ -35,6 +36,7 @@ class FeaturePyramid(nn.Module):
     image: tuple[int, str]
     output_fmt: Order
     return_dict: bool
+    normed_by: str | None
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class FeaturePyramid(nn.Module):
         image: tuple[int, str],
         output_fmt: Order = "NCHW",
         return_dict: bool = False,
+        normed_by: str | None = None,
     ) -> None:
         super().__init__()
         # Shared with the extractor, not copied: so parameters have the names that they have in the model, without
@@ -56,6 +59,7 @@ class FeaturePyramid(nn.Module):
         self.image = image
         self.output_fmt = output_fmt
         self.return_dict = return_dict
+        self.normed_by = normed_by
         self.training = extractor.training
 
     @property
@@ -64,9 +68,17 @@ class FeaturePyramid(nn.Module):
         channels: list[int] = self.feature_info.channels()
         return channels
 
-    def as_hf_backbone(self) -> HFBackbone:
-        """Return the pyramid as transformers' models use a backbone: its forward returns ``.feature_maps``."""
-        return HFBackbone(self)
+    def as_hf_backbone(self, reshape_hidden_states: bool = True) -> HFBackbone:
+        """Return the pyramid as transformers' models use a backbone: its forward returns ``.feature_maps``.
+
+        Args:
+            reshape_hidden_states: return maps; False returns tokens with one prefix token, as DPT and Depth Anything
+                take them.
+
+        Raises:
+            RequestError: where tokens are wanted and a level is none, or has another number of prefix tokens.
+        """
+        return HFBackbone(self, reshape_hidden_states)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the maps.
@@ -78,7 +90,7 @@ class FeaturePyramid(nn.Module):
         Returns:
             A list of maps in the order of ``feature_info.out_indices``, or a dict of them.
         """
-        values = self.extractor(*args, **kwargs)
+        values = self.compute_values(*args, **kwargs)
         size = self._size_of_image(args, kwargs)
         maps = [
             to_format(values[str(index)], self.layouts[index], size, self.output_fmt)
@@ -87,6 +99,14 @@ class FeaturePyramid(nn.Module):
         if not self.return_dict:
             return maps
         return OrderedDict(zip(map(str, self.feature_info.out_indices), maps, strict=True))
+
+    def compute_values(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Compute the levels in the layouts that the model works in, by their indices as strings."""
+        values: dict[str, torch.Tensor] = self.extractor(*args, **kwargs)
+        if self.normed_by is None:
+            return values
+        norm = self.get_submodule(self.normed_by)
+        return {key: norm(value) for key, value in values.items()}
 
     def _size_of_image(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
         position, name = self.image

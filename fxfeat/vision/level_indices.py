@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxfeat.errors import RequestError
+from fxfeat.vision.integers import read_int, read_ints
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,17 @@ def read_level_indices(given: Any, count: int, wording: Wording) -> tuple[int, .
     Raises:
         RequestError: where there is no such level.
     """
-    name = wording.name
-    if isinstance(given, int) and not isinstance(given, bool):
-        if not 0 < given <= count:
-            raise RequestError(f"{name}={given} asks for the last {given} levels{wording.after_count}")
-        return tuple(range(count - given, count))
-    if not isinstance(given, (tuple, list, range)) or not all(type(index) is int for index in given):
+    name, last = wording.name, read_int(given)
+    if last is not None:
+        if not 0 < last <= count:
+            raise RequestError(f"{name}={last} asks for the last {last} levels{wording.after_count}")
+        return tuple(range(count - last, count))
+    indices = read_ints(given)
+    if indices is None:
         raise RequestError(f"{name} is {given!r}; it must be {wording.kinds}.")
-    if not given:
+    if not indices:
         raise RequestError(wording.empty or f"{name} is {given!r}; it must be {wording.kinds}.")
-    wrong = [index for index in given if not -count <= index < count]
+    wrong = [index for index in indices if not -count <= index < count]
     if wrong:
-        raise RequestError(f"{name}={tuple(given)} asks for level {wrong[0]}{wording.after_index}")
-    return tuple(index % count for index in given)
+        raise RequestError(f"{name}={indices} asks for level {wrong[0]}{wording.after_index}")
+    return tuple(index % count for index in indices)

@@ -84,13 +84,6 @@ def test_a_linear_layer_takes_no_map():
     assert backbone(IMAGE).shape == (2, 5)
 
 
-def test_other_pooling_is_refused():
-    _, backbone = build(models.Conv)
-    with pytest.raises(RequestError) as caught:
-        backbone.reset_classifier(3, "max")
-    assert str(caught.value) == ("global_pool is 'max'; pass None to keep the model's own pooling or '' to remove it.")
-
-
 def test_a_classifier_without_a_module():
     model, backbone = build(models.Functional)
     features = backbone.forward_features(IMAGE)

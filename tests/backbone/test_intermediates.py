@@ -112,7 +112,7 @@ def test_stopping_early_runs_no_later_block():
 
 def test_a_hierarchical_model_stops_without_norm():
     model, backbone = climbed(models.Conv)
-    features, _ = backbone.forward_intermediates(IMAGE, [0], stop_early=True, norm=True)
+    features, _ = backbone.forward_intermediates(IMAGE, [0], stop_early=True)
     assert torch.equal(features, model.stem(IMAGE))
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-import fxfeat
 from fxfeat import Backbone
 from tests.backbone import models
 from tests.backbone.build import build
@@ -166,24 +165,18 @@ def test_a_model_without_classifier_is_split_at_its_pooling():
     assert features.shape == (2, 4, 14, 14)
     assert torch.equal(backbone.forward_head(features), model(IMAGE))
     assert torch.equal(backbone.forward_head(features, pre_logits=True), model(IMAGE))
-    with pytest.raises(fxfeat.RequestError) as caught:
-        backbone.get_classifier()
-    assert str(caught.value) == (
-        "Sequential has no classifier to get or replace: fxfeat looked for the last linear layer on every path to the "
-        "scores and found none (features are '1' (2, 4, 14, 14), the last value with positions before the pooling; no "
-        "classifier was found: the scores come from BatchNorm2d '1')."
-    )
+    assert isinstance(backbone.get_classifier(), nn.Identity)
+    assert (backbone.num_classes, backbone.head_hidden_size) == (0, 4)
 
 
-def test_a_plain_encoder_has_no_head():
+def test_a_plain_encoder_is_its_features():
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     backbone = Backbone(encoder, example_inputs=IMAGE)
-    assert torch.equal(backbone(IMAGE), encoder(IMAGE))
-    for ask in (backbone.forward_features, backbone.forward_head, lambda _: backbone.reset_classifier(0)):
-        with pytest.raises(fxfeat.FxfeatError) as caught:
-            ask(IMAGE)
-        assert str(caught.value) == (
-            "Sequential has no head: fxfeat looked for a value with positions, pooling after it and a linear layer "
-            "that makes scores, but its result of shape (2, 4, 14, 14) still has positions, so nothing pools it. For "
-            "inner values of such a model, use fxfeat.features_only or fxfeat.create_feature_extractor."
-        )
+    features = backbone.forward_features(IMAGE)
+    assert torch.equal(features, encoder(IMAGE))
+    assert torch.equal(backbone.forward_head(features), features)
+    assert torch.equal(backbone.forward_head(features, pre_logits=True), features)
+    assert (backbone.num_features, backbone.num_classes) == (4, 0)
+    assert backbone.split.why == (
+        "features are '2' (2, 4, 14, 14), the model's result, which it does not pool; no classifier was found"
+    )

@@ -69,6 +69,32 @@ def test_wrong_option(run, small):
     assert run(*small, "--jsn") == Result(
         2,
         "",
-        "fxfeat: fxfeat pyramid has no option '--jsn'; it has --json, --arg, --input-shape, --debug. "
-        "Did you mean '--json'?\n",
+        "fxfeat: fxfeat pyramid has no option '--jsn'; it has --json, --out-indices, --output-stride, --arg, "
+        "--input-shape, --debug. Did you mean '--json'?\n",
+    )
+
+
+@pytest.mark.parametrize(("asked", "indices"), (("0", [0]), ("1,0", [1, 0]), ("=-1", [1]), ("0,-1", [0, 1])))
+def test_some_levels(run, small, asked, indices):
+    given = (f"--out-indices{asked}",) if asked.startswith("=") else ("--out-indices", asked)
+    said = json.loads(run(*small, "--json", *given).out)
+    assert [level["index"] for level in said["levels"]] == indices
+
+
+def test_a_limited_stride(run, folder):
+    (folder / "deep.py").write_text(
+        SOURCE.replace("nn.AdaptiveAvgPool2d(1)", "nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1)")
+    )
+    given = ("pyramid", "deep.py:small", "--input-shape", "2,3,32,32", "--json", "--output-stride", "4")
+    levels = json.loads(run(*given).out)["levels"]
+    assert max(level["reduction"] for level in levels) == 4
+    assert levels[-1]["shape"] == [2, 8, 8, 8]
+
+
+def test_no_indices(run, small):
+    result = run(*small, "--out-indices", "last")
+    assert result.code == 2
+    assert result.err == (
+        "fxfeat: argument --out-indices: 'last' are no indices; write numbers as in --out-indices 1,2. Type: fxfeat "
+        "pyramid --help\n"
     )

@@ -169,7 +169,8 @@ def test_gradients_reach_the_model(resnet, pyramid):
 def test_backbone_of_transformers(pyramid):
     backbone = pyramid.as_hf_backbone()
     assert (backbone.channels, backbone.out_features[-1]) == ([64, 64, 128, 256, 512], "stage5")
-    assert backbone.stage_names == ["stem", "stage1", "stage2", "stage3", "stage4", "stage5"]
+    assert backbone.stage_names == ["stage1", "stage2", "stage3", "stage4", "stage5"]
+    assert [backbone.stage_names[index] for index in backbone.out_indices] == backbone.out_features
     with torch.no_grad():
         found = backbone(IMAGE).feature_maps
         assert all(torch.equal(*pair) for pair in zip(found, pyramid(IMAGE), strict=True))
