@@ -154,7 +154,8 @@ def _guard_dtypes(mode: _Mode) -> tuple[_Mode, tuple[InputGuard, ...]]:
     """Tie dtypes to the tensors that they were read from, and say which dtypes are to be checked."""
     others = list(_record_in_other_dtypes(mode))
     tie_dtypes(mode.recording, others)
-    is_same = all(_has_same_code(mode, other) for other in others)
+    text = _emit(mode.draft).source.text
+    is_same = all(_has_code(mode, other, text) for other in others)
     reads = mode.recording.dtype_reads
     read = {read.expected for read in reads} or ({torch.float32} if not is_same else set())
     guards = find_dtypes(mode.setup.model, mode.setup.examples[0], read, any_float=is_same)
@@ -180,8 +181,8 @@ def _record_in_other_dtypes(mode: _Mode) -> Iterator[Recording]:
             yield record_variant(mode.setup, mode.recording, mode.training, assumptions=mode.assumptions, **way)
 
 
-def _has_same_code(mode: _Mode, other: Recording) -> bool:
+def _has_code(mode: _Mode, other: Recording, text: str) -> bool:
     try:
-        return _emit(mode.make(other)).source.text == _emit(mode.draft).source.text
+        return _emit(mode.make(other)).source.text == text
     except NodeNotFoundError:  # rounding has led it elsewhere, as to another expert
         return False

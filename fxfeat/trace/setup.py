@@ -19,7 +19,7 @@ from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Kind, Recording
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.fake_tensors import Recast
-from fxfeat.trace.leaves import choose_leaves
+from fxfeat.trace.leaves import Leaves, choose_leaves
 from fxfeat.trace.run import KINDS, describe_example, record
 
 
@@ -103,13 +103,26 @@ def _try_examples(setup: Setup, training: bool | None, opened: frozenset[str]) -
     for kinds in rounds:
         for example in setup.examples:
             try:
-                recording = record(setup.model, example, leaves, training, kinds)
+                recording = _record_guess(setup, example, leaves, training, kinds)
             except TraceError as error:
                 tried.append(error)
                 continue
             setup.examples, setup.guessed = (example,), False
             return recording
     raise _explain(setup, tried)
+
+
+def _record_guess(
+    setup: Setup, example: Example, leaves: Leaves, training: bool | None, kinds: tuple[Kind, ...]
+) -> Recording:
+    """Record with an example; where the cheapest tensors fail for what they are, not for their sizes, on dearer ones."""
+    try:
+        return record(setup.model, example, leaves, training, kinds)
+    except TraceError as error:
+        others = KINDS[KINDS.index(kinds[-1]) + 1 :]
+        if kinds != KINDS[:1] or not _is_about_stand_ins(error):
+            raise
+    return record(setup.model, example, leaves, training, others)
 
 
 def _explain(setup: Setup, tried: list[TraceError]) -> TraceError:
