@@ -115,7 +115,7 @@ def _try_examples(setup: Setup, training: bool | None, opened: frozenset[str]) -
 def _record_guess(
     setup: Setup, example: Example, leaves: Leaves, training: bool | None, kinds: tuple[Kind, ...]
 ) -> Recording:
-    """Record with an example; where the cheapest tensors fail for what they are, not for their sizes, on dearer ones."""
+    """Record with an example; on dearer tensors where the cheapest fail for what they are, not for their sizes."""
     try:
         return record(setup.model, example, leaves, training, kinds)
     except TraceError as error:
