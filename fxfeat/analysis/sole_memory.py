@@ -19,7 +19,9 @@ _PARTS = frozenset(
 """Calls whose result covers all of some memory, gap for gap, on some inputs only."""
 
 
-def is_sole(clone: fx.Node, node: fx.Node, writes: frozenset[Storage], recorded: list[fx.Node]) -> bool:
+def is_sole(
+    clone: fx.Node, node: fx.Node, writes: frozenset[Storage], recorded: list[fx.Node], wanted: set[fx.Node]
+) -> bool:
     """Say whether all that comes after a copy of a value may use the copy in the value's place.
 
     Args:
@@ -27,6 +29,7 @@ def is_sole(clone: fx.Node, node: fx.Node, writes: frozenset[Storage], recorded:
         node: the value that it is a copy of.
         writes: what is written later by what overwrites the value.
         recorded: the nodes that ran before the copy.
+        wanted: the nodes that are returned as they are by the end.
     """
     memory = meta_of(node).aliases
     nodes = list(node.graph.nodes)
@@ -37,7 +40,9 @@ def is_sole(clone: fx.Node, node: fx.Node, writes: frozenset[Storage], recorded:
     return (
         _is_dense(meta_of(node).value)
         and not any(_takes_part(step) for step in recorded if meta_of(step).aliases & memory)
-        and not any(_lives_on(other, {clone, *behind}) for other in _looking_at(before, reached) if other is not node)
+        and not any(
+            _lives_on(other, {clone, *behind}, wanted) for other in _looking_at(before, reached) if other is not node
+        )
         and not any(_reaches_unseen(other, reached) for other in behind)
     )
 
@@ -57,9 +62,9 @@ def _looking_at(nodes: list[fx.Node], memory: frozenset[Storage]) -> list[fx.Nod
     return [node for node in nodes if meta_of(node).aliases & memory]
 
 
-def _lives_on(node: fx.Node, behind: set[fx.Node]) -> bool:
+def _lives_on(node: fx.Node, behind: set[fx.Node], wanted: set[fx.Node]) -> bool:
     """Say whether a value is used later, or lasts longer than the call."""
-    return node.op in ("placeholder", "get_attr") or not behind.isdisjoint(node.users)
+    return node.op in ("placeholder", "get_attr") or node in wanted or not behind.isdisjoint(node.users)
 
 
 def _memory_seen(nodes: Iterable[fx.Node]) -> frozenset[Storage]:

@@ -67,7 +67,7 @@ def _may_stop(recording: Recording, features: list[Feature], end: int) -> bool:
     """Say whether what the model does behind the last value matters to no later call."""
     if any(feature.tap is None or feature.tap.call is None or not feature.tap.path for feature in features):
         return False
-    if is_looked_at(recording, recording.module_calls[0], end):
+    if is_looked_at(recording, recording.module_calls[0], end) or recording.acts_on_gradients_after(end):
         return False
     if (
         recording.changed_attributes

@@ -40,7 +40,8 @@ class Unsupported:
     """Why the code of a module call cannot be written out from some position on.
 
     ``memory`` is the model's own memory that is concerned, which the next call reads too. ``hooks_settle`` says that it
-    can be where a hook looks at a module inside.
+    can be where a hook looks at a module inside, ``acts_on`` is what it does something to
+    that shows when gradients are computed.
     """
 
     reason: str
@@ -48,6 +49,7 @@ class Unsupported:
     position: int
     memory: frozenset[Storage] = frozenset()
     hooks_settle: bool = False
+    acts_on: fx.Node | None = None
 
 
 @dataclass(frozen=True)

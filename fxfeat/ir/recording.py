@@ -69,6 +69,10 @@ class Recording:
         """Whether the run changed nothing that the model keeps, as another on inputs of these sizes will not."""
         return not (self.changed_attributes or self.mutated or self.writes_state)
 
+    def acts_on_gradients_after(self, position: int) -> bool:
+        """Whether code behind a position does something to gradients of values before it, as by a hook."""
+        return any(step.acts_on is not None and step.position >= position for step in self.unsupported)
+
     @functools.cached_property
     def nodes(self) -> list[fx.Node]:
         """The nodes by position."""

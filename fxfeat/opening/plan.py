@@ -96,7 +96,7 @@ def happens_in_time(
 
     What a module decides at its very end, with no operation behind it, still decides what it returns.
     """
-    if step.position < plan.end:
+    if step.position < plan.end or (isinstance(step, Unsupported) and step.acts_on in plan.needed):
         return True
     around = {step.module_call, *ancestors(recording.module_calls, step.module_call)}
     return any(feature.module_call in around and step.position <= feature.produced_at for feature in plan.features)

@@ -15,6 +15,8 @@ def stops_at(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bo
 
     What the rest of the call changes in Python may be read by the next call.
     """
+    if recording.acts_on_gradients_after(end):
+        return False
     if recording.mutated or _changes_attributes(recording, plan, call, end) or is_looked_at(recording, call, end):
         return False
     others = whole_calls_of(recording, plan) - {call.index}

@@ -48,7 +48,9 @@ def _keep(
     if not later and not any(meta_of(writer).writes & memory & lasting for writer in writers):
         return features
     clone = _clone(draft.graph, node, moment)
-    if memory & draft.recording.persistent or not is_sole(clone, node, _written_by(later), _before(draft, moment)):
+    wanted = {part for feature in features if feature.produced_at > moment for part in nodes_in(feature.value)}
+    before = _before(draft, moment)
+    if memory & draft.recording.persistent or not is_sole(clone, node, _written_by(later), before, wanted):
         return tuple(_put(feature, node, clone) if feature.produced_at == moment else feature for feature in features)
     _let_later_nodes_use(clone, node)
     return tuple(_put(feature, node, clone) if feature.produced_at > moment else feature for feature in features)

@@ -805,3 +805,27 @@ def test_a_tapped_extractor_inside_a_model(engine):
     assert torch.equal(extractor(x)["head"], expected)
     with pytest.raises(fxfeat.TraceError, match="an extractor inside the model runs modules whole"):
         fxfeat.create_feature_extractor(model, ["inner.second"], example_inputs=x, engine="code")
+
+
+@pytest.mark.parametrize("engine", ["auto", "tap"])
+def test_a_hook_on_the_gradient_of_the_last_value_is_put_there(engine):
+    class Doubling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.first(x)
+            y.register_hook(lambda gradient: gradient * 2)
+            return self.last(y)
+
+    model, x, seen = Doubling(), torch.randn(2, 4), {}
+    extractor = fxfeat.create_feature_extractor(model, ["first"], example_inputs=x, engine=engine)
+    extractor(x)["first"].sum().backward()
+    gradient = model.first.weight.grad.clone()
+    model.zero_grad()
+    handle = model.first.register_forward_hook(lambda _, __, y: seen.update(y=y.clone()))
+    model(x)
+    handle.remove()
+    seen["y"].sum().backward()
+    assert torch.equal(gradient, model.first.weight.grad)

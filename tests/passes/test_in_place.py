@@ -288,8 +288,8 @@ def test_conv_alone_drops_the_activation():
 def test_conv_with_the_activation_is_cloned_once():
     extractor = fxfeat.create_feature_extractor(ConvThenInPlaceReLU(), ["conv", "relu"], example_inputs=IMAGE)
     assert extractor.code == (
-        "import torch\n\n\ndef forward(self, x):\n    conv = self.conv(x)\n    x = torch.clone(conv)\n"
-        "    relu = self.relu(x)\n    return {'conv': conv, 'relu': relu}\n"
+        "import torch\n\n\ndef forward(self, x):\n    conv = self.conv(x)\n    clone = torch.clone(conv)\n"
+        "    relu = self.relu(clone)\n    return {'conv': conv, 'relu': relu}\n"
     )
 
 
@@ -319,3 +319,24 @@ def test_a_statement_after_the_feature_is_dropped():
 )
 def test_flattened_code_gives_the_same(model, names):
     assert_equals_eager(model(), names, X, LONGER, flatten=True)
+
+
+class WrittenThroughAnAlias(nn.Module):
+    """Returns what it has written to through another name for it."""
+
+    def __init__(self, alias: nn.Module, returned: str) -> None:
+        super().__init__()
+        self.first, self.alias, self.returned = nn.Linear(4, 4), alias, returned
+
+    def forward(self, x):
+        y = self.first(x)
+        z = self.alias(y)
+        z += 2
+        return {"tensor": y, "tuple": (y, z), "dict": {"y": y}, "used": y * 1}[self.returned]
+
+
+@pytest.mark.parametrize("alias", [nn.Identity(), nn.Dropout(0.1), nn.Flatten(0), nn.ReLU(inplace=True)])
+@pytest.mark.parametrize("returned", ["tensor", "tuple", "dict", "used"])
+def test_what_is_returned_shows_what_was_written_through_a_feature_over_its_memory(alias, returned):
+    model = WrittenThroughAnAlias(alias, returned).eval()
+    assert_equals_eager(model, ["first", "alias", "output"], torch.randn(3, 4), modes=(False,))

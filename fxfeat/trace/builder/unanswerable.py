@@ -6,6 +6,7 @@ import types
 
 from fxfeat.ir.source_lines import is_torch
 from fxfeat.runtime.handlers import is_caught, may_swallow
+from fxfeat.trace.builder.fakes import fake_of
 from fxfeat.trace.builder.shown_texts import is_for_people
 from fxfeat.trace.builder.torch_call import TorchCall
 from fxfeat.trace.builder.trace import Trace
@@ -49,17 +50,24 @@ def refuse_unanswerable(trace: Trace, call: TorchCall) -> None:
     if call.name == "_make_dual":
         refuse(trace, f"the code at {current_line()} takes derivatives forward")
     refuse_in_try(trace, call.caller)
-    what = _what_it_does(call)
-    if what is not None:
-        refuse(trace, f"the code at {current_line()} {what}")
+    asked, act = _what_it_asks(call), _what_it_does(call)
+    if asked or act:
+        node = trace.provenance.nodes.get(id(fake_of(trace, call.args[0]))) if act else None
+        refuse(trace, f"the code at {current_line()} {asked or act}", acts_on=node)
+
+
+def _what_it_asks(call: TorchCall) -> str | None:
+    """Say what a call asks; what torch asks for itself is of no interest."""
+    if is_torch(call.caller) or call.name in ("__set__", "__delete__"):
+        return None
+    return _QUESTIONS.get(call.attribute or call.name)
 
 
 def _what_it_does(call: TorchCall) -> str | None:
-    """Say what a call does to gradients, or asks; what torch asks for itself is of no interest."""
+    """Say what a call does to gradients."""
     if call.attribute is not None and call.name in ("__set__", "__delete__"):
         return _SETS.get(call.attribute)
-    asked = None if is_torch(call.caller) else _QUESTIONS.get(call.attribute or call.name)
-    return asked or _ACTS.get(call.name)
+    return _ACTS.get(call.name)
 
 
 def refuse_in_try(trace: Trace, frame: types.FrameType | None) -> None:

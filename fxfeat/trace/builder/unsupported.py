@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import fx
+
 from fxfeat.ir.guard import AttributeWrite, Unsupported
 from fxfeat.ir.node_meta import Storage
 from fxfeat.ir.source_lines import model_line
@@ -14,9 +16,10 @@ def current_line() -> str:
     return f"{where}: `{source}`"
 
 
-def refuse(trace: Trace, reason: str, memory: frozenset[Storage] = frozenset()) -> None:
+def refuse(trace: Trace, reason: str, memory: frozenset[Storage] = frozenset(), acts_on: fx.Node | None = None) -> None:
     """Note that the code that is running cannot be written out from here on."""
-    trace.obstacles.unsupported.append(Unsupported(reason, trace.calls.owner, trace.numbering.position, memory))
+    owner, position = trace.calls.owner, trace.numbering.position
+    trace.obstacles.unsupported.append(Unsupported(reason, owner, position, memory, acts_on=acts_on))
 
 
 def refuse_from_the_start(trace: Trace, reason: str) -> None:
