@@ -119,3 +119,27 @@ def test_code_without_a_source_is_bound_to_the_size():
     extractor = fxfeat.create_feature_extractor(namespace["Model"](), ["output"], example_inputs=X)
     with pytest.raises(fxfeat.GuardError):
         extractor(OTHER)
+
+
+def test_a_check_that_random_numbers_decide_says_so():
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            if torch.rand([]) < 0.5:
+                x = self.first(x)
+            return self.last(x)
+
+    model, x = Dropping(), torch.randn(2, 4)
+    extractor = fxfeat.create_feature_extractor(model, ["last"], example_inputs=x)
+    with pytest.raises(fxfeat.GuardError, match=r"where random numbers decide \(engine='tap' takes every path\)"):
+        for _ in range(100):
+            extractor(x)
+    tapped = fxfeat.create_feature_extractor(model, ["last"], example_inputs=x, engine="tap")
+    for seed in range(8):
+        torch.manual_seed(seed)
+        expected = model(x)
+        torch.manual_seed(seed)
+        assert torch.equal(tapped(x)["last"], expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,9 @@ from fxfeat.ir.source_lines import model_line
 from fxfeat.trace.builder.regions import contexts_in_force, notice_switches
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.unsupported import refuse
+
+READ_OUT = (bool, int, float, complex, operator.index, "item", "tolist", torch.equal, torch.allclose, torch.is_nonzero)
+"""What gives a plain value out of a tensor's data."""
 
 
 def add_node(
@@ -82,6 +86,8 @@ def note_dtype(trace: Trace, node: fx.Node, dtype: torch.dtype) -> None:
 
 def _guard(trace: Trace, node: fx.Node, expected: Any, *place: str) -> Guard:
     where, source = place or model_line()
+    if _goes_by_random_values(trace, node):
+        where = f"{where}, where random numbers decide (engine='tap' takes every path)"
     return Guard(node, expected, where, source, trace.calls.owner, trace.numbering.position)
 
 
@@ -103,6 +109,17 @@ def _is_unneeded(trace: Trace, node: fx.Node) -> bool:
         if source.op == "placeholder" and source.target in unneeded:
             return True
         waiting += source.all_input_nodes
+    return False
+
+
+def _goes_by_random_values(trace: Trace, node: fx.Node) -> bool:
+    """Say whether a number was read out of a tensor that depends on torch's random numbers."""
+    waiting = [node] if trace.decisions.random else []
+    while waiting:
+        source = waiting.pop()
+        if source.target in READ_OUT and not trace.decisions.random.isdisjoint(source.all_input_nodes):
+            return True
+        waiting += [n for n in source.all_input_nodes if not isinstance(meta_of(n).value, TensorMeta)]
     return False
 
 

@@ -109,8 +109,9 @@ class Decisions:
     ``answers`` are what it was told that was no tensor, ``reads`` the attributes of modules that were read, by module
     call, module and name. ``unranked`` are the inputs whose number of dimensions is not guarded yet. ``drawn`` are
     nodes whose numbers were drawn, ``from_data`` those whose numbers or sizes come from data, of the types
-    ``reads_values``; ``deciding`` are the module calls that decided on a size or a value. ``squeezes`` says that ranks
-    may depend on sizes, ``goes_by_values`` that an operator looked at data.
+    ``reads_values``; ``deciding`` are the module calls that decided on a size or a value, ``random`` the
+    nodes whose tensors depend on torch's random numbers. ``squeezes`` says that ranks may depend on sizes,
+    ``goes_by_values`` that an operator looked at data.
     """
 
     assumptions: Assumptions = AS_IT_IS
@@ -121,6 +122,7 @@ class Decisions:
     drawn: set[fx.Node] = field(default_factory=set)
     from_data: set[fx.Node] = field(default_factory=set)
     deciding: set[int] = field(default_factory=set)
+    random: set[fx.Node] = field(default_factory=set)
     unranked: list[torch.Tensor] = field(default_factory=list)
     squeezes: bool = False
     reads_values: set[type] = field(default_factory=set)
