@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -20,6 +20,7 @@ from fxfeat.ir.emission import Emission, ModeVariants, Source, list_tapped
 from fxfeat.ir.engine import Engine
 from fxfeat.ir.recording import Recording
 from fxfeat.names.record_named import record_named, select_features
+from fxfeat.names.replaced import read_replace
 from fxfeat.names.request import read_request
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
@@ -84,6 +85,7 @@ def create_feature_extractor(
     example_inputs: Any = None,
     flatten: bool = False,
     engine: Engine = "auto",
+    replace: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> FeatureExtractor:
     """Make a module that returns inner values of a model as a dict.
 
@@ -108,6 +110,8 @@ def create_feature_extractor(
         flatten: write every module out down to the leaves, for those who go on with fx passes of their own.
         engine: ``auto`` writes code, and leaves the smallest modules whole whose code cannot be written out, copying
             values out of them by hooks. ``code`` raises there, and ``tap`` leaves the whole model as it is.
+        replace: functions or modules by name: the value of that name goes through it, and what follows uses the result,
+            as it does where a forward hook returns another value. Modules become the extractor's own.
 
     Returns:
         The extractor. Each value is bit for bit what a forward hook that clones would have seen.
@@ -121,6 +125,7 @@ def create_feature_extractor(
     """
     requests = _read_requests(return_nodes, train_return_nodes, eval_return_nodes)
     setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs, engine)
+    setup.replace = read_replace(replace)
     extractor = build_extractor(_emit_modes(setup, requests, flatten), setup.model, tracer_kwargs)
     forms = (extractor.forms.train, extractor.forms.eval, extractor.forms.mixed)
     warn_of_taps(setup, *(form.source for form in forms if isinstance(form, Emission)))
@@ -189,7 +194,7 @@ def _emit_once(
 
         def make(recording: Recording) -> Draft:
             draft = Draft(recording, recording.graph, select_features(recording, request), flatten=flatten)
-            return replace(draft, on_model=on_model, tapped=tapped, may_stop=may_stop)
+            return dataclasses.replace(draft, on_model=on_model, tapped=tapped, may_stop=may_stop)
 
         return emit_checked(setup, record_named(setup, training, request), training, make)
 
@@ -206,6 +211,12 @@ def _emit_whole(
     setup: Setup, training: bool | None, request: dict[str, str], reason: str, on_model: bool, may_stop: bool
 ) -> Emission:
     """Emit code that runs the whole model and taps it."""
+    if setup.replace:
+        raise TraceError(
+            f"{type(setup.model).__name__} runs whole, and nothing can be replaced inside what does: {reason}. Put a "
+            "forward hook that returns the other value on the model before the extractor is made, or replace a value "
+            "outside."
+        )
     try:
         recording = record_named(setup, training, request)
     except TraceError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from fxfeat.codegen.globals import is_identifier
 from fxfeat.errors import GuardError
 from fxfeat.ir.emission import UsedState
+from fxfeat.ir.replacement import Replacement
 
 
 class Opened(nn.Module):
@@ -103,7 +104,23 @@ def _table_of(module: nn.Module, name: str) -> str:
     return "__dict__"
 
 
-def reacher(model: nn.Module, used_state: UsedState, reserved: Container[str], receiver: str) -> Callable[[str], str]:
+def plant_replacements(extractor: nn.Module, replacements: Iterable[Replacement]) -> None:
+    """Hang the modules that values go through on an extractor."""
+    for replacement in replacements:
+        if isinstance(replacement.function, nn.Module):
+            home, _, name = replacement.path.rpartition(".")
+            if home not in extractor._modules:
+                extractor._modules[home] = Opened("Replacements")
+            getattr(extractor, home)._modules[name] = replacement.function
+
+
+def reacher(
+    model: nn.Module,
+    used_state: UsedState,
+    reserved: Container[str],
+    receiver: str,
+    replacements: Container[str] = (),
+) -> Callable[[str], str]:
     """Return how emitted code spells the path to a submodule or tensor.
 
     Args:
@@ -111,12 +128,16 @@ def reacher(model: nn.Module, used_state: UsedState, reserved: Container[str], r
         used_state: what the extractor keeps of it.
         reserved: attributes that an extractor has of its own.
         receiver: what the first parameter of the method is called.
+        replacements: where an extractor has modules that are none of the model's.
     """
 
     @functools.cache
     def reach(path: str) -> str:
         if not path:
             return receiver
+        if path in replacements:
+            home, _, index = path.rpartition(".")
+            return f"{receiver}.{home}[{index}]"
         spelled, walked = receiver, ""
         for part in path.split("."):
             if not walked and part in reserved:

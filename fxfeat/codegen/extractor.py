@@ -6,12 +6,13 @@ import itertools
 import linecache
 from collections.abc import Callable
 from dataclasses import replace
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxfeat.codegen.containers import plant, refuse_written_out
+from fxfeat.codegen.containers import plant, plant_replacements, refuse_written_out
 from fxfeat.codegen.opened_state import OpenedState, close_opened, take_form
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
@@ -19,6 +20,7 @@ from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, So
 from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.runtime.check import check, leaves_fast_path
+from fxfeat.runtime.replace_part import replace_part
 from fxfeat.runtime.run_tapped import run_tapped
 
 _serial = itertools.count()
@@ -62,6 +64,8 @@ class FeatureExtractor(Shown, nn.Module):
             used_state = used_state | emission.used_state
             constants.update(emission.constants)
         plant(self, model, used_state, constants)
+        for emission in emissions:
+            plant_replacements(self, emission.replacements)
         calls = [call for emission in emissions for call in emission.tapped]
         self.originals = Originals({call.path: model.get_submodule(call.path) for call in calls})
         plant_tapped(self, model, used_state, calls)
@@ -243,6 +247,7 @@ def _restore(forms: ModeVariants) -> FeatureExtractor:
 
 def _trace_again(extractor: FeatureExtractor) -> fx.Graph:
     """Get the graph of an unpickled extractor back from its source, which has no control flow."""
-    tracer = fx.Tracer(autowrap_functions=(check, leaves_fast_path, run_tapped))
+    replacing = [each.function for each in extractor.emission.replacements if isinstance(each.function, FunctionType)]
+    tracer = fx.Tracer(autowrap_functions=(check, leaves_fast_path, run_tapped, replace_part, *replacing))
     tracer.is_leaf_module = lambda m, module_qualified_name: True  # type: ignore[method-assign]
     return tracer.trace(extractor)

@@ -92,7 +92,8 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     example, purity = Example(args, kwargs), extractor.emission.purity
     if purity is not None and not is_pure(model, purity, example, training):
         purity = None
-    observation = Observation(extractor.rows, leaves, example, training, purity is not None)
+    replacements = extractor.emission.replacements
+    observation = Observation(extractor.rows, leaves, example, training, purity is not None, replacements)
     compared: dict[str, VerifiedRow] = {}
 
     def compare(row: Row, value: Any) -> None:

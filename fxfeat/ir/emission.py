@@ -12,6 +12,7 @@ from fxfeat.errors import TraceError
 from fxfeat.ir.example import Sizes
 from fxfeat.ir.feature import Origin
 from fxfeat.ir.guard import Reading
+from fxfeat.ir.replacement import Replacement
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.ir.tree import Steps, spell
 
@@ -120,6 +121,7 @@ class Emission:
     writes_parameters: bool = False
     told: bool = True
     readings: frozenset[Reading] = frozenset()
+    replacements: tuple[Replacement, ...] = ()
 
     @property
     def tapped(self) -> tuple[TappedCall, ...]:

@@ -17,6 +17,7 @@ from fxfeat.inputs.examples import bind
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.example import Example
 from fxfeat.ir.node_meta import CallPath
+from fxfeat.ir.replacement import Replacement
 from fxfeat.isolation.caches import fresh_caches
 from fxfeat.isolation.collection import paused_collection
 from fxfeat.isolation.preserved import preserved
@@ -27,6 +28,7 @@ from fxfeat.trace.builder.gradients import check_gradients_are_off
 from fxfeat.trace.builder.model_parts import add_modules, read_tensors
 from fxfeat.trace.builder.placeholders import write_inputs
 from fxfeat.trace.builder.rebinding import put_back
+from fxfeat.trace.builder.replaced_values import read_replacements
 from fxfeat.trace.builder.trace import Decisions, SettingsInForce, Trace, Watch
 from fxfeat.trace.builder.unsupported import refuse_from_the_start
 from fxfeat.trace.fake_tensors import FakeTensors, Originals
@@ -44,7 +46,7 @@ class Conditions:
     """Under what a model is run, in which mode, and what is to be seen.
 
     ``existing`` are all tensors that there were, where that had to be asked; ``closely`` says to look for draws from
-    Python or NumPy at every call of a module.
+    Python or NumPy at every call of a module, ``replacements`` which values go through functions.
     """
 
     fake_tensors: FakeTensors
@@ -54,6 +56,7 @@ class Conditions:
     watched: frozenset[CallPath] = frozenset()
     existing: frozenset[int] | None = None
     closely: bool = False
+    replacements: tuple[Replacement, ...] = ()
 
     @property
     def only_watches(self) -> bool:
@@ -89,7 +92,8 @@ def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Con
         is_real = conditions.fake_tensors.kind == "real" and not conditions.only_watches
         parts = add_modules(parts, model, before.tensors_held() if is_real else None, conditions.existing)
         decisions, watch = Decisions(conditions.assumptions), Watch(conditions.watched)
-        trace = Trace(parts, conditions.fake_tensors, decisions, settings, watch)
+        replacing = read_replacements(model, conditions.replacements)
+        trace = Trace(parts, conditions.fake_tensors, decisions, settings, watch, replacing)
         draws = PythonDraws(conditions.closely)
         _run_recorded(trace, model, example, leaves, draws)
         put_back(trace, model)
