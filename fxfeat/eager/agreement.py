@@ -19,7 +19,7 @@ from fxfeat.ir.emission import Emission, ModeVariants, Row
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import copy_tensors, tensors
-from fxfeat.isolation.preserved import preserved
+from fxfeat.isolation.preserved import preserved, preserved_functions
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import RandomState, read_random, restore_random
 from fxfeat.isolation.torch_settings import same_switches
@@ -50,7 +50,8 @@ def agrees_with_eager(
     if is_meta(model):
         return True
     # With gradients as they are: code may ask whether they are on.
-    with same_switches(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
+    functions = [each.function for each in observation.replacements]
+    with same_switches(), preserved_functions(functions), preserved(model) as before, torch.compiler.set_stance("force_eager"):
         random = read_random()
         # What a threshold hides of the example, another one shows.
         observations = [observation, observation, replace(observation, example=_spread(observation.example))]

@@ -18,7 +18,7 @@ from fxfeat.ir.equality import is_equal, to_dense
 from fxfeat.ir.example import Example
 from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tree import copy_tensors, tensors, walk
-from fxfeat.isolation.preserved import copy_values, preserved, preserved_attributes, restore_values
+from fxfeat.isolation.preserved import copy_values, preserved, preserved_attributes, preserved_functions, restore_values
 from fxfeat.isolation.random_state import read_random, restore_random
 from fxfeat.trace.leaves import choose_leaves
 
@@ -104,6 +104,7 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     with ExitStack() as undo:
         undo.callback(restore_values, parameters)
         before = undo.enter_context(state)
+        undo.enter_context(preserved_functions(each.function for each in replacements))
 
         def start_over() -> None:
             before.restore()

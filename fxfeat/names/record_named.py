@@ -19,11 +19,10 @@ from fxfeat.trace.setup import Setup, record_mode
 
 def record_named(setup: Setup, training: bool | None, request: Mapping[str, str]) -> Recording:
     """Record until every leaf that a name lies inside is open, and with the values replaced that are to be."""
-    recording = _record_open(setup, training, [*request.values(), *setup.replace])
     if not setup.replace:
-        return recording
-    replacements = _place_replacements(setup, recording)
-    replaced = record_mode(setup, training, recording.opened, replacements)
+        return _record_open(setup, training, request.values())
+    plain = _record_open(setup, training, setup.replace)
+    replaced = _record_open(setup, training, request.values(), plain.opened, _place_replacements(setup, plain))
     seen = {each.replacement.name for each in replaced.replaced}
     missing = next((name for name in setup.replace if name not in seen), None)
     if missing is not None:
@@ -34,10 +33,15 @@ def record_named(setup: Setup, training: bool | None, request: Mapping[str, str]
     return replaced
 
 
-def _record_open(setup: Setup, training: bool | None, queries: Iterable[str]) -> Recording:
-    opened: set[str] = set()
+def _record_open(
+    setup: Setup,
+    training: bool | None,
+    queries: Iterable[str],
+    opened: frozenset[str] = frozenset(),
+    replacements: tuple[Replacement, ...] = (),
+) -> Recording:
     while True:
-        recording = record_mode(setup, training, frozenset(opened))
+        recording = record_mode(setup, training, opened, replacements)
         table = name_nodes(recording)
         values = [find(recording, table, query) for query in queries]
         closed = {value.leaf for value in values if isinstance(value, InsideLeaf)}

@@ -20,7 +20,7 @@ from fxfeat.ir.node_meta import CallPath
 from fxfeat.ir.replacement import Replacement
 from fxfeat.isolation.caches import fresh_caches
 from fxfeat.isolation.collection import paused_collection
-from fxfeat.isolation.preserved import preserved
+from fxfeat.isolation.preserved import preserved, preserved_functions
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
 from fxfeat.runtime.tapped_run import never_stopped
@@ -112,6 +112,7 @@ def _everything_preserved(model: nn.Module, conditions: Conditions) -> Iterator[
             around.enter_context(paused_collection())
         around.enter_context(fresh_caches(model))
         before = around.enter_context(preserved(model))
+        around.enter_context(preserved_functions(each.function for each in conditions.replacements))
         around.enter_context(same_switches())
         around.enter_context(never_stopped())
         around.enter_context(torch.compiler.set_stance("force_eager"))

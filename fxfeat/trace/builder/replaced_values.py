@@ -99,7 +99,9 @@ def _source_of(trace: Trace, value: Any) -> fx.Node | None:
 def _go_through(trace: Trace, replacement: Replacement, steps: Steps, value: Any) -> tuple[fx.Node, Any]:
     """Call the function for the part of a value at some steps; return the node of the call, and the value with it."""
     if isinstance(value, torch.Tensor) and not steps:
-        return _call(trace, replacement, value, None)
+        # What a node calls has a name.
+        has_name = isinstance(replacement.function, nn.Module) or hasattr(replacement.function, "__name__")
+        return _call(trace, replacement, value, None if has_name else ())
     if isinstance(value, RecordedTuple):
         len(value)  # on another input there may be more
         return _call(trace, replacement, value, steps)
