@@ -19,6 +19,7 @@ from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission, ModeVariants, Source, list_tapped
 from fxfeat.ir.engine import Engine
 from fxfeat.ir.recording import Recording
+from fxfeat.isolation.entry_points import FORWARD, entered_by
 from fxfeat.names.record_named import record_named, select_features
 from fxfeat.names.replaced import read_replace
 from fxfeat.names.request import read_request
@@ -86,6 +87,7 @@ def create_feature_extractor(
     flatten: bool = False,
     engine: Engine = "auto",
     replace: Mapping[str, Callable[[Any], Any]] | None = None,
+    method: str = FORWARD,
 ) -> FeatureExtractor:
     """Make a module that returns inner values of a model as a dict.
 
@@ -112,6 +114,7 @@ def create_feature_extractor(
             values out of them by hooks. ``code`` raises there, and ``tap`` leaves the whole model as it is.
         replace: functions or modules by name: the value of that name goes through it, and what follows uses the result,
             as it does where a forward hook returns another value. Modules become the extractor's own.
+        method: the method to extract from, in place of ``forward``; names are those of its run, ``output`` its result.
 
     Returns:
         The extractor. Each value is bit for bit what a forward hook that clones would have seen.
@@ -124,9 +127,11 @@ def create_feature_extractor(
     Source: torchvision's ``create_feature_extractor``.
     """
     requests = _read_requests(return_nodes, train_return_nodes, eval_return_nodes)
-    setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs, engine)
-    setup.replace = read_replace(replace)
-    extractor = build_extractor(_emit_modes(setup, requests, flatten), setup.model, tracer_kwargs)
+    with entered_by(model, method):
+        setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs, engine)
+        setup.replace, setup.method = read_replace(replace), method
+        forms = dataclasses.replace(_emit_modes(setup, requests, flatten), method=method)
+    extractor = build_extractor(forms, setup.model, tracer_kwargs)
     forms = (extractor.forms.train, extractor.forms.eval, extractor.forms.mixed)
     warn_of_taps(setup, *(form.source for form in forms if isinstance(form, Emission)))
     return extractor
@@ -211,6 +216,11 @@ def _emit_whole(
     setup: Setup, training: bool | None, request: dict[str, str], reason: str, on_model: bool, may_stop: bool
 ) -> Emission:
     """Emit code that runs the whole model and taps it."""
+    if setup.method != FORWARD:
+        raise TraceError(
+            f"{type(setup.model).__name__} runs whole, which only its forward can: {reason}. So there is no extractor "
+            f"of {setup.method!r} here; ask for features outside of what cannot be written out."
+        )
     if setup.replace:
         raise TraceError(
             f"{type(setup.model).__name__} runs whole, and nothing can be replaced inside what does: {reason}. Put a "

@@ -234,7 +234,7 @@ def _without_graphs(forms: ModeVariants) -> ModeVariants:
     def bare(form: Any) -> Any:
         return replace(form, graph=None) if isinstance(form, Emission) else form
 
-    return ModeVariants(bare(forms.train), bare(forms.eval), bare(forms.mixed))
+    return replace(forms, train=bare(forms.train), eval=bare(forms.eval), mixed=bare(forms.mixed))
 
 
 def _restore(forms: ModeVariants) -> FeatureExtractor:

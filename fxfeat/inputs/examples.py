@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ def read_example(example_inputs: Any) -> Example:
     """Read what the user passed as ``example_inputs``.
 
     Args:
-        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        example_inputs: a tensor, a tuple of positional arguments or a mapping of keyword arguments.
 
     Raises:
         RequestError: for anything else.
@@ -54,8 +54,8 @@ def read_example(example_inputs: Any) -> Example:
         return Example((example_inputs,))
     if type(example_inputs) is tuple:
         return Example(example_inputs)
-    if isinstance(example_inputs, dict):
-        return Example((), dict(example_inputs))
+    if isinstance(example_inputs, Mapping):
+        return Example((), {str(name): value for name, value in example_inputs.items()})
     raise RequestError(
         f"example_inputs is a {type(example_inputs).__name__}; it must be a tensor, a tuple of positional arguments or "
         "a dict of keyword arguments. For one argument that is a list, write example_inputs=([...],)."

@@ -134,9 +134,10 @@ class ModeVariants:
     """The emissions of one extractor.
 
     ``mixed`` is for a model whose children were in different modes; it holds until ``train()`` or ``eval()`` is called.
-    A mode that could not be recorded holds the error instead.
+    A mode that could not be recorded holds the error instead. ``method`` is the model's method that they are of.
     """
 
     train: Emission | TraceError
     eval: Emission | TraceError
     mixed: Emission | None = None
+    method: str = "forward"

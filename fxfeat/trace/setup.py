@@ -18,6 +18,7 @@ from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Kind, Recording
 from fxfeat.ir.replacement import Replacement
+from fxfeat.isolation.entry_points import FORWARD
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.fake_tensors import Recast
 from fxfeat.trace.leaves import choose_leaves
@@ -34,6 +35,7 @@ class Setup:
     guessed: bool
     engine: Engine = "code"
     replace: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    method: str = FORWARD
     _recordings: dict[Any, Recording] = field(default_factory=dict)
 
     @property
