@@ -37,6 +37,7 @@ def get_graph_node_names(
     concrete_args: dict[str, Any] | None = None,
     *,
     example_inputs: Any = None,
+    method: str = FORWARD,
 ) -> tuple[list[str], list[str]]:
     """List the names of the nodes of a model that produce tensors, in the order in which they run.
 
@@ -51,8 +52,9 @@ def get_graph_node_names(
         tracer_kwargs: ``leaf_modules``, ``autowrap_functions`` and ``autowrap_modules``, as for torchvision.
         suppress_diff_warning: do not warn where the two lists differ.
         concrete_args: values of arguments of ``forward`` that are no tensors.
-        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments of any sizes that the
-            model takes; worked out from the model if not given.
+        example_inputs: a tensor, a tuple of positional arguments or a mapping of keyword arguments of any sizes that
+            the model takes; worked out from the model if not given.
+        method: the method to run in place of ``forward``.
 
     Returns:
         The names in train mode and in eval mode.
@@ -62,9 +64,10 @@ def get_graph_node_names(
 
     Source: torchvision's ``get_graph_node_names``.
     """
-    setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs)
-    train = name_nodes(record_mode(setup, True)).listed
-    evaluation = name_nodes(record_mode(setup, False)).listed
+    with entered_by(model, method):
+        setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs)
+        train = name_nodes(record_mode(setup, True)).listed
+        evaluation = name_nodes(record_mode(setup, False)).listed
     if train != evaluation and not suppress_diff_warning:
         warnings.warn(
             "The model's nodes differ between train and eval mode. To ask for a node that one mode alone has, pass "
@@ -107,7 +110,7 @@ def create_feature_extractor(
         tracer_kwargs: ``leaf_modules``, ``autowrap_functions`` and ``autowrap_modules``, as for torchvision.
         suppress_diff_warning: accepted for torchvision's sake; fxfeat raises where a name is missing in a mode.
         concrete_args: values of arguments of ``forward`` that are no tensors.
-        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments; worked out from the
+        example_inputs: a tensor, a tuple of positional arguments or a mapping of keyword arguments; worked out from the
             model if not given.
         flatten: write every module out down to the leaves, for those who go on with fx passes of their own.
         engine: ``auto`` writes code, and leaves the smallest modules whole whose code cannot be written out, copying

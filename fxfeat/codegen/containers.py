@@ -12,7 +12,7 @@ from torch import nn
 from fxfeat.codegen.globals import is_identifier
 from fxfeat.errors import GuardError
 from fxfeat.ir.emission import UsedState
-from fxfeat.ir.replacement import Replacement
+from fxfeat.ir.value_replacement import Replacement
 
 
 class Opened(nn.Module):

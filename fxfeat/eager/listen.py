@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -13,8 +14,8 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from fxfeat.ir.emission import Row
 from fxfeat.ir.feature import OpOccurrence
-from fxfeat.ir.replacement import Replacement
 from fxfeat.ir.tree import follow, has, replace_at
+from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.module_paths import paths_of
 
 Look = Callable[[Row, Any], None]
@@ -27,7 +28,7 @@ def listening(
     model: nn.Module,
     wanted: Mapping[tuple[nn.Module, int], OpOccurrences],
     look: Look,
-    replacing: Mapping[tuple[nn.Module, int], Replacements],
+    replacing: Mapping[tuple[nn.Module, int], Replacements] = MappingProxyType({}),
 ) -> Iterator[None]:
     """Listen while a model runs, and put other values in the place of some.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +17,8 @@ from fxfeat.inputs.examples import bind, copy_example
 from fxfeat.ir.emission import Row
 from fxfeat.ir.example import Example
 from fxfeat.ir.feature import Given, OpOccurrence, Origin
-from fxfeat.ir.replacement import Replacement
 from fxfeat.ir.tree import follow, has
+from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.preserved import lent_buffers
 from fxfeat.isolation.python_state import PythonState
@@ -35,8 +35,8 @@ class Observation:
     """What to observe of a model, and on what it is to run.
 
     ``leaves`` is what was called rather than entered when the rows were recorded. ``training`` is the mode; None leaves
-    every flag as it is. ``purity`` says that the model is in that mode, and a run writes to no tensor that it keeps. ``replacements`` are
-    the values that go through functions.
+    every flag as it is. ``purity`` says that the model is in that mode, and a run writes to no tensor that it keeps.
+    ``replacements`` are the values that go through functions.
     """
 
     rows: tuple[Row, ...]
@@ -123,7 +123,11 @@ def _hooked(model: nn.Module, observation: Observation, example: Example, look: 
         elif place is not None and place.path is not None:
             module = modules.get(place.path) or model.get_submodule(place.path)
             returned.setdefault(module, []).append((row, place))
-    with replacing(model, observation.replacements) as computed, _hooks(returned, look), listening(model, occurrences, look, computed):
+    with (
+        replacing(model, observation.replacements) as computed,
+        _hooks(returned, look),
+        listening(model, occurrences, look, computed),
+    ):
         result = model(*example.args, **example.kwargs)
     for row, origin in returned.get(model, ()):
         if origin.call == 0:

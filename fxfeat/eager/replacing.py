@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_
 
 from fxfeat.eager.listen import Replacements
 from fxfeat.ir.feature import OpOccurrence
-from fxfeat.ir.replacement import Replacement
 from fxfeat.ir.tree import follow, replace_at
+from fxfeat.ir.value_replacement import Replacement
 
 
 @contextmanager

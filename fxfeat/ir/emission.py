@@ -12,9 +12,9 @@ from fxfeat.errors import TraceError
 from fxfeat.ir.example import Sizes
 from fxfeat.ir.feature import Origin
 from fxfeat.ir.guard import Reading
-from fxfeat.ir.replacement import Replacement
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.ir.tree import Steps, spell
+from fxfeat.ir.value_replacement import Replacement
 
 
 @dataclass(frozen=True)

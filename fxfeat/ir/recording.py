@@ -19,7 +19,7 @@ from torch import fx
 from fxfeat.ir.guard import Answer, AttributeRead, AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import Storage, meta_of
-from fxfeat.ir.replacement import Replaced, Replacement
+from fxfeat.ir.value_replacement import Replaced, Replacement
 
 Kind = Literal["meta", "fake", "real"]
 

@@ -9,7 +9,7 @@ from torch import nn
 from fxfeat.errors import NodeNotFoundError, TraceError
 from fxfeat.ir.feature import Feature, OpOccurrence
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.replacement import Replacement
+from fxfeat.ir.value_replacement import Replacement
 from fxfeat.names.query import InsideLeaf, NamedValue, find
 from fxfeat.names.replaced import spell_before
 from fxfeat.names.request import select_feature

@@ -18,8 +18,8 @@ from fxfeat.ir.example import Example
 from fxfeat.ir.guard import AttributeRead
 from fxfeat.ir.node_meta import CallPath
 from fxfeat.ir.recording import Kind, Recording
-from fxfeat.ir.replacement import Replacement
 from fxfeat.ir.source_lines import is_assertion
+from fxfeat.ir.value_replacement import Replacement
 from fxfeat.trace.builder.memory import all_written, writes_to
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.fake_tensors import Originals, Recast, fake_tensors
@@ -60,7 +60,9 @@ def record(
             break
         try:
             with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-                conditions = Conditions(fake_tensors(kind, recast), training, grad, assumptions, replacements=replacements)
+                conditions = Conditions(
+                    fake_tensors(kind, recast), training, grad, assumptions, replacements=replacements
+                )
                 return _record_once(model, example, leaves, conditions, recast)
         except FxfeatError:
             raise

@@ -17,7 +17,7 @@ from fxfeat.inputs.examples import bind
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.example import Example
 from fxfeat.ir.node_meta import CallPath
-from fxfeat.ir.replacement import Replacement
+from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.caches import fresh_caches
 from fxfeat.isolation.collection import paused_collection
 from fxfeat.isolation.preserved import preserved, preserved_functions

@@ -17,7 +17,7 @@ from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Kind, Recording
-from fxfeat.ir.replacement import Replacement
+from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.entry_points import FORWARD
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.fake_tensors import Recast
@@ -138,8 +138,8 @@ def _explain_replaced(setup: Setup, error: TraceError, replacements: tuple[Repla
     failure = str(error) if cause is None else f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
     were = " and ".join(f"{each.name!r} (in the model {each.before})" for each in replacements)
     return TraceError(
-        f"{type(setup.model).__name__} runs as it is, but not with replace= for {were}: {failure.rstrip('.')}. A function "
-        "in replace= must take the value, and return one that what follows takes."
+        f"{type(setup.model).__name__} runs as it is, but not with replace= for {were}: {failure.rstrip('.')}. A "
+        "function in replace= must take the value, and return one that what follows takes."
     )
 
 

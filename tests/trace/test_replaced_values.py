@@ -47,7 +47,14 @@ class Double(nn.Module):
         return value * 2
 
 
-FUNCTIONS = [halve, shift_in_place, clamp_by_value, flip_by_size, torch.zeros_like, functools.partial(torch.add, other=2)]
+FUNCTIONS = [
+    halve,
+    shift_in_place,
+    clamp_by_value,
+    flip_by_size,
+    torch.zeros_like,
+    functools.partial(torch.add, other=2),
+]
 
 
 class Block(nn.Module):
@@ -561,7 +568,9 @@ class Drops(nn.Module):
 def test_inside_a_module_that_runs_whole():
     model = nn.Sequential(nn.Linear(4, 4), Drops(), nn.Linear(4, 2)).eval()
     x = torch.rand(2, 4)
-    with pytest.raises(fxfeat.TraceError, match="^Sequential runs whole, and nothing can be replaced inside what does"):
+    with pytest.raises(
+        fxfeat.TraceError, match=r"^Sequential runs whole, and nothing can be replaced inside what does"
+    ):
         fxfeat.create_feature_extractor(model, ["2"], example_inputs=x, replace={"1.first": halve})
     outside = fxfeat.create_feature_extractor(model, ["1", "2"], example_inputs=x, replace={"1": halve})
     assert same(outside(x)["2"], model[2](model[1](model[0](x)) / 2))
@@ -574,9 +583,7 @@ def test_the_function_is_left_alone():
         seen.append(value)
         return value * 2
 
-    extractor = fxfeat.create_feature_extractor(
-        Net().eval(), ["output"], example_inputs=IMAGE, replace={"stem": note}
-    )
+    extractor = fxfeat.create_feature_extractor(Net().eval(), ["output"], example_inputs=IMAGE, replace={"stem": note})
     assert seen == []
     extractor(IMAGE)
     assert len(seen) == 1

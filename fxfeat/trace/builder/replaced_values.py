@@ -12,8 +12,8 @@ from fxfeat.errors import RequestError, TraceError
 from fxfeat.ir.feature import OpOccurrence
 from fxfeat.ir.module_call import opaque_in
 from fxfeat.ir.node_meta import amend, meta_of
-from fxfeat.ir.replacement import Replaced, Replacement
 from fxfeat.ir.tree import Steps, follow, replace_children, tensors
+from fxfeat.ir.value_replacement import Replaced, Replacement
 from fxfeat.runtime.replace_part import replace_part
 from fxfeat.trace.builder.fakes import fake_of
 from fxfeat.trace.builder.measure import storage_of

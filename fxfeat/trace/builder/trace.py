@@ -16,8 +16,8 @@ from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.guard import Answer, AttributeRead, AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import RNG, CallPath, Context, Storage
-from fxfeat.ir.replacement import Replaced, Replacement
 from fxfeat.ir.tree import Steps
+from fxfeat.ir.value_replacement import Replaced, Replacement
 from fxfeat.isolation.torch_settings import Switches, devices_entered, kernels_of_attention
 from fxfeat.trace.builder.draws import Draws
 from fxfeat.trace.fake_tensors import FakeTensors

@@ -31,8 +31,8 @@ class Replaced:
     """One value that was replaced in a recording, by what ``call`` returned.
 
     The value is what module call ``module_call`` returned, or what ``node`` computed. ``result`` is written as a graph
-    holds it, ``result_nodes`` are the nodes in it by the steps to them, and ``produced_at`` is the position of the first
-    node that ran after it was there.
+    holds it, ``result_nodes`` are the nodes in it by the steps to them, and ``produced_at`` is the position of the
+    first node that ran after it was there.
     """
 
     replacement: Replacement
