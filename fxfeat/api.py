@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
+from fxfeat.codegen.retracing import OnGuard, Retracing, check_on_guard
 from fxfeat.eager.emit_checked import emit_checked
 from fxfeat.eager.stopping import leaves_undone
 from fxfeat.eager.tap_recorded import tap_recorded
@@ -17,7 +18,7 @@ from fxfeat.eager.tap_unrecorded import tap_unrecorded
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission, ModeVariants, Source, list_tapped
-from fxfeat.ir.engine import Engine
+from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.recording import Recording
 from fxfeat.isolation.entry_points import FORWARD, entered_by
 from fxfeat.names.record_named import record_named, select_features
@@ -28,6 +29,18 @@ from fxfeat.opening.choose_taps import choose_taps, warn_of
 from fxfeat.trace.setup import Setup, read_setup, record_mode
 
 Request = Sequence[str] | Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How an extractor is made, besides what it returns and the example that it is recorded with."""
+
+    tracer_kwargs: dict[str, Any] | None
+    concrete_args: dict[str, Any] | None
+    flatten: bool
+    engine: Engine
+    replace: Mapping[str, Callable[[Any], Any]]
+    method: str
 
 
 def get_graph_node_names(
@@ -91,6 +104,7 @@ def create_feature_extractor(
     engine: Engine = "auto",
     replace: Mapping[str, Callable[[Any], Any]] | None = None,
     method: str = FORWARD,
+    on_guard: OnGuard = "raise",
 ) -> FeatureExtractor:
     """Make a module that returns inner values of a model as a dict.
 
@@ -118,6 +132,8 @@ def create_feature_extractor(
         replace: functions or modules by name: the value of that name goes through it, and what follows uses the result,
             as it does where a forward hook returns another value. Modules become the extractor's own.
         method: the method to extract from, in place of ``forward``; names are those of its run, ``output`` its result.
+        on_guard: ``raise`` a ``GuardError`` where an input takes another path than the one recorded, or ``retrace``:
+            record for that input as well, and keep both (``extractor.variants``).
 
     Returns:
         The extractor. Each value is bit for bit what a forward hook that clones would have seen.
@@ -130,11 +146,25 @@ def create_feature_extractor(
     Source: torchvision's ``create_feature_extractor``.
     """
     requests = _read_requests(return_nodes, train_return_nodes, eval_return_nodes)
-    with entered_by(model, method):
-        setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs, engine)
-        setup.replace, setup.method = read_replace(replace), method
-        forms = dataclasses.replace(_emit_modes(setup, requests, flatten), method=method)
-    extractor = build_extractor(forms, setup.model, tracer_kwargs)
+    options = Options(tracer_kwargs, concrete_args, flatten, check_engine(engine), read_replace(replace), method)
+    again = check_on_guard(on_guard) == "retrace"
+    retracing = Retracing(model, lambda model, example: _create(model, requests, options, example)) if again else None
+    return _create(model, requests, options, example_inputs, retracing)
+
+
+def _create(
+    model: nn.Module,
+    requests: dict[bool, dict[str, str]],
+    options: Options,
+    example_inputs: Any,
+    retracing: Retracing | None = None,
+) -> FeatureExtractor:
+    with entered_by(model, options.method):
+        setup = read_setup(model, options.tracer_kwargs, options.concrete_args, example_inputs, options.engine)
+        setup.replace, setup.method = options.replace, options.method
+        modes = _emit_modes(setup, requests, options.flatten)
+    variants = dataclasses.replace(modes, method=options.method)
+    extractor = build_extractor(variants, setup.model, options.tracer_kwargs, retracing)
     forms = (extractor.forms.train, extractor.forms.eval, extractor.forms.mixed)
     warn_of_taps(setup, *(form.source for form in forms if isinstance(form, Emission)))
     return extractor

@@ -104,6 +104,15 @@ def _table_of(module: nn.Module, name: str) -> str:
     return "__dict__"
 
 
+def all_state(model: nn.Module) -> UsedState:
+    """List all that a model has, for an extractor that may come to need any of it."""
+    every = dict(model.named_modules(remove_duplicate=False))
+    leaves = {path for path, module in every.items() if path and not any(module.children())}
+    homes = {path: module for path, module in every.items() if path not in leaves}
+    names = {(path, name) for path, module in homes.items() for name in (*module._parameters, *module._buffers)}
+    return UsedState(frozenset(leaves), frozenset(f"{path}.{name}".lstrip(".") for path, name in names))
+
+
 def plant_replacements(extractor: nn.Module, replacements: Iterable[Replacement]) -> None:
     """Hang the modules that values go through on an extractor."""
     for replacement in replacements:

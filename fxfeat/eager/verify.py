@@ -14,7 +14,7 @@ from fxfeat.codegen.extractor import FeatureExtractor
 from fxfeat.eager.observe import Observation, is_operation, lend, observe, observe_by_counting
 from fxfeat.eager.purity import is_pure
 from fxfeat.errors import RequestError
-from fxfeat.inputs.examples import other_values, read_call
+from fxfeat.inputs.examples import copy_example, other_values, read_call
 from fxfeat.ir.emission import Row
 from fxfeat.ir.equality import is_equal, to_dense
 from fxfeat.ir.example import Example
@@ -91,6 +91,10 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     if not isinstance(extractor, FeatureExtractor):
         raise RequestError(f"extractor is a {type(extractor).__name__}; pass what create_feature_extractor returned.")
     example = read_call(inspect.signature(extractor.forward), args, kwargs)
+    if extractor.retracing is not None:
+        with preserved(model):
+            trial = copy_example(example)
+            extractor = extractor.variant_for(*trial.args, **trial.kwargs)
     compared = _compare_on(model, extractor, example)
     try:
         on_others = _compare_on(model, extractor, other_values(example))

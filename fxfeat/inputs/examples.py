@@ -84,6 +84,8 @@ def read_example(example_inputs: Any) -> Example:
         >>> read_example(torch.zeros(1)).args
         (tensor([0.]),)
     """
+    if isinstance(example_inputs, Example):
+        return example_inputs
     if isinstance(example_inputs, torch.Tensor):
         return Example((example_inputs,))
     if type(example_inputs) is tuple:
