@@ -87,8 +87,8 @@ class Retracing:
         model = self._model()
         if model is None:
             raise GuardError(
-                f"{refused} on_guard='retrace' cannot do that any more, for the {self._name} that the extractor was made "
-                "from is gone. Keep it."
+                f"{refused} on_guard='retrace' cannot do that any more, for the {self._name} that the extractor was "
+                "made from is gone. Keep it."
             ) from refused
         return self._make(model, Example(tuple(args), dict(kwargs)))
 
@@ -118,7 +118,7 @@ def _share_state(extractor: nn.Module, variant: nn.Module) -> None:
             for name in mine.keys() & other.keys():
                 if mine[name] is not other[name] and not (module is variant or isinstance(module, Opened)):
                     raise GuardError(
-                        f"{f'{path}.{name}'!r} of the extractor was put elsewhere since it was made, and the model's own "
-                        "was not. Create the extractor again from a model that is where it is to run."
+                        f"{f'{path}.{name}'!r} of the extractor was put elsewhere since it was made, and the model's "
+                        "own was not. Create the extractor again from a model that is where it is to run."
                     )
                 mine[name] = other[name]
