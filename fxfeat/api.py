@@ -149,7 +149,11 @@ def create_feature_extractor(
     options = Options(tracer_kwargs, concrete_args, flatten, check_engine(engine), read_replace(replace), method)
     again = check_on_guard(on_guard) == "retrace"
     retracing = Retracing(model, lambda model, example: _create(model, requests, options, example)) if again else None
-    return _create(model, requests, options, example_inputs, retracing)
+    extractor = _create(model, requests, options, example_inputs, retracing)
+    forms = (extractor.forms.train, extractor.forms.eval, extractor.forms.mixed)
+    sources = (form.source for form in forms if isinstance(form, Emission))
+    warn_of_taps(options.engine, extractor.original, *sources)
+    return extractor
 
 
 def _create(
@@ -164,10 +168,7 @@ def _create(
         setup.replace, setup.method = options.replace, options.method
         modes = _emit_modes(setup, requests, options.flatten)
     variants = dataclasses.replace(modes, method=options.method)
-    extractor = build_extractor(variants, setup.model, options.tracer_kwargs, retracing)
-    forms = (extractor.forms.train, extractor.forms.eval, extractor.forms.mixed)
-    warn_of_taps(setup, *(form.source for form in forms if isinstance(form, Emission)))
-    return extractor
+    return build_extractor(variants, setup.model, options.tracer_kwargs, retracing)
 
 
 def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[str, str]]:
@@ -239,10 +240,10 @@ def _emit_once(
     return attempt({}) if setup.engine == "code" else choose_taps(attempt)
 
 
-def warn_of_taps(setup: Setup, *sources: Source) -> None:
+def warn_of_taps(engine: Engine, model: str, *sources: Source) -> None:
     """Say which modules emitted code runs whole, unless that was asked for."""
-    if setup.engine != "tap":
-        warn_of(list_tapped(*sources), type(setup.model).__name__)
+    if engine != "tap":
+        warn_of(list_tapped(*sources), model)
 
 
 def _emit_whole(

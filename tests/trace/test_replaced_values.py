@@ -568,9 +568,7 @@ class Drops(nn.Module):
 def test_inside_a_module_that_runs_whole():
     model = nn.Sequential(nn.Linear(4, 4), Drops(), nn.Linear(4, 2)).eval()
     x = torch.rand(2, 4)
-    with pytest.raises(
-        fxfeat.TraceError, match=r"^Sequential runs whole, and nothing can be replaced"
-    ):
+    with pytest.raises(fxfeat.TraceError, match=r"^Sequential runs whole, and nothing can be replaced"):
         fxfeat.create_feature_extractor(model, ["2"], example_inputs=x, replace={"1.first": halve})
     outside = fxfeat.create_feature_extractor(model, ["1", "2"], example_inputs=x, replace={"1": halve})
     assert same(outside(x)["2"], model[2](model[1](model[0](x)) / 2))
