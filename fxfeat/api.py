@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
+from fxfeat.codegen.retracing import OnGuard, Retracing, check_on_guard
 from fxfeat.eager.emit_checked import emit_checked
 from fxfeat.eager.stopping import leaves_undone
 from fxfeat.eager.tap_recorded import tap_recorded
@@ -17,15 +18,29 @@ from fxfeat.eager.tap_unrecorded import tap_unrecorded
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission, ModeVariants, Source, list_tapped
-from fxfeat.ir.engine import Engine
+from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.recording import Recording
+from fxfeat.isolation.entry_points import FORWARD, entered_by
 from fxfeat.names.record_named import record_named, select_features
+from fxfeat.names.replaced import read_replace
 from fxfeat.names.request import read_request
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
 from fxfeat.trace.setup import Setup, read_setup, record_mode
 
 Request = Sequence[str] | Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How an extractor is made, besides what it returns and the example that it is recorded with."""
+
+    tracer_kwargs: dict[str, Any] | None
+    concrete_args: dict[str, Any] | None
+    flatten: bool
+    engine: Engine
+    replace: Mapping[str, Callable[[Any], Any]]
+    method: str
 
 
 def get_graph_node_names(
@@ -35,6 +50,7 @@ def get_graph_node_names(
     concrete_args: dict[str, Any] | None = None,
     *,
     example_inputs: Any = None,
+    method: str = FORWARD,
 ) -> tuple[list[str], list[str]]:
     """List the names of the nodes of a model that produce tensors, in the order in which they run.
 
@@ -49,8 +65,9 @@ def get_graph_node_names(
         tracer_kwargs: ``leaf_modules``, ``autowrap_functions`` and ``autowrap_modules``, as for torchvision.
         suppress_diff_warning: do not warn where the two lists differ.
         concrete_args: values of arguments of ``forward`` that are no tensors.
-        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments of any sizes that the
-            model takes; worked out from the model if not given.
+        example_inputs: a tensor, a tuple of positional arguments or a mapping of keyword arguments of any sizes that
+            the model takes; worked out from the model if not given.
+        method: the method to run in place of ``forward``.
 
     Returns:
         The names in train mode and in eval mode.
@@ -60,9 +77,10 @@ def get_graph_node_names(
 
     Source: torchvision's ``get_graph_node_names``.
     """
-    setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs)
-    train = name_nodes(record_mode(setup, True)).listed
-    evaluation = name_nodes(record_mode(setup, False)).listed
+    with entered_by(model, method):
+        setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs)
+        train = name_nodes(record_mode(setup, True)).listed
+        evaluation = name_nodes(record_mode(setup, False)).listed
     if train != evaluation and not suppress_diff_warning:
         warnings.warn(
             "The model's nodes differ between train and eval mode. To ask for a node that one mode alone has, pass "
@@ -84,6 +102,9 @@ def create_feature_extractor(
     example_inputs: Any = None,
     flatten: bool = False,
     engine: Engine = "auto",
+    replace: Mapping[str, Callable[[Any], Any]] | None = None,
+    method: str = FORWARD,
+    on_guard: OnGuard = "raise",
 ) -> FeatureExtractor:
     """Make a module that returns inner values of a model as a dict.
 
@@ -103,11 +124,16 @@ def create_feature_extractor(
         tracer_kwargs: ``leaf_modules``, ``autowrap_functions`` and ``autowrap_modules``, as for torchvision.
         suppress_diff_warning: accepted for torchvision's sake; fxfeat raises where a name is missing in a mode.
         concrete_args: values of arguments of ``forward`` that are no tensors.
-        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments; worked out from the
+        example_inputs: a tensor, a tuple of positional arguments or a mapping of keyword arguments; worked out from the
             model if not given.
         flatten: write every module out down to the leaves, for those who go on with fx passes of their own.
         engine: ``auto`` writes code, and leaves the smallest modules whole whose code cannot be written out, copying
             values out of them by hooks. ``code`` raises there, and ``tap`` leaves the whole model as it is.
+        replace: functions or modules by name: the value of that name goes through it, and what follows uses the result,
+            as it does where a forward hook returns another value. Modules become the extractor's own.
+        method: the method to extract from, in place of ``forward``; names are those of its run, ``output`` its result.
+        on_guard: ``raise`` a ``GuardError`` where an input takes another path than the one recorded, or ``retrace``:
+            record for that input as well, and keep both (``extractor.variants``).
 
     Returns:
         The extractor. Each value is bit for bit what a forward hook that clones would have seen.
@@ -120,11 +146,29 @@ def create_feature_extractor(
     Source: torchvision's ``create_feature_extractor``.
     """
     requests = _read_requests(return_nodes, train_return_nodes, eval_return_nodes)
-    setup = read_setup(model, tracer_kwargs, concrete_args, example_inputs, engine)
-    extractor = build_extractor(_emit_modes(setup, requests, flatten), setup.model, tracer_kwargs)
+    options = Options(tracer_kwargs, concrete_args, flatten, check_engine(engine), read_replace(replace), method)
+    again = check_on_guard(on_guard) == "retrace"
+    retracing = Retracing(model, lambda model, example: _create(model, requests, options, example)) if again else None
+    extractor = _create(model, requests, options, example_inputs, retracing)
     forms = (extractor.forms.train, extractor.forms.eval, extractor.forms.mixed)
-    warn_of_taps(setup, *(form.source for form in forms if isinstance(form, Emission)))
+    sources = (form.source for form in forms if isinstance(form, Emission))
+    warn_of_taps(options.engine, extractor.original, *sources)
     return extractor
+
+
+def _create(
+    model: nn.Module,
+    requests: dict[bool, dict[str, str]],
+    options: Options,
+    example_inputs: Any,
+    retracing: Retracing | None = None,
+) -> FeatureExtractor:
+    with entered_by(model, options.method):
+        setup = read_setup(model, options.tracer_kwargs, options.concrete_args, example_inputs, options.engine)
+        setup.replace, setup.method = options.replace, options.method
+        modes = _emit_modes(setup, requests, options.flatten)
+    variants = dataclasses.replace(modes, method=options.method)
+    return build_extractor(variants, setup.model, options.tracer_kwargs, retracing)
 
 
 def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[str, str]]:
@@ -189,23 +233,34 @@ def _emit_once(
 
         def make(recording: Recording) -> Draft:
             draft = Draft(recording, recording.graph, select_features(recording, request), flatten=flatten)
-            return replace(draft, on_model=on_model, tapped=tapped, may_stop=may_stop)
+            return dataclasses.replace(draft, on_model=on_model, tapped=tapped, may_stop=may_stop)
 
         return emit_checked(setup, record_named(setup, training, request), training, make)
 
     return attempt({}) if setup.engine == "code" else choose_taps(attempt)
 
 
-def warn_of_taps(setup: Setup, *sources: Source) -> None:
+def warn_of_taps(engine: Engine, model: str, *sources: Source) -> None:
     """Say which modules emitted code runs whole, unless that was asked for."""
-    if setup.engine != "tap":
-        warn_of(list_tapped(*sources), type(setup.model).__name__)
+    if engine != "tap":
+        warn_of(list_tapped(*sources), model)
 
 
 def _emit_whole(
     setup: Setup, training: bool | None, request: dict[str, str], reason: str, on_model: bool, may_stop: bool
 ) -> Emission:
     """Emit code that runs the whole model and taps it."""
+    if setup.method != FORWARD:
+        raise TraceError(
+            f"{type(setup.model).__name__} runs whole, which only its forward can: {reason}. So there is no extractor "
+            f"of {setup.method!r} here; ask for features outside of what cannot be written out."
+        )
+    if setup.replace:
+        raise TraceError(
+            f"{type(setup.model).__name__} runs whole, and nothing can be replaced inside what does: {reason}. Put a "
+            "forward hook that returns the other value on the model before the extractor is made, or replace a value "
+            "outside."
+        )
     try:
         recording = record_named(setup, training, request)
     except TraceError as error:

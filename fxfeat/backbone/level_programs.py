@@ -94,7 +94,7 @@ def write_levels(setup: Setup, levels: Levels, last: int, features: str | None) 
             versions[training] = error
             continue
         plant_constants(setup.model, emission)
-        warn_of_taps(setup, emission.source)
+        warn_of_taps(setup.engine, type(setup.model).__name__, emission.source)
         versions[training], kept = emission.source, kept | emission.used_state
     return Program(versions), kept
 

@@ -144,7 +144,7 @@ def write_features(setup: Setup, names: Sequence[str]) -> Program:
 def _emit_features(setup: Setup, training: bool, names: Sequence[str]) -> Emission:
     emission = emit_request(setup, training, {str(i): name for i, name in enumerate(names)}, on_model=True)
     plant_constants(setup.model, emission)
-    warn_of_taps(setup, emission.source)
+    warn_of_taps(setup.engine, type(setup.model).__name__, emission.source)
     return emission
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from fxfeat.codegen.globals import is_identifier
 from fxfeat.errors import GuardError
 from fxfeat.ir.emission import UsedState
+from fxfeat.ir.value_replacement import Replacement
 
 
 class Opened(nn.Module):
@@ -103,7 +104,32 @@ def _table_of(module: nn.Module, name: str) -> str:
     return "__dict__"
 
 
-def reacher(model: nn.Module, used_state: UsedState, reserved: Container[str], receiver: str) -> Callable[[str], str]:
+def all_state(model: nn.Module) -> UsedState:
+    """List all that a model has, for an extractor that may come to need any of it."""
+    every = dict(model.named_modules(remove_duplicate=False))
+    leaves = {path for path, module in every.items() if path and not any(module.children())}
+    homes = {path: module for path, module in every.items() if path not in leaves}
+    names = {(path, name) for path, module in homes.items() for name in (*module._parameters, *module._buffers)}
+    return UsedState(frozenset(leaves), frozenset(f"{path}.{name}".lstrip(".") for path, name in names))
+
+
+def plant_replacements(extractor: nn.Module, replacements: Iterable[Replacement]) -> None:
+    """Hang the modules that values go through on an extractor."""
+    for replacement in replacements:
+        if isinstance(replacement.function, nn.Module):
+            home, _, name = replacement.path.rpartition(".")
+            if home not in extractor._modules:
+                extractor._modules[home] = Opened("Replacements")
+            getattr(extractor, home)._modules[name] = replacement.function
+
+
+def reacher(
+    model: nn.Module,
+    used_state: UsedState,
+    reserved: Container[str],
+    receiver: str,
+    replacements: Container[str] = (),
+) -> Callable[[str], str]:
     """Return how emitted code spells the path to a submodule or tensor.
 
     Args:
@@ -111,12 +137,16 @@ def reacher(model: nn.Module, used_state: UsedState, reserved: Container[str], r
         used_state: what the extractor keeps of it.
         reserved: attributes that an extractor has of its own.
         receiver: what the first parameter of the method is called.
+        replacements: where an extractor has modules that are none of the model's.
     """
 
     @functools.cache
     def reach(path: str) -> str:
         if not path:
             return receiver
+        if path in replacements:
+            home, _, index = path.rpartition(".")
+            return f"{receiver}.{home}[{index}]"
         spelled, walked = receiver, ""
         for part in path.split("."):
             if not walked and part in reserved:

@@ -22,7 +22,8 @@ def emit(draft: Draft) -> Emission:
     used_state = _find_used_state(draft)
     receiver = "self" if "self" not in recording.signature.parameters else "extractor"
     reached = UsedState(frozenset(_paths(recording.root)), frozenset()) if draft.on_model else used_state
-    source = write_source(draft, reacher(recording.root, reached, RESERVED, receiver), receiver)
+    mine = {each.path for each in recording.replacements if each.path}
+    source = write_source(draft, reacher(recording.root, reached, RESERVED, receiver, mine), receiver)
     graph = draft.graph
     with graph.inserting_after(list(graph.nodes)[-1]):
         graph.output({key: feature.value for feature in draft.features for key in feature.keys})
@@ -41,6 +42,7 @@ def emit(draft: Draft) -> Emission:
         recording.opened,
         told=draft.told,
         readings=draft.readings,
+        replacements=recording.replacements,
     )
 
 
@@ -49,7 +51,7 @@ def _find_used_state(draft: Draft) -> UsedState:
     reached = [node for node in draft.graph.nodes if node.op == "get_attr"]
     containers = {str(node.target) for node in reached if meta_of(node).container} - {""}
     reached_paths = {str(node.target) for node in reached if not meta_of(node).container}
-    modules = _paths(draft.recording.root)
+    modules = _paths(draft.recording.root) | {each.path for each in draft.recording.replacements}
     if draft.on_model:
         whole = {call.path for call in draft.tapped_calls}
         calls |= {path for path in modules if "" in whole or path in whole}

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import linecache
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxfeat.codegen.containers import plant, refuse_written_out
+from fxfeat.codegen.containers import all_state, plant, plant_replacements, refuse_written_out
 from fxfeat.codegen.opened_state import OpenedState, close_opened, take_form
+from fxfeat.codegen.retracing import Retracing
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
 from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState, list_tapped
 from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tap import TappedCall, TappedModule
+from fxfeat.isolation.preserved import copy_values, restore_values
 from fxfeat.runtime.check import check, leaves_fast_path
+from fxfeat.runtime.replace_part import replace_part
 from fxfeat.runtime.run_tapped import run_tapped
 
 _serial = itertools.count()
@@ -49,7 +55,15 @@ class FeatureExtractor(Shown, nn.Module):
     originals: Originals
     opened_state: OpenedState
 
-    def __init__(self, forms: ModeVariants, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> None:
+    retracing: Retracing | None = None
+
+    def __init__(
+        self,
+        forms: ModeVariants,
+        model: nn.Module,
+        tracer_kwargs: dict[str, Any] | None = None,
+        retracing: Retracing | None = None,
+    ) -> None:
         super().__init__()
         self.tracer_kwargs = dict(tracer_kwargs or {})
         self.forms = forms
@@ -61,7 +75,11 @@ class FeatureExtractor(Shown, nn.Module):
         for emission in emissions:
             used_state = used_state | emission.used_state
             constants.update(emission.constants)
+        if retracing is not None:
+            used_state = used_state | all_state(model)
         plant(self, model, used_state, constants)
+        for emission in emissions:
+            plant_replacements(self, emission.replacements)
         calls = [call for emission in emissions for call in emission.tapped]
         self.originals = Originals({call.path: model.get_submodule(call.path) for call in calls})
         plant_tapped(self, model, used_state, calls)
@@ -76,11 +94,36 @@ class FeatureExtractor(Shown, nn.Module):
         for name in self.opened_state.forms:
             self.opened_state.watch(self, model, name)
         close_opened(self, self.opened_state, RESERVED)
+        if retracing is not None:
+            self.__dict__.update(retracing=retracing, forward=_retracing_forward(self))
 
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            self.opened_state.check(self, "mixed" if self.is_mixed else "train" if self.training else "eval")
+        if self.retracing is None and not torch.compiler.is_compiling():
+            self._check_opened()
         return super()._call_impl(*args, **kwargs)
+
+    def _check_opened(self) -> None:
+        self.opened_state.check(self, "mixed" if self.is_mixed else "train" if self.training else "eval")
+
+    def run_own(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the code that the extractor was made with, not that of its variants."""
+        self._check_opened()
+        return type(self).forward(self, *args, **kwargs)
+
+    @property
+    def variants(self) -> tuple[FeatureExtractor, ...]:
+        """The extractor, and those that ``on_guard="retrace"`` made besides for inputs that take other paths."""
+        kept = () if self.retracing is None else self.retracing.kept
+        return self, *(variant for variant in kept if variant is not None)
+
+    def variant_for(self, *args: Any, **kwargs: Any) -> FeatureExtractor:
+        """Run once, and return the variant that took the input."""
+        if self.retracing is None:
+            return self
+        buffers = copy_values(self.buffers())
+        self(*args, **kwargs)
+        restore_values(buffers)
+        return self.retracing.kept[0] or self
 
     def __setattr__(self, name: str, value: Any) -> None:
         refuse_written_out(self, name)
@@ -146,8 +189,24 @@ class FeatureExtractor(Shown, nn.Module):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {key: value for key, value in self.__dict__.items() if key != "forms"}
+        state = {key: value for key, value in self.__dict__.items() if key not in _OF_THE_ORIGINAL}
         return _restore, (_without_graphs(self.forms),), state
+
+
+_OF_THE_ORIGINAL = ("forms", "retracing", "forward")
+"""What a copy does not take over as it is: it follows nothing of the original's model."""
+
+
+def _retracing_forward(extractor: FeatureExtractor) -> Callable[..., Any]:
+    reference = weakref.ref(extractor)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        mine = reference()
+        assert mine is not None and mine.retracing is not None
+        return mine.retracing.call(mine, args, kwargs)
+
+    forward.__signature__ = inspect.signature(extractor.forward)  # type: ignore[attr-defined]
+    return forward
 
 
 RESERVED = frozenset(dir(FeatureExtractor)) | {
@@ -163,11 +222,14 @@ RESERVED = frozenset(dir(FeatureExtractor)) | {
 
 
 def build_extractor(
-    forms: ModeVariants, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None
+    forms: ModeVariants,
+    model: nn.Module,
+    tracer_kwargs: dict[str, Any] | None = None,
+    retracing: Retracing | None = None,
 ) -> FeatureExtractor:
     """Make the module: a class of its own, so that ``forward`` has the signature of the original."""
     cls = _class_of(forms)
-    extractor: FeatureExtractor = cls(forms, model, tracer_kwargs)
+    extractor: FeatureExtractor = cls(forms, model, tracer_kwargs, retracing)
     return extractor
 
 
@@ -230,7 +292,7 @@ def _without_graphs(forms: ModeVariants) -> ModeVariants:
     def bare(form: Any) -> Any:
         return replace(form, graph=None) if isinstance(form, Emission) else form
 
-    return ModeVariants(bare(forms.train), bare(forms.eval), bare(forms.mixed))
+    return replace(forms, train=bare(forms.train), eval=bare(forms.eval), mixed=bare(forms.mixed))
 
 
 def _restore(forms: ModeVariants) -> FeatureExtractor:
@@ -243,6 +305,7 @@ def _restore(forms: ModeVariants) -> FeatureExtractor:
 
 def _trace_again(extractor: FeatureExtractor) -> fx.Graph:
     """Get the graph of an unpickled extractor back from its source, which has no control flow."""
-    tracer = fx.Tracer(autowrap_functions=(check, leaves_fast_path, run_tapped))
+    replacing = [each.function for each in extractor.emission.replacements if isinstance(each.function, FunctionType)]
+    tracer = fx.Tracer(autowrap_functions=(check, leaves_fast_path, run_tapped, replace_part, *replacing))
     tracer.is_leaf_module = lambda m, module_qualified_name: True  # type: ignore[method-assign]
     return tracer.trace(extractor)

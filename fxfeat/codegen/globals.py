@@ -69,7 +69,7 @@ class Globals:
             spelled = self._imported(owner)
             return f"{spelled}.{thing.__name__}" if spelled else None
         module, qualified = _home_of(thing)
-        if not module or not qualified or "<" in qualified:
+        if not module or not qualified or "<" in qualified or module == "__main__":
             return None
         if module not in sys.modules:
             return None

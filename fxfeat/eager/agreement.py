@@ -13,18 +13,15 @@ from fxfeat.codegen.extractor import build_extractor
 from fxfeat.eager.observe import Observation, is_meta, is_operation, lend, observe
 from fxfeat.eager.repeated_calls import copy_observed, equal_values
 from fxfeat.errors import FxfeatError
-from fxfeat.inputs.examples import copy_example
+from fxfeat.inputs.examples import copy_example, other_values
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission, ModeVariants, Row
-from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import copy_tensors, tensors
-from fxfeat.isolation.preserved import preserved
+from fxfeat.ir.tree import copy_tensors
+from fxfeat.isolation.preserved import preserved, preserved_functions
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import RandomState, read_random, restore_random
 from fxfeat.isolation.torch_settings import same_switches
-
-_SPREAD = 2.0
 
 
 def may_have_implicit_inputs(recording: Recording, draft: Draft) -> bool:
@@ -50,10 +47,16 @@ def agrees_with_eager(
     if is_meta(model):
         return True
     # With gradients as they are: code may ask whether they are on.
-    with same_switches(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
+    functions = [each.function for each in observation.replacements]
+    with (
+        same_switches(),
+        preserved_functions(functions),
+        preserved(model) as before,
+        torch.compiler.set_stance("force_eager"),
+    ):
         random = read_random()
         # What a threshold hides of the example, another one shows.
-        observations = [observation, observation, replace(observation, example=_spread(observation.example))]
+        observations = [observation, observation, replace(observation, example=other_values(observation.example))]
         expected = _run_each(observations, random, lambda each: copy_observed(model, before, each))
         if not expected:
             return True
@@ -100,17 +103,6 @@ def _run_each(
         except refusal:
             break
     return results
-
-
-def _spread(example: Example) -> Example:
-    """Copy an example with other numbers in it, small ones and large ones of either sign."""
-    spread = copy_example(example)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for _, tensor in tensors((spread.args, spread.kwargs)):
-            if tensor.is_floating_point():
-                tensor.normal_(std=_SPREAD)
-    return spread
 
 
 def _caller(

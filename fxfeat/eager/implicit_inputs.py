@@ -44,7 +44,11 @@ def emit_what_arrives(
         if draft.on_model or not may_have_implicit_inputs(recording, draft):
             return chosen, emission
         observation = Observation(
-            emission.rows, choose_leaves(setup.tracer_kwargs, recording.opened), setup.examples[0], training
+            emission.rows,
+            choose_leaves(setup.tracer_kwargs, recording.opened),
+            setup.examples[0],
+            training,
+            replacements=recording.replacements,
         )
         if agrees_with_eager(_to_run(setup, recording), observation, emission, setup.tracer_kwargs):
             return chosen, emission
@@ -74,9 +78,9 @@ def check_calls(setup: Setup, recording: Recording, training: bool | None, emiss
         changed = [("", "what its attributes hold")]
     if changed:
         leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
-        check_repeats(
-            _to_run(setup, recording), Observation(emission.rows, leaves, setup.examples[0], training), changed, at
-        )
+        example, replacements = setup.examples[0], recording.replacements
+        observation = Observation(emission.rows, leaves, example, training, replacements=replacements)
+        check_repeats(_to_run(setup, recording), observation, changed, at)
 
 
 def _depth(path: str) -> int:

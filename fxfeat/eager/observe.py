@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,11 +12,13 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from fxfeat.eager.listen import Look, listening
+from fxfeat.eager.replacing import replacing
 from fxfeat.inputs.examples import bind, copy_example
 from fxfeat.ir.emission import Row
 from fxfeat.ir.example import Example
 from fxfeat.ir.feature import Given, OpOccurrence, Origin
 from fxfeat.ir.tree import follow, has
+from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.preserved import lent_buffers
 from fxfeat.isolation.python_state import PythonState
@@ -34,6 +36,7 @@ class Observation:
 
     ``leaves`` is what was called rather than entered when the rows were recorded. ``training`` is the mode; None leaves
     every flag as it is. ``purity`` says that the model is in that mode, and a run writes to no tensor that it keeps.
+    ``replacements`` are the values that go through functions.
     """
 
     rows: tuple[Row, ...]
@@ -41,6 +44,7 @@ class Observation:
     example: Example
     training: bool | None
     purity: bool = False
+    replacements: tuple[Replacement, ...] = ()
 
     def only(self, rows: Iterable[Row]) -> Observation:
         """Return the same for some of the rows."""
@@ -67,7 +71,7 @@ def observe(model: nn.Module, before: PythonState, observation: Observation, loo
         before.restore()
     restore_random(random)
     with _ready(model, before, observation):
-        _watched(model, observation.leaves, operations, copy_example(observation.example), look)
+        _watched(model, observation, operations, look)
 
 
 def observe_by_counting(model: nn.Module, before: PythonState, observation: Observation, look: Look) -> None:
@@ -77,7 +81,7 @@ def observe_by_counting(model: nn.Module, before: PythonState, observation: Obse
     operation may be looked at.
     """
     with _ready(model, before, observation):
-        _hooked(model, observation.rows, copy_example(observation.example), look)
+        _hooked(model, observation, copy_example(observation.example), look)
 
 
 def is_meta(model: nn.Module) -> bool:
@@ -104,7 +108,8 @@ def lend(model: nn.Module, before: PythonState, observation: Observation) -> Abs
     return nullcontext() if observation.purity else lent_buffers(model, also=before)
 
 
-def _hooked(model: nn.Module, rows: Sequence[Row], example: Example, look: Look) -> None:
+def _hooked(model: nn.Module, observation: Observation, example: Example, look: Look) -> None:
+    rows = observation.rows
     modules = {path: module for module, path in paths_of(model).items()} if len(rows) > _FEW else {}
     returned: dict[nn.Module, list[tuple[Row, Origin]]] = {}
     occurrences: dict[tuple[nn.Module, int], list[tuple[Row, OpOccurrence]]] = {}
@@ -118,7 +123,11 @@ def _hooked(model: nn.Module, rows: Sequence[Row], example: Example, look: Look)
         elif place is not None and place.path is not None:
             module = modules.get(place.path) or model.get_submodule(place.path)
             returned.setdefault(module, []).append((row, place))
-    with _hooks(returned, look), listening(model, occurrences, look):
+    with (
+        replacing(model, observation.replacements) as computed,
+        _hooks(returned, look),
+        listening(model, occurrences, look, computed),
+    ):
         result = model(*example.args, **example.kwargs)
     for row, origin in returned.get(model, ()):
         if origin.call == 0:
@@ -163,10 +172,11 @@ def _looker(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look) -> An
     return note
 
 
-def _watched(model: nn.Module, leaves: Leaves, rows: list[Row], example: Example, look: Look) -> None:
+def _watched(model: nn.Module, observation: Observation, rows: list[Row], look: Look) -> None:
     """See operations that no hook can see, by listening to an eager run."""
     origins = [(row, row.origin) for row in rows if row.origin is not None]
-    seen = watch(unwrap(model), example, leaves, frozenset(origin.call_path for _, origin in origins))
+    wanted, example = frozenset(origin.call_path for _, origin in origins), copy_example(observation.example)
+    seen = watch(unwrap(model), example, observation.leaves, wanted, observation.replacements)
     for row, origin in origins:
         if origin.call_path in seen:
             look(row, follow(seen[origin.call_path], origin.steps))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,13 +14,16 @@ from fxfeat.codegen.extractor import FeatureExtractor
 from fxfeat.eager.observe import Observation, is_operation, lend, observe, observe_by_counting
 from fxfeat.eager.purity import is_pure
 from fxfeat.errors import RequestError
+from fxfeat.inputs.examples import copy_example, other_values, read_call
 from fxfeat.ir.emission import Row
 from fxfeat.ir.equality import is_equal, to_dense
 from fxfeat.ir.example import Example
 from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tree import copy_tensors, tensors, walk
-from fxfeat.isolation.preserved import copy_values, preserved, preserved_attributes, restore_values
+from fxfeat.isolation.entry_points import entered_by
+from fxfeat.isolation.preserved import copy_values, preserved, preserved_attributes, preserved_functions, restore_values
 from fxfeat.isolation.random_state import read_random, restore_random
+from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.leaves import choose_leaves
 
 _LARGE = 8192
@@ -62,7 +66,7 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     """Run an extractor, and its model with hooks on the same input, and compare every feature bit for bit.
 
     The model runs in the extractor's mode, with the same random state, and comes back as it was: so do buffers that
-    either run updates.
+    either run updates. Both run on other values of the same sizes too, unless one of them refuses those.
 
     Example:
         >>> import fxfeat
@@ -74,7 +78,7 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     Args:
         model: the model that the extractor was made from.
         extractor: what ``create_feature_extractor`` returned.
-        *args: positional arguments for both.
+        *args: positional arguments for both, or one tuple or mapping of all, as ``example_inputs`` takes it.
         **kwargs: keyword arguments for both.
 
     Returns:
@@ -86,13 +90,36 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     """
     if not isinstance(extractor, FeatureExtractor):
         raise RequestError(f"extractor is a {type(extractor).__name__}; pass what create_feature_extractor returned.")
+    example = read_call(inspect.signature(extractor.forward), args, kwargs)
+    if extractor.retracing is not None:
+        with preserved(model):
+            trial = copy_example(example)
+            extractor = extractor.variant_for(*trial.args, **trial.kwargs)
+    compared = _compare_on(model, extractor, example)
+    try:
+        on_others = _compare_on(model, extractor, other_values(example))
+    except Exception:
+        on_others = {}  # values that one of the two refuses, as a probability above one
+    return Verification(tuple(_join(row, compared, on_others) for row in extractor.rows))
+
+
+def _join(row: Row, compared: dict[str, VerifiedRow], on_others: dict[str, VerifiedRow]) -> VerifiedRow:
+    """Tell how a feature compares on the input given; on other values, where it is only then not equal."""
+    given, other = compared.get(row.key) or _missing(row), on_others.get(row.key)
+    if other is None or other.equal or not given.equal:
+        return given
+    return replace(given, equal=False, max_abs_diff=other.max_abs_diff, note=other.note or "on other values")
+
+
+def _compare_on(model: nn.Module, extractor: FeatureExtractor, example: Example) -> dict[str, VerifiedRow]:
     random = read_random()
     leaves = choose_leaves(extractor.tracer_kwargs, extractor.emission.leaves_opened)
     training = None if extractor.is_mixed else extractor.training
-    example, purity = Example(args, kwargs), extractor.emission.purity
+    purity = extractor.emission.purity
     if purity is not None and not is_pure(model, purity, example, training):
         purity = None
-    observation = Observation(extractor.rows, leaves, example, training, purity is not None)
+    replacements = extractor.emission.replacements
+    observation = Observation(extractor.rows, leaves, example, training, purity is not None, replacements)
     compared: dict[str, VerifiedRow] = {}
 
     def compare(row: Row, value: Any) -> None:
@@ -103,23 +130,25 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
     with ExitStack() as undo:
         undo.callback(restore_values, parameters)
         before = undo.enter_context(state)
+        undo.enter_context(preserved_functions(each.function for each in replacements))
 
         def start_over() -> None:
             before.restore()
             restore_values(parameters)
             restore_random(random)
 
-        given, named = copy_tensors((args, kwargs))
+        given, named = copy_tensors((example.args, example.kwargs))
         with lend(extractor, before, observation):
             actual = extractor(*given, **named)
         start_over()
         # What the model computes is compared at once: later code may write to it, and copies take memory and time.
+        undo.enter_context(entered_by(unwrap(model), extractor.forms.method))
         observe_by_counting(model, before, observation, compare)
         unsure = [row for row in extractor.rows if is_operation(row) and not _is_equal_in(compared, row)]
         if unsure:
             start_over()
             observe(model, before, observation.only(unsure), compare)
-    return Verification(tuple(compared.get(row.key) or _missing(row) for row in extractor.rows))
+    return compared
 
 
 def _is_equal_in(compared: dict[str, VerifiedRow], row: Row) -> bool:
@@ -148,7 +177,8 @@ def _compare(row: Row, expected: Any, actual: Any) -> VerifiedRow:
 
 def _tensors_of(value: Any) -> list[torch.Tensor]:
     parts = [value] if isinstance(value, torch.Tensor) else [tensor for _, tensor in tensors(value)]
-    return list(map(to_dense, parts))
+    rows = (part for tensor in parts for part in (tensor.unbind() if tensor.is_nested else (tensor,)))
+    return list(map(to_dense, rows))
 
 
 def _plain_parts(value: Any) -> list[tuple[Any, str]]:
@@ -161,7 +191,7 @@ def _plain_parts(value: Any) -> list[tuple[Any, str]]:
 def _is_same(left: Any, right: torch.Tensor) -> bool:
     if not isinstance(left, torch.Tensor) or left.dtype != right.dtype:
         return False
-    if left.layout != torch.strided or right.layout != torch.strided:
+    if left.is_nested or right.is_nested or left.layout != torch.strided or right.layout != torch.strided:
         return False
     return _has_same_bytes(left, right) or is_equal(left, right)
 

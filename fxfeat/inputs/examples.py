@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from fxfeat.ir.example import Example, Sizes
 from fxfeat.ir.tree import copy_tensors, tensors
 
 _BATCH = 2
+_SPREAD = 2.0
 _TEXT_LENGTH = 16
 _IMAGE_SIZES = (224, 256, 299, 64, 32, 28)
 _CLIPS = ((16, 112, 112), (16, 224, 224), (64, 64, 64), (32, 32, 32))
@@ -28,7 +29,9 @@ def sizes_of(example: Example) -> Sizes:
     >>> sizes_of(Example((torch.zeros(2, 3),)))
     (((2, 3), torch.float32),)
     """
-    return tuple((tuple(tensor.shape), tensor.dtype) for _, tensor in tensors((example.args, example.kwargs)))
+    given = (tensor for _, tensor in tensors((example.args, example.kwargs)))
+    rows = (row for tensor in given for row in (tensor.unbind() if tensor.is_nested else (tensor,)))
+    return tuple((tuple(row.shape), row.dtype) for row in rows)
 
 
 def copy_example(example: Example) -> Example:
@@ -37,11 +40,42 @@ def copy_example(example: Example) -> Example:
     return Example(args, kwargs)
 
 
+def other_values(example: Example) -> Example:
+    """Copy an example with other numbers in it, small ones and large ones of either sign; whole numbers stay.
+
+    >>> other_values(Example((torch.zeros(2, 3),))).args[0].abs().sum() > 0
+    tensor(True)
+    """
+    spread = copy_example(example)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _, tensor in tensors((spread.args, spread.kwargs)):
+            if tensor.is_floating_point():
+                tensor.normal_(std=_SPREAD)
+    return spread
+
+
+def read_call(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
+    """Read the arguments of a call, which may be one ``example_inputs`` that holds them all.
+
+    >>> read_call(inspect.signature(lambda x, y: x), ({"x": 1, "y": 2},), {}).kwargs
+    {'x': 1, 'y': 2}
+    """
+    if kwargs or len(args) != 1 or not (isinstance(args[0], Mapping) or type(args[0]) is tuple):
+        return Example(args, kwargs)
+    example = read_example(args[0])
+    try:
+        signature.bind(*example.args, **example.kwargs)
+    except TypeError:
+        return Example(args, kwargs)
+    return example
+
+
 def read_example(example_inputs: Any) -> Example:
     """Read what the user passed as ``example_inputs``.
 
     Args:
-        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        example_inputs: a tensor, a tuple of positional arguments or a mapping of keyword arguments.
 
     Raises:
         RequestError: for anything else.
@@ -50,12 +84,14 @@ def read_example(example_inputs: Any) -> Example:
         >>> read_example(torch.zeros(1)).args
         (tensor([0.]),)
     """
+    if isinstance(example_inputs, Example):
+        return example_inputs
     if isinstance(example_inputs, torch.Tensor):
         return Example((example_inputs,))
     if type(example_inputs) is tuple:
         return Example(example_inputs)
-    if isinstance(example_inputs, dict):
-        return Example((), dict(example_inputs))
+    if isinstance(example_inputs, Mapping):
+        return Example((), {str(name): value for name, value in example_inputs.items()})
     raise RequestError(
         f"example_inputs is a {type(example_inputs).__name__}; it must be a tensor, a tuple of positional arguments or "
         "a dict of keyword arguments. For one argument that is a list, write example_inputs=([...],)."

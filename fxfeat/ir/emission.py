@@ -14,6 +14,7 @@ from fxfeat.ir.feature import Origin
 from fxfeat.ir.guard import Reading
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.ir.tree import Steps, spell
+from fxfeat.ir.value_replacement import Replacement
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Emission:
     writes_parameters: bool = False
     told: bool = True
     readings: frozenset[Reading] = frozenset()
+    replacements: tuple[Replacement, ...] = ()
 
     @property
     def tapped(self) -> tuple[TappedCall, ...]:
@@ -132,9 +134,10 @@ class ModeVariants:
     """The emissions of one extractor.
 
     ``mixed`` is for a model whose children were in different modes; it holds until ``train()`` or ``eval()`` is called.
-    A mode that could not be recorded holds the error instead.
+    A mode that could not be recorded holds the error instead. ``method`` is the model's method that they are of.
     """
 
     train: Emission | TraceError
     eval: Emission | TraceError
     mixed: Emission | None = None
+    method: str = "forward"

@@ -19,6 +19,7 @@ from torch import fx
 from fxfeat.ir.guard import Answer, AttributeRead, AttributeWrite, Guard, Unsupported
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import Storage, meta_of
+from fxfeat.ir.value_replacement import Replaced, Replacement
 
 Kind = Literal["meta", "fake", "real"]
 
@@ -38,6 +39,7 @@ class Recording:
     told: ``answers`` are all that was no tensor; ``reads_values`` are the types of numbers that came from data,
     ``asks_gradients`` that it asked whether gradients are on, ``attribute_reads`` are the attributes that it went by
     and left as they were. ``holds_iterators`` says that the model may keep state that nobody can see.
+    ``replacements`` are the values that were to go through functions, ``replaced`` those that did.
     """
 
     graph: fx.Graph
@@ -63,6 +65,8 @@ class Recording:
     answers: tuple[Answer, ...] = ()
     holds_iterators: bool = False
     writes_parameters: bool = False
+    replacements: tuple[Replacement, ...] = ()
+    replaced: tuple[Replaced, ...] = ()
 
     @property
     def is_stateless(self) -> bool:

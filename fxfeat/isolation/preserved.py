@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,21 @@ def preserved(model: nn.Module) -> Iterator[PythonState]:
             restore_values(values)
             for module, training in flags:
                 module.training = training  # it is kept in C++, not in the module's __dict__
+
+
+@contextmanager
+def preserved_functions(functions: Iterable[Callable[..., Any]]) -> Iterator[None]:
+    """Put back what some functions and modules keep on the way out, also after an error."""
+    with ExitStack() as around:
+        state = PythonState()
+        around.callback(state.restore)
+        for function in functions:
+            if isinstance(function, nn.Module):
+                around.enter_context(preserved(function))
+                around.enter_context(lent_buffers(function))
+            else:
+                state.take_function(function)
+        yield
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from fxfeat.ir.node_meta import (
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import Build, Steps, spell
 from fxfeat.names.query import NamedValue
+from fxfeat.names.replaced import call_replaced
 
 
 def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str, str]:
@@ -62,6 +64,13 @@ def select_feature(recording: Recording, target: NamedValue, key: str) -> Featur
     Raises:
         NodeNotFoundError: where the steps lead nowhere.
     """
+    replaced = call_replaced(recording, target.module_call, target.node)
+    if replaced is not None:
+        # Nothing says which module returned it: a module call that a feature names is where code may be read from.
+        bare = dataclasses.replace(recording, replaced=())
+        as_recorded = select_feature(bare, target, key)
+        feature = select_feature(bare, dataclasses.replace(target, node=None, module_call=replaced), key)
+        return dataclasses.replace(feature, module_call=None, origin=as_recorded.origin)
     if target.node is not None:
         return _of_node(recording, target, target.node, key)
     assert target.module_call is not None

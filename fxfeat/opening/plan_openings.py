@@ -25,7 +25,7 @@ from fxfeat.opening.plan import (
     lookers_of,
     whole_calls_of,
 )
-from fxfeat.opening.reach import find_unreachable, find_updating
+from fxfeat.opening.reach import find_replacing, find_unreachable, find_updating
 from fxfeat.opening.refuse import refuse
 from fxfeat.opening.seal import Sealed, seal, tap_inside
 from fxfeat.opening.unseen_inputs import find_implicit_inputs
@@ -70,7 +70,7 @@ def _place(recording: Recording, sealed: Sealed, feature: Feature) -> tuple[Feat
 
 def _opened_after_all(draft: Draft, plan: Plan) -> set[int]:
     more = find_unreachable(draft.recording, plan) | find_updating(draft.recording, plan)
-    more |= find_deciding(draft.recording, plan)
+    more |= find_deciding(draft.recording, plan) | find_replacing(draft.recording, plan)
     return more | find_implicit_inputs(draft.recording, plan) if draft.opens_implicit_inputs else more
 
 

@@ -41,6 +41,12 @@ def find_updating(recording: Recording, plan: Plan) -> set[int]:
     return {index for index in late if index is not None and recording.module_calls[index].start >= last}
 
 
+def find_replacing(recording: Recording, plan: Plan) -> set[int]:
+    """List the whole module calls inside which a value is replaced: only opened code can do that."""
+    homes = {plan.whole_call(recording, meta_of(replaced.call).module_call) for replaced in recording.replaced}
+    return {home for home in homes if home is not None} & whole_calls_of(recording, plan)
+
+
 def is_movable(node: fx.Node) -> bool:
     """Say whether a node can be computed again elsewhere: a pick from a tuple, or arithmetic on sizes."""
     if node.op == "placeholder":

@@ -22,7 +22,7 @@ def is_told(recording: Recording, plan: Plan) -> bool:
     """
     if recording.kind != "meta" or recording.mutated or recording.changed_attributes or recording.attribute_writes:
         return True
-    if recording.holds_iterators or not have_sources(recording, plan):
+    if recording.replaced or recording.holds_iterators or not have_sources(recording, plan):
         return True
     steps: tuple[Answer | Guard, ...] = (*recording.answers, *recording.guards)
     early = [step for step in steps if happens_in_time(recording, plan, step)]

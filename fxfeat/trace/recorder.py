@@ -25,6 +25,7 @@ from fxfeat.trace.builder.nodes import add_node, note_dtype
 from fxfeat.trace.builder.operands import to_write
 from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.questions import NOT_A_QUESTION, answer_question
+from fxfeat.trace.builder.replaced_values import replace_computed
 from fxfeat.trace.builder.results import write_failure, write_result
 from fxfeat.trace.builder.run_call import ESCAPES, EXACT, run_call
 from fxfeat.trace.builder.spelling import spell_call
@@ -149,4 +150,5 @@ def _write(trace: Trace, call: TorchCall) -> Any:
     except Exception as error:
         write_failure(trace, op, target, written, written_kwargs, error)
         raise
-    return write_result(trace, op, target, written, written_kwargs, result, effects, occurrence)
+    result = write_result(trace, op, target, written, written_kwargs, result, effects, occurrence)
+    return replace_computed(trace, occurrence, result)

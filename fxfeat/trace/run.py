@@ -19,6 +19,7 @@ from fxfeat.ir.guard import AttributeRead
 from fxfeat.ir.node_meta import CallPath
 from fxfeat.ir.recording import Kind, Recording
 from fxfeat.ir.source_lines import is_assertion
+from fxfeat.ir.value_replacement import Replacement
 from fxfeat.trace.builder.memory import all_written, writes_to
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.fake_tensors import Originals, Recast, fake_tensors
@@ -36,6 +37,7 @@ def record(
     kinds: tuple[Kind, ...] = KINDS,
     recast: Recast | None = None,
     assumptions: Assumptions = AS_IT_IS,
+    replacements: tuple[Replacement, ...] = (),
 ) -> Recording:
     """Record one run of ``model``, on the cheapest fake tensors that its code can work with.
 
@@ -47,6 +49,7 @@ def record(
         kinds: which fake tensors to try, in this order.
         recast: dtypes to give fake tensors in place of their originals'.
         assumptions: what to tell code that reads numbers out of tensors, or asks about gradients.
+        replacements: values that go through functions.
 
     Raises:
         TraceError: where the model fails on all of them.
@@ -57,7 +60,9 @@ def record(
             break
         try:
             with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-                conditions = Conditions(fake_tensors(kind, recast), training, grad, assumptions)
+                conditions = Conditions(
+                    fake_tensors(kind, recast), training, grad, assumptions, replacements=replacements
+                )
                 return _record_once(model, example, leaves, conditions, recast)
         except FxfeatError:
             raise
@@ -77,7 +82,13 @@ def _is_about_gradients(error: BaseException | None) -> bool:
     return any(word in str(error) for word in ("backward", "requires_grad", "no_grad"))
 
 
-def watch(model: nn.Module, example: Example, leaves: Leaves, call_paths: frozenset[CallPath]) -> dict[CallPath, Any]:
+def watch(
+    model: nn.Module,
+    example: Example,
+    leaves: Leaves,
+    call_paths: frozenset[CallPath],
+    replacements: tuple[Replacement, ...] = (),
+) -> dict[CallPath, Any]:
     """Run ``model`` eagerly and copy the values of some nodes of its recording at the moment they are produced.
 
     Args:
@@ -85,11 +96,13 @@ def watch(model: nn.Module, example: Example, leaves: Leaves, call_paths: frozen
         example: the arguments to run it with.
         leaves: what was called rather than entered when the call paths were recorded.
         call_paths: call paths of nodes in that recording.
+        replacements: values that go through functions.
 
     Returns:
         The values by call path. One that this run does not reach is missing.
     """
-    conditions = Conditions(Originals(), None, torch.is_grad_enabled(), watched=call_paths)
+    grad = torch.is_grad_enabled()
+    conditions = Conditions(Originals(), None, grad, watched=call_paths, replacements=replacements)
     return run_once(model, example, leaves, conditions).trace.watch.values
 
 
@@ -134,7 +147,7 @@ def _record_once(
         # The model's own code caught it and went another way than it would on real tensors.
         raise run.trace.obstacles.failure
     _widen_writes(model, run.trace)
-    return _finish(model, leaves, run)
+    return _finish(model, leaves, run, conditions.replacements)
 
 
 def _widen_writes(model: nn.Module, trace: Trace) -> None:
@@ -143,7 +156,7 @@ def _widen_writes(model: nn.Module, trace: Trace) -> None:
     widen_writes(model, trace.graph, tuple(trace.calls.module_calls), deciding, trace.memory.ties)
 
 
-def _finish(model: nn.Module, leaves: Leaves, run: Run) -> Recording:
+def _finish(model: nn.Module, leaves: Leaves, run: Run, replacements: tuple[Replacement, ...]) -> Recording:
     trace = run.trace
     decisions, obstacles, module_calls = trace.decisions, trace.obstacles, tuple(trace.calls.module_calls)
     return Recording(
@@ -170,6 +183,8 @@ def _finish(model: nn.Module, leaves: Leaves, run: Run) -> Recording:
         answers=tuple(decisions.answers),
         holds_iterators=run.holds_iterators,
         writes_parameters=writes_to(trace, model.parameters()),
+        replacements=replacements,
+        replaced=tuple(trace.replacing.done),
     )
 
 

@@ -17,9 +17,10 @@ from fxfeat.inputs.examples import bind
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.example import Example
 from fxfeat.ir.node_meta import CallPath
+from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.caches import fresh_caches
 from fxfeat.isolation.collection import paused_collection
-from fxfeat.isolation.preserved import preserved
+from fxfeat.isolation.preserved import preserved, preserved_functions
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
 from fxfeat.runtime.tapped_run import never_stopped
@@ -27,6 +28,7 @@ from fxfeat.trace.builder.gradients import check_gradients_are_off
 from fxfeat.trace.builder.model_parts import add_modules, read_tensors
 from fxfeat.trace.builder.placeholders import write_inputs
 from fxfeat.trace.builder.rebinding import put_back
+from fxfeat.trace.builder.replaced_values import read_replacements
 from fxfeat.trace.builder.trace import Decisions, SettingsInForce, Trace, Watch
 from fxfeat.trace.builder.unsupported import refuse_from_the_start
 from fxfeat.trace.fake_tensors import FakeTensors, Originals
@@ -44,7 +46,7 @@ class Conditions:
     """Under what a model is run, in which mode, and what is to be seen.
 
     ``existing`` are all tensors that there were, where that had to be asked; ``closely`` says to look for draws from
-    Python or NumPy at every call of a module.
+    Python or NumPy at every call of a module, ``replacements`` which values go through functions.
     """
 
     fake_tensors: FakeTensors
@@ -54,6 +56,7 @@ class Conditions:
     watched: frozenset[CallPath] = frozenset()
     existing: frozenset[int] | None = None
     closely: bool = False
+    replacements: tuple[Replacement, ...] = ()
 
     @property
     def only_watches(self) -> bool:
@@ -89,7 +92,8 @@ def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Con
         is_real = conditions.fake_tensors.kind == "real" and not conditions.only_watches
         parts = add_modules(parts, model, before.tensors_held() if is_real else None, conditions.existing)
         decisions, watch = Decisions(conditions.assumptions), Watch(conditions.watched)
-        trace = Trace(parts, conditions.fake_tensors, decisions, settings, watch)
+        replacing = read_replacements(model, conditions.replacements)
+        trace = Trace(parts, conditions.fake_tensors, decisions, settings, watch, replacing)
         draws = PythonDraws(conditions.closely)
         _run_recorded(trace, model, example, leaves, draws)
         put_back(trace, model)
@@ -108,6 +112,7 @@ def _everything_preserved(model: nn.Module, conditions: Conditions) -> Iterator[
             around.enter_context(paused_collection())
         around.enter_context(fresh_caches(model))
         before = around.enter_context(preserved(model))
+        around.enter_context(preserved_functions(each.function for each in conditions.replacements))
         around.enter_context(same_switches())
         around.enter_context(never_stopped())
         around.enter_context(torch.compiler.set_stance("force_eager"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Kind, Recording
+from fxfeat.ir.value_replacement import Replacement
+from fxfeat.isolation.entry_points import FORWARD
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.fake_tensors import Recast
 from fxfeat.trace.leaves import Leaves, choose_leaves
@@ -32,7 +34,17 @@ class Setup:
     examples: Sequence[Example]
     guessed: bool
     engine: Engine = "code"
+    replace: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    method: str = FORWARD
     _recordings: dict[Any, Recording] = field(default_factory=dict)
+
+    @property
+    def name_for_replacements(self) -> str:
+        """What an extractor calls the modules that values go through: no name that the model has."""
+        name = "replacements"
+        while hasattr(self.model, name):
+            name += "_"
+        return name
 
 
 def read_setup(
@@ -76,24 +88,32 @@ def _check_sizes(model: nn.Module) -> None:
         )
 
 
-def record_mode(setup: Setup, training: bool | None, opened: frozenset[str] = frozenset()) -> Recording:
+def record_mode(
+    setup: Setup,
+    training: bool | None,
+    opened: frozenset[str] = frozenset(),
+    replacements: tuple[Replacement, ...] = (),
+) -> Recording:
     """Record the model in one mode.
 
     Args:
         setup: the model and what is to be tried.
         training: True for train mode, False for eval mode, None for the flags as they are.
         opened: leaves to enter after all.
+        replacements: values that go through functions, as found in a recording without.
 
     Raises:
         TraceError: where no example works.
     """
-    key = (training, opened)
+    key = (training, opened, bool(replacements))
     if key not in setup._recordings:
-        setup._recordings[key] = _try_examples(setup, training, opened)
+        setup._recordings[key] = _try_examples(setup, training, opened, replacements)
     return setup._recordings[key]
 
 
-def _try_examples(setup: Setup, training: bool | None, opened: frozenset[str]) -> Recording:
+def _try_examples(
+    setup: Setup, training: bool | None, opened: frozenset[str], replacements: tuple[Replacement, ...]
+) -> Recording:
     leaves = choose_leaves(setup.tracer_kwargs, opened)
     tried: list[TraceError] = []
     # All examples on the cheapest fake tensors first: a wrong size fails on any, and real ones are slow.
@@ -103,26 +123,42 @@ def _try_examples(setup: Setup, training: bool | None, opened: frozenset[str]) -
     for kinds in rounds:
         for example in setup.examples:
             try:
-                recording = _record_guess(setup, example, leaves, training, kinds)
+                recording = _record_guess(setup, example, leaves, training, kinds, replacements)
             except TraceError as error:
                 tried.append(error)
                 continue
             setup.examples, setup.guessed = (example,), False
             return recording
-    raise _explain(setup, tried)
+    raise _explain_replaced(setup, tried[-1], replacements) if replacements else _explain(setup, tried)
+
+
+def _explain_replaced(setup: Setup, error: TraceError, replacements: tuple[Replacement, ...]) -> TraceError:
+    """Say that a model, which runs as it is, does not with the values that were put in place of its own."""
+    cause = error.__cause__
+    failure = str(error) if cause is None else f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
+    were = " and ".join(f"{each.name!r} (in the model {each.before})" for each in replacements)
+    return TraceError(
+        f"{type(setup.model).__name__} runs as it is, but not with replace= for {were}: {failure.rstrip('.')}. A "
+        "function in replace= must take the value, and return one that what follows takes."
+    )
 
 
 def _record_guess(
-    setup: Setup, example: Example, leaves: Leaves, training: bool | None, kinds: tuple[Kind, ...]
+    setup: Setup,
+    example: Example,
+    leaves: Leaves,
+    training: bool | None,
+    kinds: tuple[Kind, ...],
+    replacements: tuple[Replacement, ...],
 ) -> Recording:
     """Record with an example; on dearer tensors where the cheapest fail for what they are, not for their sizes."""
     try:
-        return record(setup.model, example, leaves, training, kinds)
+        return record(setup.model, example, leaves, training, kinds, replacements=replacements)
     except TraceError as error:
         others = KINDS[KINDS.index(kinds[-1]) + 1 :]
         if kinds != KINDS[:1] or not _is_about_stand_ins(error):
             raise
-    return record(setup.model, example, leaves, training, others)
+    return record(setup.model, example, leaves, training, others, replacements=replacements)
 
 
 def _explain(setup: Setup, tried: list[TraceError]) -> TraceError:
@@ -153,13 +189,15 @@ def record_variant(
     leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
     chosen = example or setup.examples[0]
     try:
-        return record(setup.model, chosen, leaves, training, (recording.kind,), recast, assumptions)
+        return record(
+            setup.model, chosen, leaves, training, (recording.kind,), recast, assumptions, recording.replacements
+        )
     except TraceError as error:
         others = KINDS[KINDS.index(recording.kind) + 1 :]
         if not others or not _is_about_stand_ins(error):
             raise
     # At another size the code may ask for values that a cache answered at the first.
-    return record(setup.model, chosen, leaves, training, others, recast, assumptions)
+    return record(setup.model, chosen, leaves, training, others, recast, assumptions, recording.replacements)
 
 
 def _is_about_stand_ins(error: TraceError) -> bool:

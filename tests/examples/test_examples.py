@@ -25,6 +25,7 @@ def load_main(name: str) -> Callable[..., Any]:
 
 def test_every_example_is_tested():
     tested = {"list_names", "mask_rcnn_fpn", "resnet50_pyramid", "third_party_model", "train_detector"}
+    tested |= {"ablate_blocks", "patch_activations", "steer_features"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -41,6 +42,23 @@ def test_third_party_model(capsys):
     pytest.importorskip("transformers")
     load_main("third_party_model")()
     assert capsys.readouterr().out.count("equal bit for bit: 3 of 3") == 2
+
+
+def test_ablate_blocks(capsys):
+    moved = load_main("ablate_blocks")()
+    assert moved["layer3.1"] > 0.05 > moved["layer4.1"]  # what comes behind the last block is its mean anyway
+    assert capsys.readouterr().out.count("#") > 40
+
+
+def test_steer_features(capsys):
+    _, after = load_main("steer_features")()
+    assert after > 0.9
+    assert "self.replacements[0](input)" in capsys.readouterr().out
+
+
+def test_patch_activations():
+    restored = load_main("patch_activations")()
+    assert restored[-1] == pytest.approx([0, 0, 0, 0, 0, 0, 0, 1], abs=1e-4)
 
 
 def test_mask_rcnn_fpn(capsys):

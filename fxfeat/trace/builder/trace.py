@@ -17,6 +17,7 @@ from fxfeat.ir.guard import Answer, AttributeRead, AttributeWrite, Guard, Unsupp
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import RNG, CallPath, Context, Storage
 from fxfeat.ir.tree import Steps
+from fxfeat.ir.value_replacement import Replaced, Replacement
 from fxfeat.isolation.torch_settings import Switches, devices_entered, kernels_of_attention
 from fxfeat.trace.builder.draws import Draws
 from fxfeat.trace.fake_tensors import FakeTensors
@@ -232,6 +233,19 @@ class Watch:
 
 
 @dataclass(frozen=True)
+class Replacing:
+    """Values that go through functions of the user's, and those that did.
+
+    ``returned`` tells the module and the number of its call, ``computed`` also a torch function that its code calls,
+    and the number of that call.
+    """
+
+    returned: dict[tuple[int, int], list[Replacement]] = field(default_factory=dict)
+    computed: dict[tuple[int, int, str, int], list[Replacement]] = field(default_factory=dict)
+    done: list[Replaced] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Trace:
     """One run of a model, as far as it has been written down."""
 
@@ -240,6 +254,7 @@ class Trace:
     decisions: Decisions
     settings: SettingsInForce
     watch: Watch = field(default_factory=Watch)
+    replacing: Replacing = field(default_factory=Replacing)
     graph: fx.Graph = field(default_factory=fx.Graph)
     numbering: Numbering = field(default_factory=Numbering)
     calls: CallStack = field(default_factory=CallStack)

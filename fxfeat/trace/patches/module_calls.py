@@ -25,6 +25,7 @@ from fxfeat.trace.builder.nodes import next_call_path
 from fxfeat.trace.builder.operands import to_write, write_arguments
 from fxfeat.trace.builder.provenance import give_identity, node_of, tie_to_module_call
 from fxfeat.trace.builder.regions import contexts_in_force, enter_switches, notice_devices, notice_switches
+from fxfeat.trace.builder.replaced_values import count_calls, replace_returned
 from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Effects, Trace
 from fxfeat.trace.builder.unanswerable import refuse_in_try
@@ -83,11 +84,16 @@ def _call(calls: ModuleCalls, module: nn.Module, plain: Callable[..., Any], args
         refuse_in_try(trace, _calling_frame())
     path = _path_of(calls, module)
     lent = any(not is_state(trace, parameter) for parameter in module.parameters())
+    index = len(trace.calls.module_calls)
     if path and calls.leaves.has_module(module, path) and not lent:
-        return _call_whole(calls, path, module, plain, args, kwargs)
-    if lent:
-        note_attribute_write(trace, path, "parameters")
-    return _enter(calls, path, module, plain, args, kwargs)
+        result = _call_whole(calls, path, module, plain, args, kwargs)
+    else:
+        if lent:
+            note_attribute_write(trace, path, "parameters")
+        result = _enter(calls, path, module, plain, args, kwargs)
+    if not path or not trace.replacing.returned:
+        return result
+    return replace_returned(trace, module, count_calls(trace, id(module), index), index, result)
 
 
 _CALLING = ("fxfeat.", "torch.nn.modules.module")
@@ -169,6 +175,9 @@ def _enter(calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[...
             refuse(trace, "an extractor inside the model runs modules whole, with hooks of its own")
         hooked = has_hooks(module)
         result = run_with_hooks(trace, path, module, args, kwargs) if hooked else plain(*args, **kwargs)
+        if not path:
+            # Nothing of the model comes after it.
+            result = replace_returned(trace, module, count_calls(trace, id(module), trace.calls.owner), None, result)
         with unobserved():
             given = set() if isinstance(result, torch.Tensor) else _containers(args, kwargs)
             result = _hand_back(trace, result, given)
