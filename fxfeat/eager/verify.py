@@ -111,7 +111,7 @@ def verify(model: nn.Module, extractor: FeatureExtractor, *args: Any, **kwargs: 
 
         given, named = copy_tensors((args, kwargs))
         with lend(extractor, before, observation):
-            actual = extractor(*given, **named)
+            actual = extractor.by_key(extractor(*given, **named))
         start_over()
         # What the model computes is compared at once: later code may write to it, and copies take memory and time.
         observe_by_counting(model, before, observation, compare)

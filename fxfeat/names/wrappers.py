@@ -36,6 +36,22 @@ def spell_out(root: nn.Module, query: str) -> str:
     return ".".join(path) + rest
 
 
+def leave_out(root: nn.Module, path: str) -> str:
+    """Take the parts of wrappers out of a path.
+
+    >>> leave_out(nn.Sequential(nn.DataParallel(nn.Sequential(nn.ReLU()))), "0.module.0")
+    '0.0'
+    """
+    kept: list[str] = []
+    module: nn.Module | None = root
+    for part in path.split("."):
+        if module is None or _wrapped_part(module) != part:
+            kept.append(part)
+        child = getattr(module, part, None)
+        module = child if isinstance(child, nn.Module) else None
+    return ".".join(kept)
+
+
 def _wrapped_part(module: nn.Module) -> str | None:
     """Return the name under which a wrapper holds its model."""
     if isinstance(module, torch._dynamo.OptimizedModule):
