@@ -182,13 +182,20 @@ class FeatureExtractor(Shown, nn.Module):
         for name in self.left_out:
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *others)
-        _, strict, _, _, errors = others
-        wrapper = _wrapper_of(state_dict, prefix, self.left_out.union(list_keys(self)))
-        if strict and wrapper:
-            errors.append(
-                f"The names in this checkpoint start with {wrapper!r}, as those of a wrapped model do. Take that off "
-                f"with torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(state_dict, {wrapper!r})."
-            )
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load a checkpoint of the extractor, or of the whole model."""
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            wrapper = _wrapper_of(state_dict, self.left_out.union(list_keys(self)))
+            if not wrapper:
+                raise
+            raise RuntimeError(
+                f"{error}\n\tThe names in this checkpoint start with {wrapper!r}, as those of a wrapped model do. Take "
+                "that off with torch.nn.modules.utils.consume_prefix_in_state_dict_if_present"
+                f"(state_dict, {wrapper!r})."
+            ) from None
 
     def extra_repr(self) -> str:
         """Say what is returned, checked and kept."""
@@ -304,11 +311,10 @@ def _own_keys(module: nn.Module) -> list[str]:
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
-def _wrapper_of(state_dict: Any, prefix: str, names: frozenset[str]) -> str:
+def _wrapper_of(state_dict: Any, names: frozenset[str]) -> str:
     """Return what all names of a checkpoint start with, where that is the part of a wrapper."""
-    given = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
     for wrapper in _WRAPPERS:
-        if given and all(name.startswith(wrapper) and name.removeprefix(wrapper) in names for name in given):
+        if all(name.startswith(wrapper) and name.removeprefix(wrapper) in names for name in state_dict):
             return wrapper
     return ""
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fxfeat.errors import NodeNotFoundError, RequestError
 from fxfeat.names.query import suggest
-from fxfeat.names.wrappers import leave_out, spell_out
+from fxfeat.names.wrappers import WRAPPING, leave_out, spell_out
 
 _MANY = 8
 _WILD = {"**.": r"((?:[^.]+\.)*)", ".**": r"((?:\.[^.]+)+)", "*": r"([^.]*)", "?": r"([^.])"}
@@ -158,7 +158,9 @@ def _by_other_paths(names: Names) -> Iterator[str]:
 def _match(root: nn.Module, pattern: str, path: str) -> tuple[str, tuple[str, ...]] | None:
     """Return the spelling of a path that a pattern matches, and what its stars stand for."""
     wanted = _split(pattern)[0]
-    for spelled in (path, leave_out(root, path)):
+    # A star stands for no part of a wrapper.
+    spellings = [path] if not set(WRAPPING).isdisjoint(wanted.split(".")) else []
+    for spelled in (leave_out(root, path), *spellings):
         for written in (wanted, spell_out(root, wanted)):
             match = re.fullmatch(_to_expression(written), spelled)
             if match and spelled:

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fxfeat.isolation.unwrap import Alone
 
-_PARTS = ("_orig_mod", "module")
+WRAPPING = ("_orig_mod", "module")
 _HOLD_A_MODULE = (Alone, nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
@@ -30,7 +30,7 @@ def spell_out(root: nn.Module, query: str) -> str:
             path.append(str(inner))
             module = module.get_submodule(str(inner))
         child = getattr(module, part, None)
-        if isinstance(child, nn.Module) or part not in _PARTS:
+        if isinstance(child, nn.Module) or part not in WRAPPING:
             path.append(part)
             module = child if isinstance(child, nn.Module) else None
     return ".".join(path) + rest

@@ -15,7 +15,7 @@ from fxfeat.ir.guard import Guard
 from fxfeat.ir.module_call import ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.opening.features_inside import enter
+from fxfeat.opening.features_inside import calls_of_holders, enter
 from fxfeat.opening.plain_results import find_deciding
 from fxfeat.opening.plan import (
     Plan,
@@ -61,9 +61,12 @@ def _opened_at_first(draft: Draft) -> set[int]:
 def _place(recording: Recording, sealed: Sealed, feature: Feature) -> tuple[Feature, set[int]]:
     """Say where a feature is had, and which modules are opened for it: no sealed one, out of which it is copied."""
     moved, inside = enter(recording, feature)
-    if feature.tap is None and all(sealed.around(recording, index) is None for index in inside):
+    if feature.tap is not None:
+        outside = {index for index in calls_of_holders(recording, feature) if sealed.around(recording, index) is None}
+        return feature, outside | set(ancestors(recording.module_calls, feature.whole or 0))
+    if all(sealed.around(recording, index) is None for index in inside):
         return moved, inside
-    tapped = feature if feature.tap is not None else tap_inside(recording, sealed, feature)
+    tapped = tap_inside(recording, sealed, feature)
     assert tapped.whole is not None
     return tapped, set(ancestors(recording.module_calls, tapped.whole))
 
