@@ -84,7 +84,7 @@ def test_unknown_and_missing_keys():
     result = extractor.load_state_dict({**full, "head.wieght": X, "other.bias": X}, strict=False)
     assert result.missing_keys == ["norm.weight"]
     assert result.unexpected_keys == ["head.wieght", "other.bias"]
-    with pytest.raises(RuntimeError, match='Unexpected key.*"head.wieght", "other.bias"') as caught:
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"head\.wieght", "other\.bias"') as caught:
         extractor.load_state_dict({**full, "head.wieght": X, "other.bias": X})
     assert 'Missing key(s) in state_dict: "norm.weight"' in str(caught.value)
     assert "wrapped" not in str(caught.value)

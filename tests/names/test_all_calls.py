@@ -142,6 +142,6 @@ def test_a_module_that_is_not_called():
     model = CallsElsewhere()
     model.unused = nn.Linear(4, 4)
     with pytest.raises(
-        NodeNotFoundError, match="^'unused@0' is a module of CallsElsewhere, but its forward does not run"
+        NodeNotFoundError, match=r"^'unused@0' is a module of CallsElsewhere, but its forward does not run"
     ):
         create_feature_extractor(model, ["unused@*"], example_inputs=torch.ones(2, 4))

@@ -141,7 +141,8 @@ def test_errors():
         "'b{}{}' is no key for what 'blocks.*' stands for. Write {} for each star, as in {'blocks.*': 'b{}'}."
     )
     assert error_of(model, {"*.1.*": "{0}"}) == (
-        "The request gives the key 'blocks' to two nodes, 'blocks.1.conv' and 'blocks.1.act'. Give each a key of its own."
+        "The request gives the key 'blocks' to two nodes, 'blocks.1.conv' and 'blocks.1.act'. "
+        "Give each a key of its own."
     )
     assert (
         error_of(model, [int]) == "return_nodes holds <class 'int'>, a type; names are strings or classes of modules."
