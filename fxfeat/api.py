@@ -15,20 +15,21 @@ from fxfeat.eager.emit_checked import emit_checked
 from fxfeat.eager.stopping import leaves_undone
 from fxfeat.eager.tap_recorded import tap_recorded
 from fxfeat.eager.tap_unrecorded import tap_unrecorded
-from fxfeat.errors import RequestError, TraceError
+from fxfeat.errors import FxfeatError, NodeNotFoundError, RequestError, TraceError
 from fxfeat.ir.draft import Draft
-from fxfeat.ir.emission import Emission, ModeVariants, Source, list_tapped
+from fxfeat.ir.emission import Emission, ModeVariants, ReturnType, Source, list_tapped
 from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.recording import Recording
 from fxfeat.isolation.entry_points import FORWARD, entered_by
 from fxfeat.names.record_named import record_named, select_features
 from fxfeat.names.replaced import read_replace
 from fxfeat.names.request import read_request
+from fxfeat.names.several import Request
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
 from fxfeat.trace.setup import Setup, read_setup, record_mode
 
-Request = Sequence[str] | Mapping[str, str]
+Asked = Sequence[Any] | Mapping[Any, str] | type[nn.Module]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Options:
     engine: Engine
     replace: Mapping[str, Callable[[Any], Any]]
     method: str
+    return_type: ReturnType
 
 
 def get_graph_node_names(
@@ -92,9 +94,9 @@ def get_graph_node_names(
 
 def create_feature_extractor(
     model: nn.Module,
-    return_nodes: Request | None = None,
-    train_return_nodes: Request | None = None,
-    eval_return_nodes: Request | None = None,
+    return_nodes: Asked | None = None,
+    train_return_nodes: Asked | None = None,
+    eval_return_nodes: Asked | None = None,
     tracer_kwargs: dict[str, Any] | None = None,
     suppress_diff_warning: bool = False,
     concrete_args: dict[str, Any] | None = None,
@@ -102,11 +104,12 @@ def create_feature_extractor(
     example_inputs: Any = None,
     flatten: bool = False,
     engine: Engine = "auto",
+    return_type: ReturnType = "dict",
     replace: Mapping[str, Callable[[Any], Any]] | None = None,
     method: str = FORWARD,
     on_guard: OnGuard = "raise",
 ) -> FeatureExtractor:
-    """Make a module that returns inner values of a model as a dict.
+    """Make a module that returns inner values of a model, as a dict.
 
     Example:
         >>> import torch
@@ -118,17 +121,20 @@ def create_feature_extractor(
     Args:
         model: any module; it is not changed, and the extractor shares its submodules and parameters.
         return_nodes: names of nodes or modules, or a mapping from name to key. ``name@k`` is call k of a module,
-            ``name[0]`` and ``name['key']`` an element of what it returned, ``output`` the model's own result.
+            ``name@*`` a list of what all calls returned, ``name[0]`` and ``name['key']`` an element of it, ``name:in``
+            what the module was called with, ``output`` the model's own result. ``blocks.*`` and classes of modules
+            stand for several, each under its name, or under ``{"blocks.*": "b{}"}``.
         train_return_nodes: what to return in train mode, where it is not the same.
         eval_return_nodes: what to return in eval mode, where it is not the same.
         tracer_kwargs: ``leaf_modules``, ``autowrap_functions`` and ``autowrap_modules``, as for torchvision.
-        suppress_diff_warning: accepted for torchvision's sake; fxfeat raises where a name is missing in a mode.
+        suppress_diff_warning: accepted for torchvision's sake; a name that one mode lacks is an error in that mode.
         concrete_args: values of arguments of ``forward`` that are no tensors.
         example_inputs: a tensor, a tuple of positional arguments or a mapping of keyword arguments; worked out from the
             model if not given.
         flatten: write every module out down to the leaves, for those who go on with fx passes of their own.
         engine: ``auto`` writes code, and leaves the smallest modules whole whose code cannot be written out, copying
             values out of them by hooks. ``code`` raises there, and ``tap`` leaves the whole model as it is.
+        return_type: ``dict``, or a ``tuple`` or ``list`` in the order asked.
         replace: functions or modules by name: the value of that name goes through it, and what follows uses the result,
             as it does where a forward hook returns another value. Modules become the extractor's own.
         method: the method to extract from, in place of ``forward``; names are those of its run, ``output`` its result.
@@ -146,7 +152,9 @@ def create_feature_extractor(
     Source: torchvision's ``create_feature_extractor``.
     """
     requests = _read_requests(return_nodes, train_return_nodes, eval_return_nodes)
-    options = Options(tracer_kwargs, concrete_args, flatten, check_engine(engine), read_replace(replace), method)
+    options = Options(
+        tracer_kwargs, concrete_args, flatten, check_engine(engine), read_replace(replace), method, return_type
+    )
     again = check_on_guard(on_guard) == "retrace"
     retracing = Retracing(model, lambda model, example: _create(model, requests, options, example)) if again else None
     extractor = _create(model, requests, options, example_inputs, retracing)
@@ -158,7 +166,7 @@ def create_feature_extractor(
 
 def _create(
     model: nn.Module,
-    requests: dict[bool, dict[str, str]],
+    requests: dict[bool, Request],
     options: Options,
     example_inputs: Any,
     retracing: Retracing | None = None,
@@ -168,10 +176,10 @@ def _create(
         setup.replace, setup.method = options.replace, options.method
         modes = _emit_modes(setup, requests, options.flatten)
     variants = dataclasses.replace(modes, method=options.method)
-    return build_extractor(variants, setup.model, options.tracer_kwargs, retracing)
+    return build_extractor(variants, setup.model, options.tracer_kwargs, options.return_type, retracing)
 
 
-def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[str, str]]:
+def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, Request]:
     if both is not None and (train is not None or evaluation is not None):
         raise RequestError("Pass return_nodes=, or train_return_nodes= and eval_return_nodes=, not both.")
     if both is None and (train is None or evaluation is None):
@@ -183,16 +191,29 @@ def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, dict[st
     return {True: read_request(train, "train_return_nodes"), False: read_request(evaluation, "eval_return_nodes")}
 
 
-def _emit_modes(setup: Setup, requests: dict[bool, dict[str, str]], flatten: bool) -> ModeVariants:
+def _emit_modes(setup: Setup, requests: dict[bool, Request], flatten: bool) -> ModeVariants:
     current = setup.model.training
-    forms: dict[bool, Emission | TraceError] = {}
-    forms[current] = emit_request(setup, current, requests[current], flatten)
-    try:
-        forms[not current] = emit_request(setup, not current, requests[not current], flatten)
-    except TraceError as error:
-        forms[not current] = error
+    forms: dict[bool, Emission | FxfeatError] = {}
+    for training in (current, not current):
+        try:
+            forms[training] = emit_request(setup, training, requests[training], flatten)
+        except (NodeNotFoundError, TraceError) as error:
+            forms[training] = error
+    _check_forms(forms[current], forms[not current], requests[True] is requests[False])
     mixed = emit_request(setup, None, requests[current], flatten) if _is_mixed(setup.model) else None
     return ModeVariants(forms[True], forms[False], mixed)
+
+
+def _check_forms(current: Emission | FxfeatError, other: Emission | FxfeatError, is_one_request: bool) -> None:
+    """Raise the error of a mode that is to be had now; what one mode lacks is missed where that mode is used.
+
+    A model may leave out layers at random, and whole branches in one of its modes.
+    """
+    if isinstance(current, TraceError) or (isinstance(current, FxfeatError) and isinstance(other, FxfeatError)):
+        raise current
+    for form in (current, other):
+        if isinstance(form, NodeNotFoundError) and not is_one_request:
+            raise form
 
 
 def _is_mixed(model: nn.Module) -> bool:
@@ -200,7 +221,7 @@ def _is_mixed(model: nn.Module) -> bool:
 
 
 def emit_request(
-    setup: Setup, training: bool | None, request: dict[str, str], flatten: bool = False, on_model: bool = False
+    setup: Setup, training: bool | None, request: Request, flatten: bool = False, on_model: bool = False
 ) -> Emission:
     """Emit the code for values asked for by name.
 
@@ -222,7 +243,7 @@ def emit_request(
 
 
 def _emit_once(
-    setup: Setup, training: bool | None, request: dict[str, str], flatten: bool, on_model: bool, may_stop: bool
+    setup: Setup, training: bool | None, request: Request, flatten: bool, on_model: bool, may_stop: bool
 ) -> Emission:
     if setup.engine == "tap":
         return _emit_whole(setup, training, request, "engine='tap' was asked for", on_model, may_stop)
@@ -247,7 +268,7 @@ def warn_of_taps(engine: Engine, model: str, *sources: Source) -> None:
 
 
 def _emit_whole(
-    setup: Setup, training: bool | None, request: dict[str, str], reason: str, on_model: bool, may_stop: bool
+    setup: Setup, training: bool | None, request: Request, reason: str, on_model: bool, may_stop: bool
 ) -> Emission:
     """Emit code that runs the whole model and taps it."""
     if setup.method != FORWARD:

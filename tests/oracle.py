@@ -103,6 +103,10 @@ def eager(model: nn.Module, inputs: Any, grad: bool = False) -> Seen:
     # A scripted module takes no hooks; what it returns can be tapped.
     hookable = [(path, module) for path, module in modules if not isinstance(module, torch.jit.ScriptModule)]
     handles = [module.register_forward_hook(_keeper(seen, path, grad)) for path, module in hookable]
+    handles += [
+        module.register_forward_pre_hook(_keeper_of_inputs(seen, path, grad), with_kwargs=True)
+        for path, module in hookable
+    ]
     _taps, _keep_graph = {}, grad
     seed(0)
     try:
@@ -118,6 +122,13 @@ def eager(model: nn.Module, inputs: Any, grad: bool = False) -> Seen:
 def _keeper(seen: Seen, path: str, grad: bool) -> Any:
     def keep(module: nn.Module, args: Any, result: Any) -> None:
         seen.setdefault(path, []).append(clone(result, grad))
+
+    return keep
+
+
+def _keeper_of_inputs(seen: Seen, path: str, grad: bool) -> Any:
+    def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen.setdefault(f"{path}:in", []).append(clone((args, kwargs), grad))
 
     return keep
 
@@ -153,17 +164,36 @@ class kept_buffers:
 def pick(model: nn.Module, seen: Seen, query: str) -> Any:
     """Say which of the values seen a query means.
 
-    A leaf's name is its first call, any other module's its last; ``name@k`` is call k; brackets pick an element.
+    A leaf's name is its first call, any other module's its last; ``name@k`` is call k, ``name@*`` all of them; brackets
+    pick an element; ``name:in`` is the first positional tensor that the module was called with.
     """
-    if query in seen:
+    if query in seen and ":in" not in query:
         head, call, steps = query, "", ""
     else:
         head, bracket, tail = query.partition("[")
         steps = bracket + tail
-        head, _, call = head.partition("@")
+        is_input = head.endswith(":in")
+        head, _, call = head.removesuffix(":in").partition("@")
+        if is_input:
+            return _pick_input(model, seen, head, call, steps)
     calls = seen[head]
+    if call == "*":
+        return [eval(f"value{steps}", {"value": value}) for value in calls]
     index = int(call) if call else 0 if is_leaf(model, head) else -1
     return eval(f"value{steps}", {"value": calls[index]})
+
+
+def _pick_input(model: nn.Module, seen: Seen, head: str, call: str, steps: str) -> Any:
+    calls = [_argument(*given, steps) for given in seen[f"{head}:in"]]
+    if call == "*":
+        return calls
+    return calls[int(call) if call else 0 if is_leaf(model, head) else -1]
+
+
+def _argument(args: Any, kwargs: Any, steps: str) -> Any:
+    if not steps:
+        return next(value for value in args if isinstance(value, torch.Tensor))
+    return eval(f"given{steps}", {"given": {**dict(enumerate(args)), **kwargs}})
 
 
 def is_leaf(model: nn.Module, path: str) -> bool:

@@ -36,29 +36,14 @@ def make_extractor(model: nn.Module, inputs: Any, options: argparse.Namespace) -
     """
     model.train(options.mode == "train")
     try:
-        return create_feature_extractor(
+        extractor = create_feature_extractor(
             model, options.nodes, example_inputs=inputs, flatten=options.flatten, engine=options.engine
         )
-    except NodeNotFoundError:
-        return _make_for_one_mode(model, inputs, options)
-
-
-def _make_for_one_mode(model: nn.Module, inputs: Any, options: argparse.Namespace) -> FeatureExtractor:
-    """Ask the other mode for something that it has, as the names asked for may be in one mode alone."""
-    training = options.mode == "train"
-    there = _list_names(model, inputs, not training)
-    requests = {training: options.nodes, not training: there[:1] or options.nodes}
-    try:
-        return create_feature_extractor(
-            model,
-            train_return_nodes=requests[True],
-            eval_return_nodes=requests[False],
-            example_inputs=inputs,
-            flatten=options.flatten,
-            engine=options.engine,
-        )
+        assert extractor.emission  # raises where this mode lacks a name
     except NodeNotFoundError as error:
+        there = _list_names(model, inputs, options.mode != "train")
         raise NodeNotFoundError(f"{error}{_point_to_mode(error, options, there)}") from error
+    return extractor
 
 
 def _list_names(model: nn.Module, inputs: Any, training: bool) -> list[str]:

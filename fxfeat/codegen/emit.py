@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from fxfeat.codegen.extractor import RESERVED
 from fxfeat.codegen.source import write_source
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Check, Emission, Row, UsedState
+from fxfeat.ir.feature import Feature, values_by_key
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.tree import Build, map_nodes, map_structure
 from fxfeat.runtime.check import check
@@ -26,9 +28,13 @@ def emit(draft: Draft) -> Emission:
     source = write_source(draft, reacher(recording.root, reached, RESERVED, receiver, mine), receiver)
     graph = draft.graph
     with graph.inserting_after(list(graph.nodes)[-1]):
-        graph.output({key: feature.value for feature in draft.features for key in feature.keys})
+        graph.output(values_by_key(draft.features))
     guards = tuple(Check(str(node.args[2]), node.args[1]) for node in graph.nodes if node.target is check)
-    rows = tuple(_row(key, feature) for feature in draft.features for key in feature.keys)
+    parts: dict[str, list[Feature]] = {}
+    for feature in draft.features:
+        for key in feature.keys:
+            parts.setdefault(key, []).append(feature)
+    rows = tuple(_row(key, features) for key, features in parts.items())
     constants = {name: recording.tensors[name] for name in used_state.tensors if name in recording.tensors}
     return Emission(
         source,
@@ -74,7 +80,11 @@ def _sets(node: Any) -> bool:
     return node.target is setattr and node.args[0].op == "get_attr"
 
 
-def _row(key: str, feature: Any) -> Row:
+def _row(key: str, features: list[Feature]) -> Row:
+    feature = features[0]
+    if feature.listed:
+        shapes = [_row(key, [replace(part, listed=False)]).shape for part in features]
+        return Row(key, feature.name, shapes, None, replace(feature.origin, every=True) if feature.origin else None)
     measured = map_nodes(feature.value, lambda node: meta_of(node).value)
     if isinstance(measured, TensorMeta):
         return Row(key, feature.name, measured.shape, measured.dtype, feature.origin)

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from types import FunctionType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import fx, nn
@@ -17,9 +17,20 @@ from torch import fx, nn
 from fxfeat.codegen.containers import all_state, plant, plant_replacements, refuse_written_out
 from fxfeat.codegen.opened_state import OpenedState, close_opened, take_form
 from fxfeat.codegen.retracing import Retracing
+from fxfeat.codegen.source import write_as
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
-from fxfeat.errors import TraceError
-from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState, list_tapped
+from fxfeat.errors import FxfeatError, RequestError
+from fxfeat.ir.emission import (
+    Check,
+    DimStatus,
+    Emission,
+    ModeVariants,
+    ReturnType,
+    Row,
+    Source,
+    UsedState,
+    list_tapped,
+)
 from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.isolation.preserved import copy_values, restore_values
@@ -54,6 +65,8 @@ class FeatureExtractor(Shown, nn.Module):
     parameters_before: int
     originals: Originals
     opened_state: OpenedState
+    left_out: frozenset[str]
+    return_type: ReturnType
 
     retracing: Retracing | None = None
 
@@ -62,9 +75,11 @@ class FeatureExtractor(Shown, nn.Module):
         forms: ModeVariants,
         model: nn.Module,
         tracer_kwargs: dict[str, Any] | None = None,
+        return_type: ReturnType = "dict",
         retracing: Retracing | None = None,
     ) -> None:
         super().__init__()
+        self.return_type = return_type
         self.tracer_kwargs = dict(tracer_kwargs or {})
         self.forms = forms
         self.is_mixed = forms.mixed is not None
@@ -83,6 +98,7 @@ class FeatureExtractor(Shown, nn.Module):
         calls = [call for emission in emissions for call in emission.tapped]
         self.originals = Originals({call.path: model.get_submodule(call.path) for call in calls})
         plant_tapped(self, model, used_state, calls)
+        self.left_out = frozenset(list_keys(model)) - frozenset(list_keys(self))
         self.training = model.training
         self.opened_state = OpenedState(
             {
@@ -133,7 +149,7 @@ class FeatureExtractor(Shown, nn.Module):
     def emission(self) -> Emission:
         """What is emitted for the current mode."""
         form = self.forms.mixed if self.is_mixed else self.forms.train if self.training else self.forms.eval
-        if isinstance(form, TraceError):
+        if isinstance(form, FxfeatError):
             raise form
         assert form is not None
         return form
@@ -174,6 +190,50 @@ class FeatureExtractor(Shown, nn.Module):
     def rows(self) -> tuple[Row, ...]:
         """What is returned: key, name, shape and dtype at the example's size."""
         return self.emission.rows
+
+    def by_key(self, values: Any) -> dict[str, Any]:
+        """Map each key to its value in what a call returned, in whatever form that is."""
+        return values if self.return_type == "dict" else dict(zip((row.key for row in self.rows), values, strict=True))
+
+    def single(self, key: str) -> nn.Module:
+        """Make a module that runs this one, and returns the value under one key.
+
+        Example:
+            >>> import fxfeat, torch
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+            >>> hidden = fxfeat.create_feature_extractor(model, ["1"]).single("1")
+            >>> torch.nn.Sequential(hidden, torch.nn.Linear(3, 5))(torch.zeros(2, 4)).shape
+            torch.Size([2, 5])
+
+        Args:
+            key: one of the extractor's keys. It goes on to compute them all.
+
+        Raises:
+            RequestError: for any other key.
+
+        Source: what ``nn.Sequential`` and tools for exported models expect of a module.
+        """
+        return build_single(self, key)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+        """Take the whole model's checkpoint as well: what was left out is not looked at."""
+        for name in self.left_out:
+            state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load a checkpoint of the extractor, or of the whole model."""
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            wrapper = _wrapper_of(state_dict, self.left_out.union(list_keys(self)))
+            if not wrapper:
+                raise
+            raise RuntimeError(
+                f"{error}\n\tThe names in this checkpoint start with {wrapper!r}, as those of a wrapped model do. Take "
+                "that off with torch.nn.modules.utils.consume_prefix_in_state_dict_if_present"
+                f"(state_dict, {wrapper!r})."
+            ) from None
 
     def extra_repr(self) -> str:
         """Say what is returned, checked and kept."""
@@ -217,6 +277,8 @@ RESERVED = frozenset(dir(FeatureExtractor)) | {
     "tracer_kwargs",
     "originals",
     "opened_state",
+    "left_out",
+    "return_type",
 }
 """Attributes that an extractor has of its own, whatever children the model has."""
 
@@ -225,12 +287,92 @@ def build_extractor(
     forms: ModeVariants,
     model: nn.Module,
     tracer_kwargs: dict[str, Any] | None = None,
+    return_type: ReturnType = "dict",
     retracing: Retracing | None = None,
 ) -> FeatureExtractor:
-    """Make the module: a class of its own, so that ``forward`` has the signature of the original."""
+    """Make the module: a class of its own, so that ``forward`` has the signature of the original.
+
+    Raises:
+        RequestError: for a form of return that is not known.
+    """
+    if return_type not in get_args(ReturnType):
+        raise RequestError(f"return_type is {return_type!r}; it must be 'dict', 'tuple' or 'list'.")
+    if return_type != "dict":
+        train, evaluation, mixed = (_return_as(form, return_type) for form in (forms.train, forms.eval, forms.mixed))
+        forms = replace(forms, train=train, eval=evaluation, mixed=mixed)
     cls = _class_of(forms)
-    extractor: FeatureExtractor = cls(forms, model, tracer_kwargs, retracing)
+    extractor: FeatureExtractor = cls(forms, model, tracer_kwargs, return_type, retracing)
     return extractor
+
+
+def _return_as(form: Any, kind: ReturnType) -> Any:
+    if not isinstance(form, Emission):
+        return form
+    if form.graph is not None:
+        output = next(node for node in form.graph.nodes if node.op == "output")
+        values = tuple(output.args[0].values())
+        output.args = (values if kind == "tuple" else list(values),)
+    return replace(form, source=write_as(form.source, kind))
+
+
+def build_single(extractor: FeatureExtractor, key: str) -> nn.Module:
+    """Make a module that runs an extractor and returns the value under one key."""
+    forms = [form for _, form, _ in _named_forms(extractor.forms) if isinstance(form, Emission)]
+    keys = [[row.key for row in form.rows] for form in forms]
+    places = {listed.index(key) if key in listed else None for listed in keys}
+    if None in places or (len(places) > 1 and extractor.return_type != "dict"):
+        shown = ", ".join(repr(one) for one in dict.fromkeys(itertools.chain(*keys)))
+        raise RequestError(f"{key!r} is not a key of this extractor in each mode, at one place. Its keys are {shown}.")
+    head, namespace = _head_of(extractor.forms)
+    me, call = _call_of(head)
+    step = key if extractor.return_type == "dict" else next(iter(places))
+    forward = compile_source(Source(f"{head}\n    return {me}.extractor({call})[{step!r}]\n", namespace))
+    single: nn.Module = type("SingleFeature", (_SingleFeature,), {"forward": forward, "__module__": __name__})(
+        extractor, key
+    )
+    return single
+
+
+class _SingleFeature(nn.Module):
+    """Runs an extractor, and returns one of its values."""
+
+    def __init__(self, extractor: FeatureExtractor, key: str) -> None:
+        super().__init__()
+        self.extractor, self.key = extractor, key
+        self.training = extractor.training
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return build_single, (self.extractor, self.key), self.__dict__
+
+
+def list_keys(module: nn.Module) -> list[str]:
+    """List the keys of a module's ``state_dict``, without calling what it does besides.
+
+    >>> list_keys(nn.BatchNorm1d(2, affine=False))
+    ['running_mean', 'running_var', 'num_batches_tracked']
+    """
+    return [
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules(remove_duplicate=False)
+        for name in _own_keys(part)
+    ]
+
+
+def _own_keys(module: nn.Module) -> list[str]:
+    names = [name for name, value in (*module._parameters.items(), *module._buffers.items()) if value is not None]
+    extra = ["_extra_state"] if type(module).get_extra_state is not nn.Module.get_extra_state else []
+    return [name for name in names if name not in module._non_persistent_buffers_set] + extra
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def _wrapper_of(state_dict: Any, names: frozenset[str]) -> str:
+    """Return what all names of a checkpoint start with, where that is the part of a wrapper."""
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) and name.removeprefix(wrapper) in names for name in state_dict):
+            return wrapper
+    return ""
 
 
 def _class_of(forms: ModeVariants) -> type[FeatureExtractor]:
@@ -250,24 +392,29 @@ def _class_of(forms: ModeVariants) -> type[FeatureExtractor]:
 
 def _dispatch(forms: ModeVariants) -> Source:
     """Write the ``forward`` that picks the mode's own."""
-    recorded = next(form for form in (forms.mixed, forms.train, forms.eval) if isinstance(form, Emission))
-    above, define, below = recorded.source.text.partition("def ")
-    head = define + below.splitlines()[0]
+    head, namespace = _head_of(forms)
     me, call = _call_of(head)
-    lines = [above + head]
+    lines = [head]
     if forms.mixed is not None:
         lines += [f"    if {me}.is_mixed:", f"        return {me}._forward_mixed({call})"]
     for test, name, form in ((f"{me}.training", "train", forms.train), (f"not {me}.training", "eval", forms.eval)):
         run = f"return {me}._forward_{name}({call})" if isinstance(form, Emission) else f"raise {me}.forms.{name}"
         lines += [f"    if {test}:", f"        {run}"]
-    return Source("\n".join(lines) + "\n", recorded.source.namespace)
+    return Source("\n".join(lines) + "\n", namespace)
+
+
+def _head_of(forms: ModeVariants) -> tuple[str, dict[str, Any]]:
+    """Return the first lines of ``forward``, with the imports above, and what their global names stand for."""
+    recorded = next(form for form in (forms.mixed, forms.train, forms.eval) if isinstance(form, Emission))
+    above, define, below = recorded.source.text.partition("def ")
+    return above + define + below.splitlines()[0], recorded.source.namespace
 
 
 def _call_of(head: str) -> tuple[str, str]:
     """Return the name of the receiver, and the arguments that pass everything else on."""
     import ast
 
-    arguments = ast.parse(head + " pass").body[0].args  # type: ignore[attr-defined]
+    arguments = ast.parse(head + " pass").body[-1].args  # type: ignore[attr-defined]
     receiver, *positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
     parts = [*positional, *([f"*{arguments.vararg.arg}"] if arguments.vararg else [])]
     parts += [f"{argument.arg}={argument.arg}" for argument in arguments.kwonlyargs]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import builtins
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -13,7 +14,8 @@ from torch import fx, nn
 from fxfeat.codegen.expressions import IN_PLACE, Speller
 from fxfeat.codegen.globals import Globals, is_identifier, to_identifier
 from fxfeat.ir.draft import Draft
-from fxfeat.ir.emission import Source
+from fxfeat.ir.emission import ReturnType, Source
+from fxfeat.ir.feature import values_by_key
 from fxfeat.ir.node_meta import MODEL_DEVICE, Context, TensorMeta, holds_tensor, meta_of
 from fxfeat.ir.tap import TappedCall
 from fxfeat.ir.tree import nodes_in
@@ -196,14 +198,11 @@ class _Writer:
             if node.op != "placeholder" and node not in self.inlined and node not in self.unpacked:
                 self._statement(node)
         self.contexts = ()
-        pairs = [f"{key!r}: {self.speller.value(f.value)}" for f in self.draft.features for key in f.keys]
-        result = "return {" + ", ".join(pairs) + "}"
-        if len(result) > 100:
-            result = "return {\n" + "".join(f"{_TAB * 2}{pair},\n" for pair in pairs) + _TAB + "}"
-        body = "\n".join([*self.lines, _TAB + result])
+        returned = {key: self.speller.value(value) for key, value in values_by_key(self.draft.features).items()}
+        body = "\n".join([*self.lines, _TAB + write_return(returned, "dict")])
         imports = "".join(f"{line}\n" for line in sorted(self.names.imports.values()))
         text = f"{imports}\n\n{head}\n{body}\n" if imports else f"{head}\n{body}\n"
-        return Source(text, dict(self.names.carried), self.draft.tapped_calls)
+        return Source(text, dict(self.names.carried), self.draft.tapped_calls, returned)
 
     def _signature(self) -> str:
         parameters = [inspect.Parameter(self.receiver, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
@@ -301,6 +300,26 @@ class _Writer:
             for key, value in context.arguments
         ]
         return f"{self.names.spell(context.factory)}({', '.join(shown)})"
+
+
+def write_return(returned: Mapping[str, str], kind: ReturnType) -> str:
+    """Write the statement that returns values.
+
+    >>> write_return({"a": "x"}, "dict"), write_return({"a": "x"}, "tuple"), write_return({"a": "x"}, "list")
+    ("return {'a': x}", 'return (x,)', 'return [x]')
+    """
+    start, end = {"dict": ("{", "}"), "tuple": ("(", ")"), "list": ("[", "]")}[kind]
+    parts = [f"{key!r}: {value}" for key, value in returned.items()] if kind == "dict" else list(returned.values())
+    result = f"return {start}{', '.join(parts)}{',' if kind == 'tuple' and len(parts) == 1 else ''}{end}"
+    if len(result) <= 100:
+        return result
+    return f"return {start}\n" + "".join(f"{_TAB * 2}{part},\n" for part in parts) + _TAB + end
+
+
+def write_as(source: Source, kind: ReturnType) -> Source:
+    """Write the same source with its values returned in another form."""
+    body, _, _ = source.text.rpartition(f"{_TAB}return ")
+    return replace(source, text=f"{body}{_TAB}{write_return(source.returned, kind)}\n")
 
 
 def _stars(value: Any) -> str:

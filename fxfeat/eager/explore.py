@@ -24,13 +24,17 @@ from fxfeat.isolation.torch_settings import same_switches
 
 @dataclass(frozen=True)
 class ModuleCallSeen:
-    """One call of a module: its number among the module's calls, what it returned, and when it began and ended."""
+    """One call of a module: its number among the module's calls, what it returned, and when it began and ended.
+
+    ``given`` are its positional and keyword arguments.
+    """
 
     path: str
     call: int
     start: int
     stop: int
     result: Any
+    given: tuple[Any, Any] = ((), {})
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ class _Seen(TorchDispatchMode):
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        before, after = register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave)
+        before = register_module_forward_pre_hook(self._enter)
+        after = register_module_forward_hook(self._leave, with_kwargs=True)
         try:
             yield
         finally:
@@ -119,14 +124,16 @@ class _Seen(TorchDispatchMode):
             self._under_way.append((module, self._begun[module], self._time))
             self._begun[module] += 1
 
-    def _leave(self, module: nn.Module, args: Any, result: Any) -> None:
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         if module not in self._paths or threading.get_ident() != self._thread:
             return
         self._time += 1
         while self._under_way:
             ended, number, start = self._under_way.pop()
             if ended is module:
-                self.calls.append(ModuleCallSeen(self._paths[module], number, start, self._time, result))
+                self.calls.append(
+                    ModuleCallSeen(self._paths[module], number, start, self._time, result, (args, kwargs))
+                )
                 return
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from fxfeat.eager.explore import Exploration, ModuleCallSeen
 from fxfeat.errors import NodeNotFoundError, TraceError
 from fxfeat.ir.tap import Tap
 from fxfeat.ir.tree import Steps, follow, has, tensors
-from fxfeat.names.query import OUTPUT, Parsed, parse_query
+from fxfeat.names.query import OUTPUT, Parsed, parse_query, suggest
+from fxfeat.names.request import choose_input
 from fxfeat.opening.seal import check_hookable
 from fxfeat.trace.leaves import Leaves
 
@@ -38,6 +39,9 @@ def find_call(
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     parsed = parse_query(query)
+    if parsed.every:
+        tap, call = find_call(model, leaves, seen, query.replace("@*", "@0", 1), error)
+        return replace(tap, name=query, call=None, every=True), call
     for name, number, steps in _readings(query, parsed):
         calls = sorted(_calls_of(modules, seen, name), key=lambda call: call.call)
         if not calls:
@@ -46,6 +50,11 @@ def find_call(
         index = number if number is not None else 0 if is_first else len(calls) - 1
         if index >= len(calls):
             raise _explain_call(name, index, len(calls))
+        if parsed.is_input and name != OUTPUT:
+            check_hookable(model, calls[index].path, query, inside=False)
+            steps = choose_input(query, steps, *calls[index].given)
+            is_last = number is None and not is_first and len(calls) > 1
+            return Tap(query, calls[index].path, None if is_last else index, steps, is_input=True), calls[index]
         if _leads_to_tensors(calls[index].result, steps):
             check_hookable(model, calls[index].path, query, inside=False)
             is_last = number is None and not is_first and len(calls) > 1
@@ -55,6 +64,9 @@ def find_call(
 
 def _readings(query: str, parsed: Parsed) -> Iterator[tuple[str, int | None, Steps]]:
     """Yield what a query may stand for: a module's path, the number of its call, and steps into what it returned."""
+    if parsed.is_input:
+        yield parsed.name, parsed.call, parsed.steps
+        return
     yield query, None, ()
     yield parsed.name, parsed.call, parsed.steps
     parts = parsed.name.split(".")
@@ -99,8 +111,7 @@ def _explain_missing(
 ) -> NodeNotFoundError:
     kind = type(model).__name__
     names = list(dict.fromkeys([*(call.path for call in seen.calls if call.path), OUTPUT]))
-    near = difflib.get_close_matches(name, names, 3, 0.5)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = suggest(name, names)
     if name in modules:
         return NodeNotFoundError(f"{query!r} is a module of {kind}, but its forward does not run in this mode.{hint}")
     return NodeNotFoundError(

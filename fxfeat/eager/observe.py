@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from fxfeat.eager.listen import Look, listening
 from fxfeat.eager.replacing import replacing
@@ -17,7 +17,7 @@ from fxfeat.inputs.examples import bind, copy_example
 from fxfeat.ir.emission import Row
 from fxfeat.ir.example import Example
 from fxfeat.ir.feature import Given, OpOccurrence, Origin
-from fxfeat.ir.tree import follow, has
+from fxfeat.ir.tree import copy_tensors, follow, has
 from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.preserved import lent_buffers
@@ -112,6 +112,7 @@ def _hooked(model: nn.Module, observation: Observation, example: Example, look: 
     rows = observation.rows
     modules = {path: module for module, path in paths_of(model).items()} if len(rows) > _FEW else {}
     returned: dict[nn.Module, list[tuple[Row, Origin]]] = {}
+    given: dict[nn.Module, list[tuple[Row, Origin]]] = {}
     occurrences: dict[tuple[nn.Module, int], list[tuple[Row, OpOccurrence]]] = {}
     for row in rows:
         place = row.origin.sign or row.origin if row.origin is not None else None
@@ -122,15 +123,20 @@ def _hooked(model: nn.Module, observation: Observation, example: Example, look: 
             occurrences.setdefault((module, place.call), []).append((row, place))
         elif place is not None and place.path is not None:
             module = modules.get(place.path) or model.get_submodule(place.path)
-            returned.setdefault(module, []).append((row, place))
+            wanted = given if place.is_input else returned
+            wanted.setdefault(module, []).append((row, place))
+    lists: _Lists = {}
     with (
         replacing(model, observation.replacements) as computed,
-        _hooks(returned, look),
+        _hooks(returned, look, lists),
+        _pre_hooks(given, look, lists),
         listening(model, occurrences, look, computed),
     ):
         result = model(*example.args, **example.kwargs)
+    for row, values in lists.values():
+        look(row, [values[number] for number in sorted(values)])
     for row, origin in returned.get(model, ()):
-        if origin.call == 0:
+        if origin.call == 0 and not origin.every:
             # A hook does not see what a class adds in a __call__ of its own.
             look(row, follow(result, origin.steps))
 
@@ -142,7 +148,23 @@ def _look_at_argument(model: nn.Module, row: Row, given: Given, example: Example
 
 
 @contextmanager
-def _hooks(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look) -> Iterator[None]:
+def _pre_hooks(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look, lists: _Lists) -> Iterator[None]:
+    """Look at what modules are called with."""
+    with ExitStack() as undo:
+        for module, rows in wanted.items():
+            see = _looker({module: rows}, look, lists)
+            if isinstance(module, torch.jit.ScriptModule):
+                hook = register_module_forward_pre_hook(lambda module, args, see=see: see(module, (), (args, {})))
+            else:
+                hook = module.register_forward_pre_hook(
+                    lambda module, args, kwargs, see=see: see(module, (), (args, kwargs)), with_kwargs=True
+                )
+            undo.callback(hook.remove)
+        yield
+
+
+@contextmanager
+def _hooks(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look, lists: _Lists) -> Iterator[None]:
     """Look at what modules return: by a hook on each, or by one on all of them, for many hooks take long to put on."""
     # A hook on all modules runs before a module's own, which may return something else.
     # A scripted module takes none of its own.
@@ -151,14 +173,21 @@ def _hooks(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look) -> Ite
     others = {module: rows for module, rows in wanted.items() if module not in own}
     with ExitStack() as undo:
         for module, rows in own.items():
-            undo.callback(module.register_forward_hook(_looker({module: rows}, look)).remove)
+            undo.callback(module.register_forward_hook(_looker({module: rows}, look, lists)).remove)
         if others:
-            undo.callback(register_module_forward_hook(_looker(others, look)).remove)
+            undo.callback(register_module_forward_hook(_looker(others, look, lists)).remove)
         yield
 
 
-def _looker(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look) -> Any:
+_Lists = dict[str, tuple[Row, dict[int, Any]]]
+"""Copies of the values of all calls of a module, by key."""
+
+
+def _looker(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look, lists: _Lists) -> Any:
     calls = dict.fromkeys(wanted, 0)
+    for row, origin in (pair for pairs in wanted.values() for pair in pairs):
+        if origin.every:
+            lists[row.key] = (row, {})
 
     def note(module: nn.Module, inputs: Any, result: Any) -> None:
         call = calls.get(module)
@@ -166,7 +195,9 @@ def _looker(wanted: dict[nn.Module, list[tuple[Row, Origin]]], look: Look) -> An
             return
         calls[module] = call + 1
         for row, origin in wanted[module]:
-            if origin.call == call:
+            if origin.every:
+                lists[row.key][1][call] = copy_tensors(follow(result, origin.steps))
+            elif origin.call == call:
                 look(row, follow(result, origin.steps))
 
     return note

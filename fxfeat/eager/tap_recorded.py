@@ -17,7 +17,7 @@ from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tap import TappedCall
 from fxfeat.opening.plan import is_looked_at
-from fxfeat.opening.seal import measured, modules_used, tap_of
+from fxfeat.opening.seal import measured, modules_used, tap_every, tap_of
 
 
 def tap_recorded(
@@ -41,7 +41,7 @@ def tap_recorded(
     Raises:
         TraceError: for a value that cannot be copied out of a running model.
     """
-    moved = [_tap(recording, feature) for feature in features]
+    moved = [_tap(recording, part) for part in _join_listed(recording, features)]
     inner = [feature for feature in moved if feature.tap is not None]
     end = max((feature.produced_at for feature in inner), default=0)
     stops = may_stop and bool(inner) and reason != UNSEEN_STATE and _may_stop(recording, inner, end)
@@ -53,7 +53,15 @@ def tap_recorded(
     return dataclasses.replace(emission, writes_parameters=recording.writes_parameters)
 
 
+def _join_listed(recording: Recording, features: list[Feature]) -> list[Feature]:
+    lists = {part.keys: [other for other in features if other.keys == part.keys] for part in features if part.listed}
+    joined = {keys: tap_every(recording, parts, 0) for keys, parts in lists.items()}
+    return list({part.keys: joined.get(part.keys, part) for part in features}.values())
+
+
 def _tap(recording: Recording, feature: Feature) -> Feature:
+    if feature.tap is not None:
+        return feature
     origin = feature.origin
     if origin is not None and origin.path is None and isinstance(origin.sign, Given):
         return feature

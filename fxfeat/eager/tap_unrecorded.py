@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from torch import fx, nn
 
-from fxfeat.eager.explore import Exploration, explore
+from fxfeat.eager.explore import Exploration, ModuleCallSeen, explore
 from fxfeat.eager.named_calls import find_call
 from fxfeat.eager.tapped_code import emit_tapped
 from fxfeat.errors import TraceError
@@ -17,8 +18,9 @@ from fxfeat.ir.example import Example
 from fxfeat.ir.feature import Feature, Origin
 from fxfeat.ir.node_meta import NodeMeta
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tap import TappedCall
+from fxfeat.ir.tap import Tap, TappedCall
 from fxfeat.ir.tree import follow
+from fxfeat.names.several import Names, Request, expand
 from fxfeat.trace.builder.measure import measure_all
 from fxfeat.trace.builder.placeholders import STARS
 from fxfeat.trace.leaves import Leaves, choose_leaves
@@ -28,7 +30,7 @@ from fxfeat.trace.setup import Setup
 def tap_unrecorded(
     setup: Setup,
     training: bool | None,
-    request: dict[str, str],
+    request: Request,
     reason: str,
     error: TraceError,
     on_model: bool = False,
@@ -52,19 +54,32 @@ def tap_unrecorded(
     example, seen = _explore(setup, training, error)
     leaves = choose_leaves(setup.tracer_kwargs)
     features, values, ends = [], {}, [0]
-    for key, query in request.items():
-        tap, returned = find_call(setup.model, leaves, seen, query, error)
-        origin = Origin(tap.path, returned.call, (), tap.steps)
+    for key, query in expand(_names(setup.model, seen, training), request).items():
+        tap, call = find_call(setup.model, leaves, seen, query, error)
+        origin = Origin(tap.path, call.call, (), tap.steps, is_input=tap.is_input, every=tap.every)
         features.append(Feature((key,), query, None, (), 0, origin=origin, tap=tap, whole=0))
-        values[query] = measure_all(follow(returned.result, tap.steps))
-        ends.append(returned.stop)
+        calls = [other for other in seen.calls if other.path == call.path] if tap.every else [call]
+        measured = [measure_all(_value_of(other, tap)) for other in sorted(calls, key=lambda other: other.call)]
+        values[query] = measured if tap.every else measured[0]
+        ends.append(call.start if tap.is_input else call.stop)
     taps = tuple(dict.fromkeys(feature.tap for feature in features if feature.tap is not None))
     stops = may_stop and all(tap.call is not None and tap.path for tap in taps)
     stops = stops and not _changes_later(seen, max(ends))
     used = _used(setup.model, seen, max(ends)) if stops else frozenset(seen.used) | _finished(seen, None)
-    call = TappedCall("", "", reason, taps, stops, used)
+    whole = TappedCall("", "", reason, taps, stops, used)
     recording = _stand_for(setup.model, example, leaves, training)
-    return emit_tapped(Draft(recording, fx.Graph(), tuple(features), on_model=on_model), call, example, values)
+    return emit_tapped(Draft(recording, fx.Graph(), tuple(features), on_model=on_model), whole, example, values)
+
+
+def _value_of(call: ModuleCallSeen, tap: Tap) -> Any:
+    return follow(call.given if tap.is_input else call.result, tap.steps)
+
+
+def _names(model: nn.Module, seen: Exploration, training: bool | None) -> Names:
+    modules = dict(model.named_modules())
+    calls = sorted(seen.calls, key=lambda call: call.start)
+    mode = "train" if (model.training if training is None else training) else "eval"
+    return Names(model, tuple((call.path, id(modules[call.path])) for call in calls), (), mode)
 
 
 def _explore(setup: Setup, training: bool | None, error: TraceError) -> tuple[Example, Exploration]:

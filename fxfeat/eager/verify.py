@@ -139,7 +139,7 @@ def _compare_on(model: nn.Module, extractor: FeatureExtractor, example: Example)
 
         given, named = copy_tensors((example.args, example.kwargs))
         with lend(extractor, before, observation):
-            actual = extractor(*given, **named)
+            actual = extractor.by_key(extractor(*given, **named))
         start_over()
         # What the model computes is compared at once: later code may write to it, and copies take memory and time.
         undo.enter_context(entered_by(unwrap(model), extractor.forms.method))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from fxfeat.errors import TraceError
+from fxfeat.errors import FxfeatError
 from fxfeat.ir.example import Sizes
 from fxfeat.ir.feature import Origin
 from fxfeat.ir.guard import Reading
@@ -16,14 +16,21 @@ from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.ir.tree import Steps, spell
 from fxfeat.ir.value_replacement import Replacement
 
+ReturnType = Literal["dict", "tuple", "list"]
+"""In what form an extractor returns its values."""
+
 
 @dataclass(frozen=True)
 class Source:
-    """Emitted source, the objects its global names stand for, and the calls in it that run a module whole."""
+    """Emitted source, the objects its global names stand for, and the calls in it that run a module whole.
+
+    ``returned`` is how each value is written in its last statement, by key.
+    """
 
     text: str
     namespace: dict[str, Any] = field(default_factory=dict)
     tapped: tuple[TappedCall, ...] = ()
+    returned: dict[str, str] = field(default_factory=dict)
 
 
 def list_tapped(*sources: Source) -> tuple[TappedModule, ...]:
@@ -134,10 +141,11 @@ class ModeVariants:
     """The emissions of one extractor.
 
     ``mixed`` is for a model whose children were in different modes; it holds until ``train()`` or ``eval()`` is called.
-    A mode that could not be recorded holds the error instead. ``method`` is the model's method that they are of.
+    A mode that could not be recorded, or lacks a name, holds the error instead. ``method`` is the model's method that
+    they are of.
     """
 
-    train: Emission | TraceError
-    eval: Emission | TraceError
+    train: Emission | FxfeatError
+    eval: Emission | FxfeatError
     mixed: Emission | None = None
     method: str = "forward"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,9 @@ class Given:
 class Origin:
     """Where eager code shows a feature: a call of the module at ``path``, or a node of a recording.
 
-    ``sign`` tells that node's value from others without a recording.
+    ``sign`` tells that node's value from others without a recording. ``is_input`` says that it is what the module is
+    called with, ``steps`` then lead on from the pair of positional and keyword arguments; ``every`` that it is a list
+    with a value for each call.
     """
 
     path: str | None
@@ -47,6 +50,8 @@ class Origin:
     call_path: CallPath = ()
     steps: Steps = ()
     sign: OpOccurrence | Given | None = None
+    is_input: bool = False
+    every: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,9 @@ class Feature:
 
     ``value`` holds nodes where the value holds tensors, and ``steps`` lead on from there. ``produced_at`` is the
     position of the first node that ran after the value was produced: what overwrites it from there on must not be seen.
-    ``module_call`` is the module call that returned it, if the name means one. ``tap`` says how it is copied out of the
-    call ``whole``, if that stays whole although the value lies inside.
+    ``module_call`` is the module call that returned it, if the name means one, ``given_to`` the one called with it.
+    ``listed`` says that it is the next of a list under its key, with a value for each call. ``tap`` says how it is
+    copied out of the call ``whole``, if that stays whole although the value lies inside.
     """
 
     keys: tuple[str, ...]
@@ -68,3 +74,15 @@ class Feature:
     origin: Origin | None = None
     tap: Tap | None = None
     whole: int | None = None
+    given_to: int | None = None
+    listed: bool = False
+
+
+def values_by_key(features: Iterable[Feature]) -> dict[str, Any]:
+    """Map each key to the value under it, in the order asked for."""
+    values: dict[str, Any] = {}
+    for feature in features:
+        for key in feature.keys:
+            listed = [*values.get(key, ()), feature.value] if feature.listed else []
+            values[key] = listed or feature.value
+    return values

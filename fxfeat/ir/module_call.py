@@ -42,7 +42,8 @@ class ModuleCall:
     calls by this path before it. ``result`` is written as a graph holds it, and ``result_nodes`` are the nodes of the
     tensors and numbers in what the module really returned, by the steps to them. ``leaf`` says that the module is not
     opened, ``entered`` that it was entered all the same, and ``mutated`` that its result is an object which later code
-    changes.
+    changes. ``after_hooks`` are the arguments as the hooks before ``forward`` left them, and the position then, if it
+    has such hooks.
     """
 
     index: int
@@ -60,6 +61,7 @@ class ModuleCall:
     entered: bool = False
     mutated: bool = False
     contexts: tuple[Context, ...] = ()
+    after_hooks: tuple[Any, Any, int] | None = None
 
 
 def opaque_in(value: Any) -> list[Opaque]:

@@ -13,8 +13,9 @@ class Tap:
 
     ``path`` leads from the module that runs whole to the module that returns the value, or whose own code calls the
     torch function ``function``. ``call`` is the number of that module's call, counted from the start of the run; None
-    stands for its last. ``number`` counts the calls of functions of that name before it, in the same code of the same
-    module call, and ``total`` all of them. ``steps`` lead on from what is returned.
+    stands for its last, and ``every`` for a list with a value for each of its calls. ``number`` counts the calls of
+    functions of that name before it, in the same code of the same module call, and ``total`` all of them. ``steps``
+    lead on from what is returned, or, as ``is_input`` says, from the pair of positional and keyword arguments.
     """
 
     name: str
@@ -24,6 +25,8 @@ class Tap:
     function: str = ""
     number: int = 0
     total: int = 0
+    is_input: bool = False
+    every: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules import module as torch_module
 
 from fxfeat.errors import NodeNotFoundError
 from fxfeat.ir.module_call import (
@@ -22,16 +24,18 @@ from fxfeat.names.table import NameTable
 from fxfeat.names.wrappers import spell_out
 
 OUTPUT = "output"
+INPUT = ":in"
 
 
 @dataclass(frozen=True)
 class NamedValue:
-    """What a name stands for: a node, or what a module returned, then steps into it."""
+    """What a name stands for: a node, or what a module returned, or was called with, then steps into it."""
 
     query: str
     node: fx.Node | None
     module_call: ModuleCall | None
     steps: Steps = ()
+    is_input: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,27 +47,38 @@ class InsideLeaf:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A query taken apart: ``name@call[key]...``."""
+    """A query taken apart: ``name@call:in[key]...``; ``every`` stands for all calls, as ``@*`` asks for."""
 
     name: str
     call: int | None
     steps: Steps
+    is_input: bool = False
+    every: bool = False
 
 
 def parse_query(query: str) -> Parsed:
-    """Take ``name@k[i]['key']`` apart.
+    """Take ``name@k:in[i]['key']`` apart.
 
     >>> parse_query("lstm@1[1][0]")
-    Parsed(name='lstm', call=1, steps=(('item', 1), ('item', 0)))
+    Parsed(name='lstm', call=1, steps=(('item', 1), ('item', 0)), is_input=False, every=False)
 
     Raises:
         NodeNotFoundError: where the brackets or the number after ``@`` cannot be read.
     """
     head, bracket, tail = query.partition("[")
-    name, at, call = head.rpartition("@") if "@" in head else (head, "", "")
-    if at and not call.isdigit():
-        raise NodeNotFoundError(f"{query!r}: after '@' comes the number of the call, from 0, as in '{name}@0'.")
-    return Parsed(name, int(call) if at else None, _read_steps(query, bracket + tail))
+    is_input = head.endswith(INPUT)
+    name, at, call = head.removesuffix(INPUT).rpartition("@") if "@" in head else ("", "", head.removesuffix(INPUT))
+    if not at:
+        return Parsed(call, None, _read_steps(query, bracket + tail), is_input)
+    if not call.isdigit() and call != "*":
+        name = name.removesuffix(INPUT)
+        raise NodeNotFoundError(
+            f"{query!r}: after '@' comes the number of the call, from 0, as in '{name}@0', or a star for all calls."
+        )
+    if name.endswith(INPUT):
+        raise NodeNotFoundError(f"{query!r}: the call comes first, as in '{name.removesuffix(INPUT)}@{call}{INPUT}'.")
+    number = None if call == "*" else int(call)
+    return Parsed(name, number, _read_steps(query, bracket + tail), is_input, call == "*")
 
 
 def _read_steps(query: str, text: str) -> Steps:
@@ -107,6 +122,23 @@ def find(recording: Recording, table: NameTable, query: str) -> NamedValue | Ins
         raise
 
 
+def find_every(recording: Recording, table: NameTable, query: str) -> list[NamedValue | InsideLeaf]:
+    """Find what ``query`` stands for, which is one value for each call where it asks for all, as ``gru@*`` does.
+
+    Raises:
+        NodeNotFoundError: where nothing has that name.
+    """
+    if "@*" not in query:
+        return [find(recording, table, query)]
+    first = find(recording, table, query.replace("@*", "@0", 1))
+    if isinstance(first, InsideLeaf):
+        return [first]
+    assert first.module_call is not None
+    count = sum(call.module == first.module_call.module for call in recording.module_calls)
+    each = [find(recording, table, query.replace("@*", f"@{number}", 1)) for number in range(count)]
+    return [replace(named, query=query) if isinstance(named, NamedValue) else named for named in each]
+
+
 def _find(recording: Recording, table: NameTable, query: str) -> NamedValue | InsideLeaf:
     if query in table.nodes:
         return NamedValue(query, table.nodes[query], None)
@@ -116,6 +148,8 @@ def _find(recording: Recording, table: NameTable, query: str) -> NamedValue | In
     if exact is not None:
         return exact
     parsed = parse_query(query)
+    if parsed.is_input:
+        return _find_input(recording, table, query, parsed)
     if parsed.call is None and parsed.steps and parsed.name in table.nodes:
         return NamedValue(query, table.nodes[parsed.name], None, parsed.steps)
     if parsed.call is None and parsed.steps and parsed.name in table.calls:
@@ -146,6 +180,32 @@ def _find_module_call(
     if name in table.nodes or call is not None:
         return None
     return _last_under(recording, table, name, steps)
+
+
+def _find_input(recording: Recording, table: NameTable, query: str, parsed: Parsed) -> NamedValue | InsideLeaf:
+    """Find what a module was called with; where it has hooks that may change that, it is opened for them to show."""
+    head = query.partition(INPUT)[0]
+    named = _find(recording, table, head)
+    if isinstance(named, InsideLeaf):
+        return named
+    call = named.module_call
+    if named.node is not None and named.node.op == "call_module":
+        call = recording.module_calls[meta_of(named.node).module_call]
+    if call is None or call.index == 0 or named.steps or not _is_call_of(recording, call, parsed.name):
+        raise NodeNotFoundError(
+            f"{query!r}: {head!r} is no call of a module, and only modules have inputs. Ask for what it is made from."
+        )
+    module = recording.root.get_submodule(call.path)
+    has_hooks = bool(module._forward_pre_hooks) or bool(torch_module._global_forward_pre_hooks)
+    if call.leaf and has_hooks and not isinstance(module, torch.jit.ScriptModule):
+        return InsideLeaf(call.path)
+    return NamedValue(query, None, call, parsed.steps, is_input=True)
+
+
+def _is_call_of(recording: Recording, call: ModuleCall, name: str) -> bool:
+    """Say whether a name means a call of its own module, and not of what ran last inside a container."""
+    module = dict(recording.root.named_modules(remove_duplicate=False)).get(name)
+    return module is None or id(module) == call.module
 
 
 def _pick(calls: tuple[ModuleCall, ...], call: int | None, name: str) -> ModuleCall:
@@ -227,13 +287,22 @@ def _scripted_around(recording: Recording, name: str) -> str | None:
     return next((path for path in scripted if name.startswith(f"{path}.")), None)
 
 
+def suggest(name: str, choices: Sequence[str]) -> str:
+    """Ask whether one of the names was meant that come nearest.
+
+    >>> suggest("cnov", ["conv", "relu"])
+    " Did you mean 'conv'?"
+    """
+    near = difflib.get_close_matches(name, choices, 3, 0.5) or [key for key in choices if name and name in key][:3]
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
 def explain_missing(recording: Recording, table: NameTable, query: str, name: str) -> str:
     """Say why a name was not found, and what comes nearest."""
     model = type(recording.root).__name__
     mode = "train" if recording.training else "eval"
     choices = list(dict.fromkeys([*table.listed, *(path for path in table.module_calls if path), OUTPUT]))
-    near = difflib.get_close_matches(name, choices, 3, 0.5) or [key for key in choices if name and name in key][:3]
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = suggest(name, choices)
     scripted = _scripted_around(recording, name)
     if scripted is not None:
         return (

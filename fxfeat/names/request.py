@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from torch import fx
+import torch
+from torch import fx, nn
 
 from fxfeat.errors import NodeNotFoundError, RequestError
 from fxfeat.ir.feature import Feature, Given, OpOccurrence, Origin
@@ -16,16 +18,18 @@ from fxfeat.ir.module_call import (
     opaque_in,
 )
 from fxfeat.ir.node_meta import (
+    TensorMeta,
     meta_of,
 )
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import Build, Steps, spell
+from fxfeat.ir.tree import Build, Steps, follow, has, map_nodes, spell, walk
 from fxfeat.names.query import NamedValue
 from fxfeat.names.replaced import call_replaced
+from fxfeat.names.several import Request, Several, add_key, is_pattern
 
 
-def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str, str]:
-    """Read ``return_nodes`` as a mapping from key to name, in the order asked.
+def read_request(return_nodes: Any, argument: str = "return_nodes") -> Request:
+    """Read ``return_nodes`` as a mapping from key to name, in the order asked; patterns and classes are not expanded.
 
     >>> read_request(["layer1", "layer2"])
     {'layer1': 'layer1', 'layer2': 'layer2'}
@@ -35,6 +39,8 @@ def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str,
     Raises:
         RequestError: where it is no sequence or mapping of names, is empty, or gives one key to two names.
     """
+    if isinstance(return_nodes, type):
+        return_nodes = [return_nodes]
     if isinstance(return_nodes, Mapping):
         pairs = list(return_nodes.items())
     elif isinstance(return_nodes, Sequence) and not isinstance(return_nodes, (str, bytes)):
@@ -46,16 +52,25 @@ def read_request(return_nodes: Any, argument: str = "return_nodes") -> dict[str,
         )
     if not pairs:
         raise RequestError(f"{argument} is empty; name at least one node, as in {argument}=['layer1'].")
-    request: dict[str, str] = {}
+    request: dict[str, Any] = {}
     for name, key in pairs:
-        if not isinstance(name, str):
-            raise RequestError(f"{argument} holds {name!r}, a {type(name).__name__}; names are strings.")
-        if request.setdefault(str(key), name) != name:
-            raise RequestError(
-                f"{argument} gives the key {str(key)!r} to two nodes, {request[str(key)]!r} and {name!r}. "
-                "Give each a key of its own."
-            )
+        if isinstance(name, str) and not is_pattern(name):
+            add_key(request, str(key), name, argument)
+            continue
+        several = Several(_read_several(name, argument), "" if key is name else str(key))
+        request[f"{several} {several.template}"] = several
     return request
+
+
+def _read_several(asked: Any, argument: str) -> str | tuple[type[nn.Module], ...]:
+    """Read a pattern, a class of modules, or a sequence of classes."""
+    if isinstance(asked, str):
+        return asked
+    kinds = tuple(asked) if isinstance(asked, (tuple, list)) else (asked,)
+    if kinds and all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
+        return kinds
+    also = " or classes of modules" if isinstance(asked, (type, tuple, list)) else ""
+    raise RequestError(f"{argument} holds {asked!r}, a {type(asked).__name__}; names are strings{also}.")
 
 
 def select_feature(recording: Recording, target: NamedValue, key: str) -> Feature:
@@ -75,6 +90,8 @@ def select_feature(recording: Recording, target: NamedValue, key: str) -> Featur
         return _of_node(recording, target, target.node, key)
     assert target.module_call is not None
     module_call = target.module_call
+    if target.is_input:
+        return _of_input(recording, target, module_call, key)
     value, steps = _pick(module_call.result, target.steps)
     if steps and (not isinstance(value, fx.Node) or target.steps in dict(module_call.result_nodes)):
         value, steps = _leaf_at(module_call, target), ()
@@ -84,6 +101,58 @@ def select_feature(recording: Recording, target: NamedValue, key: str) -> Featur
         raise RequestError(_explain_opaque(target.query, module_call))
     origin = _origin_of_call(recording, module_call, target.steps)
     return Feature((key,), target.query, value, steps, module_call.stop, module_call.index, origin)
+
+
+def _of_input(recording: Recording, target: NamedValue, call: ModuleCall, key: str) -> Feature:
+    """Say what a module was called with, as its last hook before ``forward`` sees it."""
+    args, kwargs, produced_at = call.after_hooks or (call.args, call.kwargs, call.start)
+    chosen = choose_input(target.query, target.steps, _measured(args), _measured(kwargs))
+    value, steps = _pick((args, kwargs), chosen)
+    if opaque_in(value):
+        name = opaque_in(value)[0].type_name
+        raise RequestError(
+            f"{target.query!r} holds a {name}, which cannot be written down as code. Ask for its tensors, or for the "
+            "value that it is made from."
+        )
+    origin = replace(_origin_of_call(recording, call, chosen), is_input=True)
+    return Feature((key,), target.query, value, steps, produced_at, origin=origin, given_to=call.index)
+
+
+def _measured(value: Any) -> Any:
+    return map_nodes(value, lambda node: meta_of(node).value)
+
+
+def choose_input(query: str, steps: Steps, args: Any, kwargs: Any) -> Steps:
+    """Return the steps from the pair of positional and keyword arguments to the one that a query means.
+
+    Args:
+        query: what was typed.
+        steps: what follows ``:in``: nothing for the first positional tensor, an index or a name, and further steps.
+        args: the positional arguments, with what is known of tensors in their place, or the tensors.
+        kwargs: the same for the keyword arguments.
+
+    Raises:
+        NodeNotFoundError: where there is no tensor.
+    """
+    given = [((("item", 0), ("item", index)), part) for index, part in enumerate(args)]
+    named = [((("item", 1), ("item", name)), part) for name, part in kwargs.items()]
+    chosen: Steps | None = next((path for path, part in given if isinstance(part, _TENSORS)), None)
+    if steps:
+        chosen = (("item", 0 if isinstance(steps[0][1], int) else 1), *steps)
+    if chosen is not None and has((args, kwargs), chosen) and _holds_tensors(follow((args, kwargs), chosen)):
+        return chosen
+    base = query[: len(query) - len(spell(steps))]
+    near = [f"{base}{spell(path[1:])}" for path, part in (*given, *named) if _holds_tensors(part)]
+    hint = f"Ask for {' or '.join(map(repr, near[:4]))}." if near else "It was called without any."
+    what = "an argument that holds a tensor there" if steps else "a positional argument that is a tensor"
+    raise NodeNotFoundError(f"{query!r}: the module was not called with {what}. {hint}")
+
+
+_TENSORS = (torch.Tensor, TensorMeta)
+
+
+def _holds_tensors(value: Any) -> bool:
+    return any(isinstance(part, _TENSORS) for _, part in walk(value))
 
 
 def _origin_of_call(recording: Recording, module_call: ModuleCall, steps: Steps) -> Origin:

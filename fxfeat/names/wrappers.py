@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fxfeat.isolation.unwrap import Alone
 
-_PARTS = ("_orig_mod", "module")
+WRAPPING = ("_orig_mod", "module")
 _HOLD_A_MODULE = (Alone, nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
@@ -30,10 +30,26 @@ def spell_out(root: nn.Module, query: str) -> str:
             path.append(str(inner))
             module = module.get_submodule(str(inner))
         child = getattr(module, part, None)
-        if isinstance(child, nn.Module) or part not in _PARTS:
+        if isinstance(child, nn.Module) or part not in WRAPPING:
             path.append(part)
             module = child if isinstance(child, nn.Module) else None
     return ".".join(path) + rest
+
+
+def leave_out(root: nn.Module, path: str) -> str:
+    """Take the parts of wrappers out of a path.
+
+    >>> leave_out(nn.Sequential(nn.DataParallel(nn.Sequential(nn.ReLU()))), "0.module.0")
+    '0.0'
+    """
+    kept: list[str] = []
+    module: nn.Module | None = root
+    for part in path.split("."):
+        if module is None or _wrapped_part(module) != part:
+            kept.append(part)
+        child = getattr(module, part, None)
+        module = child if isinstance(child, nn.Module) else None
+    return ".".join(kept)
 
 
 def _wrapped_part(module: nn.Module) -> str | None:

@@ -28,7 +28,27 @@ def enter(recording: Recording, feature: Feature) -> tuple[Feature, set[int]]:
         produced_at = max(produced_at, recording.module_calls[returning_call].stop)
     if feature.module_call is not None and not nodes:
         inside |= set(ancestors(recording.module_calls, feature.module_call))
+    if feature.given_to is not None:
+        inside |= _around_input(recording, feature, feature.given_to)
+    if feature.listed:
+        inside |= calls_of_holders(recording, feature)
     return dataclasses.replace(feature, produced_at=produced_at), inside
+
+
+def _around_input(recording: Recording, feature: Feature, index: int) -> set[int]:
+    """List the calls whose code makes what a module is called with, itself among them if its hooks do."""
+    is_made_by_hooks = feature.produced_at > recording.module_calls[index].start
+    return set(_chain(recording, index) if is_made_by_hooks else ancestors(recording.module_calls, index))
+
+
+def calls_of_holders(recording: Recording, feature: Feature) -> set[int]:
+    """List the calls of modules that hold the one which is listed: each may call it, and go by anything in that."""
+    assert feature.origin is not None
+    module = recording.root.get_submodule(str(feature.origin.path))
+    holding = {
+        id(outer) for outer in recording.root.modules() if outer is not module and module in set(outer.modules())
+    }
+    return {call.index for call in recording.module_calls if call.module in holding}
 
 
 def returns(module_call: ModuleCall, node: fx.Node) -> bool:

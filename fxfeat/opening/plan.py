@@ -99,7 +99,17 @@ def happens_in_time(
     if step.position < plan.end or (isinstance(step, Unsupported) and step.acts_on in plan.needed):
         return True
     around = {step.module_call, *ancestors(recording.module_calls, step.module_call)}
-    return any(feature.module_call in around and step.position <= feature.produced_at for feature in plan.features)
+    if any(feature.module_call in around and step.position <= feature.produced_at for feature in plan.features):
+        return True
+    return any(_decides_on_call(recording, feature, step.module_call, step.position) for feature in plan.features)
+
+
+def _decides_on_call(recording: Recording, feature: Feature, module_call: int, position: int) -> bool:
+    """Say whether a step may decide that a module is called with a feature, or how often a module is called."""
+    if feature.listed or (feature.tap is not None and feature.tap.every):
+        return True
+    is_before = feature.given_to is not None and position <= feature.produced_at
+    return is_before and module_call in ancestors(recording.module_calls, feature.given_to or 0)
 
 
 def is_settled_by_hooks(recording: Recording, plan: Plan, step: Guard | Unsupported) -> bool:

@@ -15,7 +15,7 @@ from fxfeat.ir.guard import Guard
 from fxfeat.ir.module_call import ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.opening.features_inside import enter
+from fxfeat.opening.features_inside import calls_of_holders, enter
 from fxfeat.opening.plain_results import find_deciding
 from fxfeat.opening.plan import (
     Plan,
@@ -27,7 +27,7 @@ from fxfeat.opening.plan import (
 )
 from fxfeat.opening.reach import find_replacing, find_unreachable, find_updating
 from fxfeat.opening.refuse import refuse
-from fxfeat.opening.seal import Sealed, seal, tap_inside
+from fxfeat.opening.seal import Sealed, join_listed, seal, tap_inside
 from fxfeat.opening.unseen_inputs import find_implicit_inputs
 
 
@@ -37,7 +37,7 @@ def plan_openings(draft: Draft) -> Plan:
     sealed = seal(recording, dict(draft.tapped))
     opened = {index for index in _opened_at_first(draft) if sealed.around(recording, index) is None}
     features: tuple[Feature, ...] = ()
-    for feature in draft.features:
+    for feature in join_listed(recording, sealed, draft.features):
         placed, inside = _place(recording, sealed, feature)
         features += (placed,)
         opened |= inside
@@ -61,6 +61,9 @@ def _opened_at_first(draft: Draft) -> set[int]:
 def _place(recording: Recording, sealed: Sealed, feature: Feature) -> tuple[Feature, set[int]]:
     """Say where a feature is had, and which modules are opened for it: no sealed one, out of which it is copied."""
     moved, inside = enter(recording, feature)
+    if feature.tap is not None:
+        outside = {index for index in calls_of_holders(recording, feature) if sealed.around(recording, index) is None}
+        return feature, outside | set(ancestors(recording.module_calls, feature.whole or 0))
     if all(sealed.around(recording, index) is None for index in inside):
         return moved, inside
     tapped = tap_inside(recording, sealed, feature)

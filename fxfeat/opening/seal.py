@@ -17,6 +17,7 @@ from fxfeat.ir.recording import Recording
 from fxfeat.ir.tap import Tap
 from fxfeat.ir.tree import follow, map_nodes, nodes_in
 from fxfeat.names.query import parse_query
+from fxfeat.opening.features_inside import calls_of_holders
 
 FUNCTION_MODES = "the function modes that are on"
 """What is said to change where a model enters function modes of its own."""
@@ -82,14 +83,67 @@ def tap_inside(recording: Recording, sealed: Sealed, feature: Feature) -> Featur
     return dataclasses.replace(feature, tap=tap, whole=home, produced_at=produced_at)
 
 
+def join_listed(recording: Recording, sealed: Sealed, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    """Put one feature, that is copied at each call, in the place of each list whose module sealed code may call.
+
+    Raises:
+        TraceError: where more than one piece of code may call it: what is around them must be sealed.
+    """
+    joined: list[Feature] = []
+    for feature in features:
+        home = _home_of_list(recording, sealed, features, feature) if feature.listed else None
+        if home is None:
+            joined.append(feature)
+        elif all(other.keys != feature.keys for other in joined):
+            joined.append(tap_every(recording, [one for one in features if one.keys == feature.keys], home))
+    return tuple(joined)
+
+
+def _home_of_list(recording: Recording, sealed: Sealed, features: tuple[Feature, ...], feature: Feature) -> int | None:
+    around = {index: sealed.around(recording, index) for index in calls_of_holders(recording, feature)}
+    homes = [home for home in dict.fromkeys(around.values()) if home is not None]
+    if not homes:
+        return None
+    parts = [one for one in features if one.keys == feature.keys]
+    callers = {recording.module_calls[_call_of(one)].parent for one in parts}
+    if len(homes) > 1 or any(around.get(caller) != homes[0] for caller in callers if caller is not None):
+        raise sealed.refuse(homes[0])
+    return homes[0]
+
+
+def _call_of(feature: Feature) -> int:
+    return feature.given_to if feature.given_to is not None else feature.module_call or 0
+
+
+def tap_every(recording: Recording, parts: list[Feature], home: int) -> Feature:
+    """Join the values of all calls of a module to one feature, a list that is copied while the module of a call runs.
+
+    Raises:
+        TraceError: where they cannot be copied.
+    """
+    tap, origin = tap_of(recording, parts[0], home), parts[0].origin
+    if tap is None or origin is None:
+        raise TraceError(f"{parts[0].name!r} cannot be copied out of a running model. Ask for its calls one by one.")
+    return dataclasses.replace(
+        parts[0],
+        value=[measured(part) for part in parts],
+        steps=(),
+        produced_at=min(max(part.produced_at for part in parts), recording.module_calls[home].stop),
+        origin=dataclasses.replace(origin, every=True),
+        tap=dataclasses.replace(tap, call=None, every=True),
+        whole=home,
+        listed=False,
+    )
+
+
 def _homes(recording: Recording, sealed: Sealed, feature: Feature) -> set[int | None]:
     """List the sealed calls that the parts of a feature lie inside; None for a part that lies in none.
 
     What a module returns lies inside the calls around it.
     """
-    if feature.module_call is None:
+    if feature.module_call is None and feature.given_to is None:
         return {sealed.around(recording, meta_of(node).module_call) for node in nodes_in(feature.value)}
-    parent = recording.module_calls[feature.module_call].parent
+    parent = recording.module_calls[feature.module_call or feature.given_to or 0].parent
     inside = None if parent is None else sealed.around(recording, parent)
     if inside is not None:
         return {inside}
@@ -130,7 +184,7 @@ def tap_of(recording: Recording, feature: Feature, home: int) -> Tap | None:
         total = _count_calls(recording, call, place.function)
         return Tap(feature.name, path, number, place.steps, place.function, place.number, total)
     is_last = len(calls) > 1 and number == len(calls) - 1 and _means_last(recording, feature, call)
-    return Tap(feature.name, path, None if is_last else number, origin.steps)
+    return Tap(feature.name, path, None if is_last else number, origin.steps, is_input=origin.is_input)
 
 
 def check_hookable(whole: nn.Module, path: str, name: str, inside: bool) -> None:
@@ -177,7 +231,7 @@ def _means_last(recording: Recording, feature: Feature, call: ModuleCall) -> boo
         parsed = parse_query(feature.name)
     except FxfeatError:
         return False
-    is_bare = feature.module_call is not None and parsed.call is None
+    is_bare = (feature.module_call or feature.given_to) is not None and parsed.call is None and not parsed.every
     return is_bare and id(modules.get(parsed.name)) == call.module
 
 

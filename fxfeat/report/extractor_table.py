@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fxfeat.codegen.extractor import FeatureExtractor
-from fxfeat.errors import TraceError
+from fxfeat.errors import FxfeatError
 from fxfeat.ir.emission import DimStatus, Emission, Row
 from fxfeat.ir.tree import spell
 from fxfeat.report.spelled_shapes import spell_dtype, spell_shape
@@ -38,7 +38,7 @@ def render_extractor(extractor: FeatureExtractor) -> RenderableType:
     """
     title = Text(f"FeatureExtractor of {extractor.original}, {_mode(extractor)} mode", style="bold")
     emission = _find_emission(extractor)
-    if isinstance(emission, TraceError):
+    if isinstance(emission, FxfeatError):
         return Group(title, Text(str(emission)))
     checks = [Text(f"  {check}") for check in extractor.guards[:_MOST_CHECKS]]
     parts: list[RenderableType] = [
@@ -54,15 +54,15 @@ def render_extractor(extractor: FeatureExtractor) -> RenderableType:
 def describe_extractor(extractor: FeatureExtractor) -> list[str]:
     """Say in short lines what an extractor returns, opened and keeps."""
     emission = _find_emission(extractor)
-    if isinstance(emission, TraceError):
+    if isinstance(emission, FxfeatError):
         return [f"no {_mode(extractor)} mode: {emission}"]
     return [*map(_describe_row, extractor.rows), *_list_tapped(extractor), *_summarize(extractor)]
 
 
-def _find_emission(extractor: FeatureExtractor) -> Emission | TraceError:
+def _find_emission(extractor: FeatureExtractor) -> Emission | FxfeatError:
     try:
         return extractor.emission
-    except TraceError as error:
+    except FxfeatError as error:
         return error
 
 

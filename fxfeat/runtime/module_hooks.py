@@ -1,8 +1,9 @@
-"""Copy what modules return, by hooks that stand only while a tapped run is under way."""
+"""Copy what modules return, or are called with, by hooks that stand only while a tapped run is under way."""
 
 from __future__ import annotations
 
 import threading
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ REGISTERING = threading.Lock()
 
 @contextmanager
 def copying_results(run: TappedRun, wanted: Mapping[nn.Module, Sequence[Tap]]) -> Iterator[None]:
-    """Copy what some modules return, as the last of their hooks.
+    """Copy what some modules return or are called with, as the last of their hooks.
 
     A hook changes what a module computes where torch asks for hooks: it turns off the fast path of
     ``nn.TransformerEncoderLayer`` around it, as a hook of the user's would.
@@ -35,11 +36,16 @@ def copying_results(run: TappedRun, wanted: Mapping[nn.Module, Sequence[Tap]]) -
                 enter, leave = _hooks_of(run, {module: taps})
                 _put_on(undo, module.register_forward_pre_hook, enter, prepend=True)
                 _put_on(undo, module.register_forward_hook, leave)
+                if any(tap.is_input for tap in taps):
+                    _put_on(undo, module.register_forward_pre_hook, _looks_at_arguments(run, taps), with_kwargs=True)
         if scripted:
             # It takes no hooks of its own, and shows in those on every module.
             enter, leave = _hooks_of(run, scripted)
             _put_on(undo, register_module_forward_pre_hook, enter)
             _put_on(undo, register_module_forward_hook, leave)
+            for module, taps in scripted.items():
+                if any(tap.is_input for tap in taps):
+                    _put_on(undo, register_module_forward_pre_hook, _looks_at_arguments(run, taps, module))
         yield
 
 
@@ -58,7 +64,27 @@ def _hooks_of(run: TappedRun, wanted: Mapping[nn.Module, Sequence[Tap]]) -> tupl
             return
         number = run.leave(module)
         for tap in wanted[module]:
-            if tap.call is None or tap.call == number:
-                run.copy(tap, result)
+            if not tap.is_input:
+                _copy(run, tap, result, number)
 
     return enter, leave
+
+
+def _looks_at_arguments(run: TappedRun, taps: Sequence[Tap], only: nn.Module | None = None) -> Any:
+    """Return a hook that copies what a module is called with, of a call that has been entered."""
+
+    def look(module: nn.Module, args: Any, kwargs: Any = types.MappingProxyType({})) -> None:
+        if (only is not None and module is not only) or not run.is_ours():
+            return
+        for tap in taps:
+            if tap.is_input:
+                _copy(run, tap, (args, kwargs), run.under_way[-1][1])
+
+    return look
+
+
+def _copy(run: TappedRun, tap: Tap, value: Any, number: int) -> None:
+    if tap.every:
+        run.copy_listed(tap, value, number)
+    elif tap.call in (None, number):
+        run.copy(tap, value)

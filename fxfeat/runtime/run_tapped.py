@@ -115,7 +115,7 @@ def _run(module: nn.Module, run: TappedRun, args: Any, kwargs: Any) -> Any:
 
 
 def _is_own_result(tap: Tap) -> bool:
-    return not tap.path and not tap.function and tap.call in (0, None)
+    return not tap.path and not tap.function and tap.call in (0, None) and not tap.is_input and not tap.every
 
 
 def _by_module(module: nn.Module, taps: list[Tap]) -> dict[nn.Module, list[Tap]]:
@@ -157,7 +157,8 @@ def explain_missing(module: nn.Module, run: TappedRun, tap: Tap) -> str:
         return f"{tap.name!r} was not computed: the code of {where} went another way with this input. {again}."
     times = "did not run" if not count else "ran once" if count == 1 else f"ran {count} times"
     if count and (tap.call is None or count > tap.call):
-        return f"{tap.name!r} was not computed: {where} returned something of another structure. {again}."
+        did = "was called with" if tap.is_input else "returned"
+        return f"{tap.name!r} was not computed: {where} {did} something of another structure. {again}."
     near = f", or ask for '{path}@{count - 1}'" if count else ""
     return f"{tap.name!r} was not computed: {where} {times} with this input. {again}{near}."
 

@@ -69,6 +69,7 @@ class TappedRun:
         self.call = call
         self._frame: types.FrameType | None = frame
         self.values: dict[str, Any] = {}
+        self.lists: dict[str, dict[int, Any]] = {tap.name: {} for tap in call.taps if tap.every}
         self.calls: Counter[nn.Module] = Counter()
         self.under_way: list[tuple[nn.Module, int]] = []
         self.fused: list[str] = []
@@ -93,6 +94,11 @@ class TappedRun:
             if ended is module:
                 return number
         return self.calls[module] - 1
+
+    def copy_listed(self, tap: Tap, value: Any, number: int) -> None:
+        """Keep a copy of a value for call ``number`` of a module, where the steps of a tap lead somewhere in it."""
+        if has(value, tap.steps):
+            self.lists[tap.name][number] = clone_all(follow(value, tap.steps))
 
     def copy(self, tap: Tap, value: Any) -> None:
         """Keep a copy of a value, where the steps of a tap lead somewhere in it.
@@ -120,8 +126,10 @@ class TappedRun:
             raise LastValueSeen(self)
 
     def end(self) -> None:
-        """Let go of the frame that began the run."""
+        """Let go of the frame that began the run, and put each list in the order of the calls."""
         self._frame = None
+        for name, values in self.lists.items():
+            self.values[name] = [values[number] for number in sorted(values)]
 
     def is_complete(self) -> bool:
         """Say whether every value has been seen."""

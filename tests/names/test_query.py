@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -195,7 +198,7 @@ def test_a_call_too_many():
 
 
 def test_no_number_after_the_at():
-    expected = "'b@last': after '@' comes the number of the call, from 0, as in 'b@0'."
+    expected = "'b@last': after '@' comes the number of the call, from 0, as in 'b@0', or a star for all calls."
     assert error_of(CalledThrice(), ["b@last"]) == expected
 
 
@@ -213,8 +216,21 @@ def test_a_module_that_does_not_run():
 
 def test_a_name_of_train_mode_only():
     for training in (True, False):
-        message = error_of(TrainOnly().train(training), ["linear", "aux"])
-        assert message.startswith("'aux' is a module of TrainOnly, but its forward does not run in eval mode.")
+        model = TrainOnly().train(training)
+        extractor = fxfeat.create_feature_extractor(model, ["linear", "aux"], example_inputs=X)
+        assert list(extractor.train()(X)) == ["linear", "aux"]
+        assert "does not run in eval mode" in repr(extractor.eval())
+        for lacks in (extractor, pickle.loads(pickle.dumps(extractor)), copy.deepcopy(extractor)):
+            with pytest.raises(NodeNotFoundError) as caught:
+                lacks(X)
+            message = "'aux' is a module of TrainOnly, but its forward does not run in eval mode."
+            assert str(caught.value).startswith(message)
+
+
+def test_a_name_that_both_modes_lack():
+    for training, mode in ((True, "train"), (False, "eval")):
+        message = error_of(TrainOnly().train(training), ["linear", "auxiliary"])
+        assert message.startswith(f"TrainOnly has no node or module 'auxiliary' in {mode} mode.")
 
 
 def test_a_request_for_each_mode():

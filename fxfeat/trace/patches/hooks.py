@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from fxfeat.ir.node_meta import Look, amend, meta_of
 from fxfeat.ir.source_lines import names_in
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.trace.builder.nodes import nodes_from, uncounted
-from fxfeat.trace.builder.operands import add_call, to_write
+from fxfeat.trace.builder.operands import add_call, to_write, write_arguments
 from fxfeat.trace.builder.spelling import named
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.unsupported import refuse
@@ -68,11 +68,18 @@ def run_with_hooks(trace: Trace, path: str, module: nn.Module, args: tuple[Any, 
             args, kwargs = changed
         elif changed is not None:
             args = changed if isinstance(changed, tuple) else (changed,)
+    if hooks_before(module):
+        _note_arguments(trace, args, kwargs)
     result = module.forward(*args, **kwargs)
     for hook in hooks_after(module):
         changed = _run(trace, path, hook, module, args, kwargs, (result,))
         result = result if changed is None else changed
     return result
+
+
+def _note_arguments(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    calls, after_hooks = trace.calls.module_calls, (*write_arguments(trace, args, kwargs), trace.numbering.position)
+    calls[trace.calls.owner] = replace(calls[trace.calls.owner], after_hooks=after_hooks)
 
 
 def _run(

@@ -239,8 +239,9 @@ def _close(calls: ModuleCalls, module_call: ModuleCall, result: Any) -> None:
         described = hide_modules(to_write(trace, result))
         nodes = tuple((steps, node_of(trace, tensor)) for steps, tensor in tensors(result))
         nodes += tuple((steps, part.node) for steps, part in walk(result) if isinstance(part, numbers.RECORDED))
+    noted = trace.calls.module_calls[module_call.index]
     trace.calls.module_calls[module_call.index] = dataclasses.replace(
-        module_call, stop=trace.numbering.position, result=described, result_nodes=nodes
+        noted, stop=trace.numbering.position, result=described, result_nodes=nodes
     )
     if not module_call.leaf and not isinstance(result, torch.Tensor):
         _tie_objects(trace, result, module_call.index)
