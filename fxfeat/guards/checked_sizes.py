@@ -66,5 +66,7 @@ def _dimension(tensor: Any, dimension: Any) -> Place | None:
 
 def _at(value: Any, steps: Steps) -> Any:
     for _, key in steps:
+        if not isinstance(value, (tuple, list, dict)):
+            return None  # a row of a tensor, say
         value = value[key]
     return value

@@ -10,6 +10,7 @@ import types
 
 from fxfeat.ir.source_lines import is_torch
 
+_LETTING_PASS = ("torch", "contextlib", "fxfeat")
 _SETUPS = ("SETUP_FINALLY", "SETUP_WITH", "SETUP_ASYNC_WITH")
 
 
@@ -98,7 +99,7 @@ def _names_by_line(code: types.CodeType) -> tuple[tuple[int, str], ...]:
 @functools.lru_cache(maxsize=4096)
 def _swallows(kind: type) -> bool:
     leave = getattr(kind, "__exit__", None)
-    if not isinstance(leave, types.FunctionType) or leave.__module__.partition(".")[0] in ("torch", "contextlib"):
+    if not isinstance(leave, types.FunctionType) or leave.__module__.partition(".")[0] in _LETTING_PASS:
         return False
     steps = list(dis.get_instructions(leave))
     returned = [before for before, step in itertools.pairwise(steps) if step.opname == "RETURN_VALUE"]

@@ -175,12 +175,21 @@ def error_of(model, example, other):
     return str(raised.value)
 
 
+class FixedWidthAndAsks(FixedWidth):
+    def forward(self, x):
+        return super().forward(x) * x.shape[2]
+
+
 def test_a_size_at_which_the_model_does_not_run_is_not_said_to_run_other_code():
-    assert error_of(FixedWidth(), torch.rand(1, 1, 20, 16), torch.rand(1, 1, 20, 1)) == (
+    assert error_of(FixedWidthAndAsks(), torch.rand(1, 1, 20, 16), torch.rand(1, 1, 20, 1)) == (
         "This input takes another path than the recorded one: at x.shape[3]: `others of x.shape[3] were not found to "
         "run` the recording saw 16, this input gives 1. Create the extractor again with example_inputs= like this "
         "input."
     )
+
+
+def test_code_that_asks_for_no_size_runs_wherever_the_model_does():
+    assert_equals_eager(FixedWidth(), ["output"], torch.rand(1, 1, 20, 16), torch.rand(1, 1, 20, 1))
 
 
 def test_a_size_at_which_other_code_runs():

@@ -70,11 +70,12 @@ def is_rank(trace: Trace, node: fx.Node) -> bool:
 
 def _guard_ranks(trace: Trace) -> None:
     """Check how many dimensions the inputs have, once."""
-    unranked, (where, _) = trace.decisions.unranked, model_line()
+    unranked, (where, source) = trace.decisions.unranked, model_line()
     for tensor in unranked:
         rank, given = tensor.dim(), node_of(trace, tensor)
         node = add_node(trace, "call_method", "dim", (given,), value=rank, counted=False)
-        guard(trace, node, rank, where, f"{given.name}.dim()")
+        # The same text for every input, since two that are one tensor are checked once.
+        guard(trace, node, rank, where, f"assert input.dim() == {rank}" if is_assertion(source) else "input.dim()")
     unranked.clear()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import is_grad_enabled, is_inference_mode_enabled
+from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from fxfeat.ir.node_meta import TensorMeta, measure
@@ -47,7 +47,7 @@ def key_of_call(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict
     parts = leaves_of((args, kwargs))
     if not all(_is_plain(part) for part in parts):
         return None
-    return (function, _form((args, kwargs)), is_grad_enabled(), torch.get_default_dtype())
+    return (function, _form((args, kwargs)), is_grad_enabled(), get_default_dtype())
 
 
 def _form(value: Any) -> Any:

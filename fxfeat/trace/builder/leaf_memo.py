@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import is_grad_enabled, is_inference_mode_enabled, nn
+from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import increment_version
 
@@ -84,7 +84,7 @@ def key_of(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> Key | Non
         return None
     given = (len(args), tuple(kwargs), literals, tuple(map(measure, fakes)), _repeats(fakes))
     state = tuple((name, measure(fake_of(trace, tensor))) for name, tensor in _state_of(module))
-    return (type(module), module.training, configuration, state, given, is_grad_enabled(), torch.get_default_dtype())
+    return (type(module), module.training, configuration, state, given, is_grad_enabled(), get_default_dtype())
 
 
 def _repeats(tensors: list[torch.Tensor]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,7 +36,7 @@ def asking(trace: Trace) -> Iterator[Replacement]:
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any) -> Any:
-            if is_torch(sys._getframe(1)) or not trace.calls.live_here:
+            if is_torch(_asking_frame()) or not trace.calls.live_here:
                 return function(*args)
             if function.__name__ == "is_grad_enabled":
                 return decide_enabled(trace)
@@ -47,6 +48,14 @@ def asking(trace: Trace) -> Iterator[Replacement]:
         yield home, name, guarded(getattr(home, name))
     yield _Flag, "__get__", _reading_flags(trace)
     yield _Products, "__getattr__", _reading_products(trace)
+
+
+def _asking_frame() -> types.FrameType:
+    """Return the frame that asks, behind fxfeat's own: another patch may stand in between."""
+    frame = sys._getframe(2)
+    while str(frame.f_globals.get("__name__")).startswith("fxfeat.") and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _reading_flags(trace: Trace) -> Callable[..., Any]:
