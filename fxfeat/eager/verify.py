@@ -138,6 +138,8 @@ def _compare_on(model: nn.Module, extractor: FeatureExtractor, example: Example)
             restore_random(random)
 
         given, named = copy_tensors((example.args, example.kwargs))
+        if purity is None and training is not None:
+            model.train(training)  # the extractor asks for the modes that its code was written in
         with lend(extractor, before, observation):
             actual = extractor.by_key(extractor(*given, **named))
         start_over()

@@ -44,6 +44,7 @@ class ModuleCall:
     opened, ``entered`` that it was entered all the same, and ``mutated`` that its result is an object which later code
     changes. ``after_hooks`` are the arguments as the hooks before ``forward`` left them, and the position then, if it
     has such hooks.
+    ``reached`` is the path that the code took, where ``path`` is the first of several attributes of one module.
     """
 
     index: int
@@ -61,6 +62,7 @@ class ModuleCall:
     entered: bool = False
     mutated: bool = False
     contexts: tuple[Context, ...] = ()
+    reached: str = ""
     after_hooks: tuple[Any, Any, int] | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from torch import nn
+from torch import fx, nn
 
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.ir.node_meta import meta_of
@@ -104,9 +104,14 @@ def _layer_changes(flows: dict[bool, Flow]) -> dict[str, Change]:
 def _calls_of_changed(flow: Flow) -> Iterator[tuple[str, Change | None]]:
     """Yield each call of a layer that changes: the path it is called by, and its change, if this call has one."""
     changes = {change.node: change for change in flow.changes if change.node.op == "call_module"}
-    paths = {str(node.target) for node in changes}
-    calls = (node for node in flow.recording.nodes if node.op == "call_module" and str(node.target) in paths)
-    yield from ((str(node.target), changes.get(node)) for node in calls)
+    paths = {_reached(flow, node) for node in changes}
+    calls = (node for node in flow.recording.nodes if node.op == "call_module" and _reached(flow, node) in paths)
+    yield from ((_reached(flow, node), changes.get(node)) for node in calls)
+
+
+def _reached(flow: Flow, node: fx.Node) -> str:
+    """Return the path by which the model's code reached the layer that it calls."""
+    return flow.recording.module_calls[meta_of(node).module_call].reached
 
 
 def _code_changes(flows: dict[bool, Flow]) -> dict[str, dict[bool, Run]]:
@@ -129,7 +134,7 @@ def _code_changes(flows: dict[bool, Flow]) -> dict[str, dict[bool, Run]]:
 def _calling_paths(flow: Flow) -> set[str]:
     """List the paths of the modules whose own code calls functions that are to change."""
     nodes = (change.node for change in flow.changes if change.node.op != "call_module")
-    return {flow.recording.module_calls[meta_of(node).module_call].path for node in nodes}
+    return {flow.recording.module_calls[meta_of(node).module_call].reached for node in nodes}
 
 
 def _first_run(flow: Flow, path: str) -> Run:
@@ -142,7 +147,7 @@ def _first_run(flow: Flow, path: str) -> Run:
 def _runs(flow: Flow, path: str) -> Iterator[Run]:
     planned = {change.node: change for change in flow.changes}
     for module_call in flow.recording.module_calls:
-        if module_call.path == path:
+        if module_call.reached == path:
             sites = call_sites(flow.recording, module_call.index)
             changes = {index: planned[node] for index, node in enumerate(sites) if node in planned}
             yield Run(flow, module_call, changes, len(sites))

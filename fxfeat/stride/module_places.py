@@ -19,7 +19,7 @@ class Places:
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
             self.modules[path] = id(module)
-        self.called = {call.path for flow in flows.values() for call in flow.recording.module_calls}
+        self.called = {call.reached for flow in flows.values() for call in flow.recording.module_calls}
 
     def same_as(self, path: str, alike: Container[str]) -> list[str]:
         """List the paths of the module at a path, or that one alone if it is called otherwise by another.

@@ -44,6 +44,8 @@ class ModuleCalls:
     """What it takes to see calls of modules: how often each path was called, and how each call reached a module last.
 
     Code may read a module, and call others that have it, too, before it calls it.
+
+    ``taken`` is the path by which a module is being called, where it has several.
     """
 
     trace: Trace
@@ -52,6 +54,7 @@ class ModuleCalls:
     draws: PythonDraws
     counts: Counter[str] = field(default_factory=Counter)
     reached: dict[tuple[int, int], str] = field(default_factory=dict)
+    taken: dict[int, str] = field(default_factory=dict)
 
 
 def calling_modules(calls: ModuleCalls) -> Callable[..., Any]:
@@ -114,6 +117,7 @@ def _path_of(calls: ModuleCalls, module: nn.Module) -> str:
     if len(paths) == 1 or not stack.opened:
         return paths[0]
     if reached in paths:
+        calls.taken[id(module)] = str(reached)
         # Two attributes of one module are one name.
         return next(path for path in paths if path.rpartition(".")[0] == str(reached).rpartition(".")[0])
     caller = stack.module_calls[stack.owner].path
@@ -228,6 +232,7 @@ def _describe_call(calls: ModuleCalls, path: str, module: nn.Module, args: Any, 
         leaf=leaf,
         entered=bool(path) and not leaf and calls.leaves.is_leaf_kind(module),
         contexts=contexts_in_force(trace),
+        reached=calls.taken.pop(id(module), path),
     )
 
 
