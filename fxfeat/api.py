@@ -19,6 +19,7 @@ from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission, ModeVariants, Source, list_tapped
 from fxfeat.ir.engine import Engine
 from fxfeat.ir.recording import Recording
+from fxfeat.isolation.own_modes import find_unlike
 from fxfeat.names.record_named import record_named, select_features
 from fxfeat.names.request import read_request
 from fxfeat.names.table import name_nodes
@@ -152,7 +153,10 @@ def _emit_modes(setup: Setup, requests: dict[bool, dict[str, str]], flatten: boo
 
 
 def _is_mixed(model: nn.Module) -> bool:
-    return any(module.training != model.training for module in model.modules())
+    """Say whether modules are in other modes than the model's own ``train`` or ``eval`` puts them in."""
+    unlike = find_unlike(model).get("train()" if model.training else "eval()", ())
+    modules = model.named_modules(remove_duplicate=False)
+    return any((module.training != model.training) != (path in unlike) for path, module in modules)
 
 
 def emit_request(

@@ -13,11 +13,13 @@ from torch import fx, nn
 
 from fxfeat.codegen.containers import plant, refuse_written_out
 from fxfeat.codegen.opened_state import OpenedState, close_opened, take_form
+from fxfeat.codegen.own_modes_followed import OwnModes, list_parts, read_own_modes
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
 from fxfeat.ir.emission import Check, DimStatus, Emission, ModeVariants, Row, Source, UsedState, list_tapped
 from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tap import TappedCall, TappedModule
+from fxfeat.isolation.own_modes import Setting
 from fxfeat.runtime.check import check, leaves_fast_path
 from fxfeat.runtime.run_tapped import run_tapped
 
@@ -48,6 +50,7 @@ class FeatureExtractor(Shown, nn.Module):
     parameters_before: int
     originals: Originals
     opened_state: OpenedState
+    own_modes: OwnModes
 
     def __init__(self, forms: ModeVariants, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -66,10 +69,11 @@ class FeatureExtractor(Shown, nn.Module):
         self.originals = Originals({call.path: model.get_submodule(call.path) for call in calls})
         plant_tapped(self, model, used_state, calls)
         self.training = model.training
+        self.own_modes = read_own_modes(model, self)
         self.opened_state = OpenedState(
             {
-                name: take_form(model, form, training)
-                for name, form, training in _named_forms(forms)
+                name: take_form(model, form, self.own_modes, setting)
+                for name, form, setting in _named_forms(forms)
                 if isinstance(form, Emission)
             }
         )
@@ -137,11 +141,20 @@ class FeatureExtractor(Shown, nn.Module):
         return describe(self)
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Set the mode of every module."""
+        """Set the mode of every module, as the model's own ``train`` does."""
+        return self._set_modes("train()" if mode else "train(False)")
+
+    def eval(self) -> FeatureExtractor:
+        """Set the mode of every module, as the model's own ``eval`` does."""
+        return self._set_modes("eval()")
+
+    def _set_modes(self, setting: Setting) -> FeatureExtractor:
         self.is_mixed = False
-        super().train(mode)
+        training = setting == "train()"
+        super().train(training)
         for module in self.originals.modules.values():
-            module.train(mode)
+            module.train(training)
+        self.own_modes.follow(list_parts(self, self.originals.modules), self, setting)
         self.opened_state.note_modes()
         return self
 
@@ -158,6 +171,7 @@ RESERVED = frozenset(dir(FeatureExtractor)) | {
     "tracer_kwargs",
     "originals",
     "opened_state",
+    "own_modes",
 }
 """Attributes that an extractor has of its own, whatever children the model has."""
 
@@ -222,8 +236,8 @@ def compile_source(source: Source) -> Callable[..., Any]:
     return method
 
 
-def _named_forms(forms: ModeVariants) -> tuple[tuple[str, Any, bool | None], ...]:
-    return ("train", forms.train, True), ("eval", forms.eval, False), ("mixed", forms.mixed, None)
+def _named_forms(forms: ModeVariants) -> tuple[tuple[str, Any, Setting | None], ...]:
+    return ("train", forms.train, "train()"), ("eval", forms.eval, "eval()"), ("mixed", forms.mixed, None)
 
 
 def _without_graphs(forms: ModeVariants) -> ModeVariants:

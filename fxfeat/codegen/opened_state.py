@@ -14,9 +14,11 @@ from typing import Any
 from torch import nn
 
 from fxfeat.codegen.containers import Opened
+from fxfeat.codegen.own_modes_followed import OwnModes
 from fxfeat.errors import GuardError
 from fxfeat.ir.emission import Emission
 from fxfeat.ir.guard import Reading
+from fxfeat.isolation.own_modes import Setting
 from fxfeat.runtime.snapshot import NOTHING, is_portable, is_still, read, take
 
 _MODE = "training"
@@ -108,13 +110,14 @@ class OpenedState:
             mode.before = module.training if module is not None else mode.before
 
 
-def take_form(model: nn.Module, emission: Emission, training: bool | None) -> Form:
+def take_form(model: nn.Module, emission: Emission, modes: OwnModes, setting: Setting | None) -> Form:
     """Take down what the code of a form goes by, from the model that it was recorded on."""
     form: dict[Reading, Any] = {}
     for reading in sorted(emission.readings, key=lambda reading: (reading.path, reading.name)):
         module = model.get_submodule(reading.path)
-        is_mode = reading.name == _MODE and training is not None
-        form[reading] = training if is_mode else take(read(module, reading.name), reading.words)
+        is_mode = reading.name == _MODE and setting is not None
+        value = modes.is_training(reading.path, setting) if is_mode else read(module, reading.name)
+        form[reading] = take(value, reading.words)
     return form
 
 
