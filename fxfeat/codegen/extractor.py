@@ -21,7 +21,9 @@ from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.isolation.own_modes import Setting
 from fxfeat.runtime.check import check, leaves_fast_path
+from fxfeat.runtime.global_hooks import list_global_hooks
 from fxfeat.runtime.run_tapped import run_tapped
+from fxfeat.runtime.snapshot import take
 
 _serial = itertools.count()
 
@@ -75,7 +77,8 @@ class FeatureExtractor(Shown, nn.Module):
                 name: take_form(model, form, self.own_modes, setting)
                 for name, form, setting in _named_forms(forms)
                 if isinstance(form, Emission)
-            }
+            },
+            take(list_global_hooks()),
         )
         for name in self.opened_state.forms:
             self.opened_state.watch(self, model, name)
