@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from fxfeat.codegen.containers import plant, refuse_written_out
 from fxfeat.codegen.opened_state import OpenedState, close_opened, take_form
+from fxfeat.codegen.own_conversions import find_own_conversions, refuse_own_conversions
 from fxfeat.codegen.own_modes_followed import OwnModes, list_parts, read_own_modes
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
@@ -53,6 +54,7 @@ class FeatureExtractor(Shown, nn.Module):
     originals: Originals
     opened_state: OpenedState
     own_modes: OwnModes
+    converts: str
 
     def __init__(self, forms: ModeVariants, model: nn.Module, tracer_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -72,6 +74,7 @@ class FeatureExtractor(Shown, nn.Module):
         plant_tapped(self, model, used_state, calls)
         self.training = model.training
         self.own_modes = read_own_modes(model, self)
+        self.converts = find_own_conversions(model, self)
         self.opened_state = OpenedState(
             {
                 name: take_form(model, form, self.own_modes, setting)
@@ -161,6 +164,10 @@ class FeatureExtractor(Shown, nn.Module):
         self.opened_state.note_modes()
         return self
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> FeatureExtractor:
+        refuse_own_conversions(self, self.converts, fn)
+        return super()._apply(fn, recurse)
+
     def __reduce__(self) -> tuple[Any, ...]:
         state = {key: value for key, value in self.__dict__.items() if key != "forms"}
         return _restore, (_without_graphs(self.forms),), state
@@ -175,6 +182,7 @@ RESERVED = frozenset(dir(FeatureExtractor)) | {
     "originals",
     "opened_state",
     "own_modes",
+    "converts",
 }
 """Attributes that an extractor has of its own, whatever children the model has."""
 

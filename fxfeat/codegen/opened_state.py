@@ -122,8 +122,9 @@ def take_form(model: nn.Module, emission: Emission, modes: OwnModes, setting: Se
     form: dict[Reading, Any] = {}
     for reading in sorted(emission.readings, key=lambda reading: (reading.path, reading.name)):
         module = model.get_submodule(reading.path)
-        is_mode = reading.name == _MODE and setting is not None
-        value = modes.is_training(reading.path, setting) if is_mode else read(module, reading.name)
+        value = read(module, reading.name)
+        if reading.name == _MODE and setting is not None:
+            value = modes.is_training(reading.path, setting)
         form[reading] = take(value, reading.words)
     return form
 
