@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxfeat.codegen.containers import plant, refuse_written_out
 from fxfeat.codegen.opened_state import OpenedState, close_opened, take_form
 from fxfeat.codegen.own_conversions import find_own_conversions, refuse_own_conversions
+from fxfeat.codegen.own_loading import explain_loading, note_loading
 from fxfeat.codegen.own_modes_followed import OwnModes, list_parts, read_own_modes
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.errors import TraceError
@@ -68,6 +69,7 @@ class FeatureExtractor(Shown, nn.Module):
         for emission in emissions:
             used_state = used_state | emission.used_state
             constants.update(emission.constants)
+        note_loading(model, self)
         plant(self, model, used_state, constants)
         calls = [call for emission in emissions for call in emission.tapped]
         self.originals = Originals({call.path: model.get_submodule(call.path) for call in calls})
@@ -168,6 +170,11 @@ class FeatureExtractor(Shown, nn.Module):
         refuse_own_conversions(self, self.converts, fn)
         return super()._apply(fn, recurse)
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
+        errors = others[-1]
+        errors += explain_loading(self, state_dict, prefix, local_metadata)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
     def __reduce__(self) -> tuple[Any, ...]:
         state = {key: value for key, value in self.__dict__.items() if key != "forms"}
         return _restore, (_without_graphs(self.forms),), state
@@ -183,6 +190,7 @@ RESERVED = frozenset(dir(FeatureExtractor)) | {
     "opened_state",
     "own_modes",
     "converts",
+    "_changes_loaded",
 }
 """Attributes that an extractor has of its own, whatever children the model has."""
 
