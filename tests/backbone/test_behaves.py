@@ -158,7 +158,7 @@ class FrozenNorms(nn.Module):
 
 
 def test_modes_are_those_that_the_models_own_train_sets():
-    backbone = fxfeat.Backbone(FrozenNorms())
+    backbone = Backbone(FrozenNorms())
     for training in (True, False, True):
         backbone.train(training)
         assert backbone.training is training
