@@ -22,7 +22,7 @@ def _compares(x: torch.Tensor) -> None:
 
 
 def _compares_the_other_way(x: torch.Tensor) -> None:
-    assert 8 == x.shape[-2]
+    assert x.shape[-2] == 8
 
 
 def _unpacks(x: torch.Tensor) -> None:
