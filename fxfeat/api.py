@@ -21,6 +21,7 @@ from fxfeat.ir.emission import Emission, ModeVariants, ReturnType, Source, list_
 from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.recording import Recording
 from fxfeat.isolation.entry_points import FORWARD, entered_by
+from fxfeat.isolation.own_modes import find_unlike
 from fxfeat.names.record_named import record_named, select_features
 from fxfeat.names.replaced import read_replace
 from fxfeat.names.request import read_request
@@ -217,7 +218,10 @@ def _check_forms(current: Emission | FxfeatError, other: Emission | FxfeatError,
 
 
 def _is_mixed(model: nn.Module) -> bool:
-    return any(module.training != model.training for module in model.modules())
+    """Say whether modules are in other modes than the model's own ``train`` or ``eval`` puts them in."""
+    unlike = find_unlike(model).get("train()" if model.training else "eval()", ())
+    modules = model.named_modules(remove_duplicate=False)
+    return any((module.training != model.training) != (path in unlike) for path, module in modules)
 
 
 def emit_request(

@@ -86,9 +86,16 @@ class Backbone(nn.Module):
         return self.forward_head(self.forward_features(*args, **kwargs))
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the mode of every module."""
-        self._parts.root.training = mode
-        return super().train(mode)
+        """Set the mode of every module, as the model's own ``train`` does."""
+        self._parts.root.train(mode)
+        self.training = self._parts.root.training
+        return self
+
+    def eval(self) -> Backbone:
+        """Set the mode of every module, as the model's own ``eval`` does."""
+        self._parts.root.eval()
+        self.training = self._parts.root.training
+        return self
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fxfeat.codegen.globals import is_identifier
+from fxfeat.codegen.own_loading import explain_loading, note_loading
 from fxfeat.errors import GuardError
 from fxfeat.ir.emission import UsedState
 from fxfeat.ir.value_replacement import Replacement
@@ -18,13 +19,20 @@ from fxfeat.ir.value_replacement import Replacement
 class Opened(nn.Module):
     """What is left of a module whose code was written out: the children and tensors that the code still uses."""
 
-    def __init__(self, original: str) -> None:
+    def __init__(self, original: nn.Module) -> None:
         super().__init__()
-        self._opened_class = original
+        self._opened_class = type(original).__name__
+        self.training = original.training
+        note_loading(original, self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         refuse_written_out(self, name)
         super().__setattr__(name, value)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
+        errors = others[-1]
+        errors += explain_loading(self, state_dict, prefix, local_metadata)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
     def __getitem__(self, index: int) -> nn.Module:
         return getattr(self, str(index))
@@ -80,9 +88,7 @@ def container(extractor: nn.Module, model: nn.Module, path: str) -> nn.Module:
     for part in path.split(".") if path else ():
         original = original.get_submodule(part)
         if part not in owner._modules:
-            opened = Opened(type(original).__name__)
-            opened.training = original.training
-            owner._modules[part] = opened
+            owner._modules[part] = Opened(original)
         child = owner._modules[part]
         assert child is not None
         owner = child
@@ -113,13 +119,17 @@ def all_state(model: nn.Module) -> UsedState:
     return UsedState(frozenset(leaves), frozenset(f"{path}.{name}".lstrip(".") for path, name in names))
 
 
+class _Replacements(nn.Module):
+    """What the modules that values go through are called together."""
+
+
 def plant_replacements(extractor: nn.Module, replacements: Iterable[Replacement]) -> None:
     """Hang the modules that values go through on an extractor."""
     for replacement in replacements:
         if isinstance(replacement.function, nn.Module):
             home, _, name = replacement.path.rpartition(".")
             if home not in extractor._modules:
-                extractor._modules[home] = Opened("Replacements")
+                extractor._modules[home] = Opened(_Replacements())
             getattr(extractor, home)._modules[name] = replacement.function
 
 

@@ -16,6 +16,9 @@ from torch import fx, nn
 
 from fxfeat.codegen.containers import all_state, plant, plant_replacements, refuse_written_out
 from fxfeat.codegen.opened_state import OpenedState, close_opened, take_form
+from fxfeat.codegen.own_conversions import find_own_conversions, refuse_own_conversions
+from fxfeat.codegen.own_loading import explain_loading, note_loading
+from fxfeat.codegen.own_modes_followed import OwnModes, list_parts, read_own_modes
 from fxfeat.codegen.retracing import Retracing
 from fxfeat.codegen.source import write_as
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
@@ -33,10 +36,13 @@ from fxfeat.ir.emission import (
 )
 from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tap import TappedCall, TappedModule
+from fxfeat.isolation.own_modes import Setting
 from fxfeat.isolation.preserved import copy_values, restore_values
 from fxfeat.runtime.check import check, leaves_fast_path
+from fxfeat.runtime.global_hooks import list_global_hooks
 from fxfeat.runtime.replace_part import replace_part
 from fxfeat.runtime.run_tapped import run_tapped
+from fxfeat.runtime.snapshot import take
 
 _serial = itertools.count()
 
@@ -67,6 +73,8 @@ class FeatureExtractor(Shown, nn.Module):
     opened_state: OpenedState
     left_out: frozenset[str]
     return_type: ReturnType
+    own_modes: OwnModes
+    converts: str
 
     retracing: Retracing | None = None
 
@@ -92,6 +100,7 @@ class FeatureExtractor(Shown, nn.Module):
             constants.update(emission.constants)
         if retracing is not None:
             used_state = used_state | all_state(model)
+        note_loading(model, self)
         plant(self, model, used_state, constants)
         for emission in emissions:
             plant_replacements(self, emission.replacements)
@@ -100,12 +109,15 @@ class FeatureExtractor(Shown, nn.Module):
         plant_tapped(self, model, used_state, calls)
         self.left_out = frozenset(list_keys(model)) - frozenset(list_keys(self))
         self.training = model.training
+        self.own_modes = read_own_modes(model, self)
+        self.converts = find_own_conversions(model, self)
         self.opened_state = OpenedState(
             {
-                name: take_form(model, form, training)
-                for name, form, training in _named_forms(forms)
+                name: take_form(model, form, self.own_modes, setting)
+                for name, form, setting in _named_forms(forms)
                 if isinstance(form, Emission)
-            }
+            },
+            take(list_global_hooks()),
         )
         for name in self.opened_state.forms:
             self.opened_state.watch(self, model, name)
@@ -215,11 +227,13 @@ class FeatureExtractor(Shown, nn.Module):
         """
         return build_single(self, key)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
         """Take the whole model's checkpoint as well: what was left out is not looked at."""
+        errors = others[-1]
+        errors += explain_loading(self, state_dict, prefix, local_metadata)
         for name in self.left_out:
             state_dict.pop(prefix + name, None)
-        super()._load_from_state_dict(state_dict, prefix, *others)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint of the extractor, or of the whole model."""
@@ -240,13 +254,26 @@ class FeatureExtractor(Shown, nn.Module):
         return describe(self)
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Set the mode of every module."""
+        """Set the mode of every module, as the model's own ``train`` does."""
+        return self._set_modes("train()" if mode else "train(False)")
+
+    def eval(self) -> FeatureExtractor:
+        """Set the mode of every module, as the model's own ``eval`` does."""
+        return self._set_modes("eval()")
+
+    def _set_modes(self, setting: Setting) -> FeatureExtractor:
         self.is_mixed = False
-        super().train(mode)
+        training = setting == "train()"
+        super().train(training)
         for module in self.originals.modules.values():
-            module.train(mode)
+            module.train(training)
+        self.own_modes.follow(list_parts(self, self.originals.modules), self, setting)
         self.opened_state.note_modes()
         return self
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> FeatureExtractor:
+        refuse_own_conversions(self, self.converts, fn)
+        return super()._apply(fn, recurse)
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {key: value for key, value in self.__dict__.items() if key not in _OF_THE_ORIGINAL}
@@ -279,6 +306,9 @@ RESERVED = frozenset(dir(FeatureExtractor)) | {
     "opened_state",
     "left_out",
     "return_type",
+    "own_modes",
+    "converts",
+    "_changes_loaded",
 }
 """Attributes that an extractor has of its own, whatever children the model has."""
 
@@ -431,8 +461,8 @@ def compile_source(source: Source) -> Callable[..., Any]:
     return method
 
 
-def _named_forms(forms: ModeVariants) -> tuple[tuple[str, Any, bool | None], ...]:
-    return ("train", forms.train, True), ("eval", forms.eval, False), ("mixed", forms.mixed, None)
+def _named_forms(forms: ModeVariants) -> tuple[tuple[str, Any, Setting | None], ...]:
+    return ("train", forms.train, "train()"), ("eval", forms.eval, "eval()"), ("mixed", forms.mixed, None)
 
 
 def _without_graphs(forms: ModeVariants) -> ModeVariants:

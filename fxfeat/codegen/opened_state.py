@@ -14,9 +14,12 @@ from typing import Any
 from torch import nn
 
 from fxfeat.codegen.containers import Opened
+from fxfeat.codegen.own_modes_followed import OwnModes
 from fxfeat.errors import GuardError
 from fxfeat.ir.emission import Emission
 from fxfeat.ir.guard import Reading
+from fxfeat.isolation.own_modes import Setting
+from fxfeat.runtime.global_hooks import list_global_hooks
 from fxfeat.runtime.snapshot import NOTHING, is_portable, is_still, read, take
 
 _MODE = "training"
@@ -51,9 +54,13 @@ class Mode:
 
 @dataclass
 class OpenedState:
-    """What the code of each form went by, and the modules to look at; a copy has none of the original model's."""
+    """What the code of each form went by, and the modules to look at; a copy has none of the original model's.
+
+    ``hooks_everywhere`` is what was taken of the hooks on all modules, None where that says nothing here.
+    """
 
     forms: dict[str, Form]
+    hooks_everywhere: Any = None
     watched: dict[str, tuple[Watched, ...]] = field(default_factory=dict)
     modes: dict[str, tuple[Mode, ...]] = field(default_factory=dict)
 
@@ -61,7 +68,7 @@ class OpenedState:
         forms = {
             name: {key: value for key, value in form.items() if is_portable(value)} for name, form in self.forms.items()
         }
-        return OpenedState, (forms,)
+        return OpenedState, (forms, self.hooks_everywhere if is_portable(self.hooks_everywhere) else None)
 
     def check(self, extractor: nn.Module, form: str) -> None:
         """Raise where what the code of a form went by is no longer what it was.
@@ -69,6 +76,8 @@ class OpenedState:
         Raises:
             GuardError: naming the module and what was set.
         """
+        if self.forms.get(form) and self.hooks_everywhere is not None:
+            _check_everywhere(self.hooks_everywhere)
         if form not in self.watched:
             self.watch(extractor, None, form)
         for watched in self.watched[form]:
@@ -108,13 +117,15 @@ class OpenedState:
             mode.before = module.training if module is not None else mode.before
 
 
-def take_form(model: nn.Module, emission: Emission, training: bool | None) -> Form:
+def take_form(model: nn.Module, emission: Emission, modes: OwnModes, setting: Setting | None) -> Form:
     """Take down what the code of a form goes by, from the model that it was recorded on."""
     form: dict[Reading, Any] = {}
     for reading in sorted(emission.readings, key=lambda reading: (reading.path, reading.name)):
         module = model.get_submodule(reading.path)
-        is_mode = reading.name == _MODE and training is not None
-        form[reading] = training if is_mode else take(read(module, reading.name), reading.words)
+        value = read(module, reading.name)
+        if reading.name == _MODE and setting is not None:
+            value = modes.is_training(reading.path, setting)
+        form[reading] = take(value, reading.words)
     return form
 
 
@@ -161,6 +172,14 @@ def _check(module: nn.Module, watched: Watched) -> None:
         now = read(module, reading.name)
         if not is_still(value, now):
             raise GuardError(_spell(watched.path, module, reading.name, value, take(now, reading.words)))
+
+
+def _check_everywhere(hooks: Any) -> None:
+    if not is_still(hooks, list_global_hooks()):
+        raise GuardError(
+            "A hook was put on all modules, or taken off, since the extractor was made: it would not run for those "
+            f"whose code is written out. {_AGAIN}."
+        )
 
 
 def _spell(path: str, module: nn.Module, name: str, before: Any, now: Any) -> str:

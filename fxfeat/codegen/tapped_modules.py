@@ -33,8 +33,7 @@ class PartlyUsed(Opened):
     """Stands for a module of which only a part is used: it holds the module's own tables, and the children used."""
 
     def __init__(self, original: nn.Module) -> None:
-        super().__init__(type(original).__name__)
-        self.training = original.training
+        super().__init__(original)
         self.__dict__["original"] = original
 
     def hold_tensors(self) -> None:

@@ -18,6 +18,7 @@ from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission, ModeVariants, Row
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import copy_tensors
+from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import preserved, preserved_functions
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import RandomState, read_random, restore_random
@@ -109,9 +110,9 @@ def _caller(
     emission: Emission, model: nn.Module, before: PythonState, observation: Observation, tracer_kwargs: dict[str, Any]
 ) -> Callable[[Observation], dict[str, Any]]:
     """Return what calls the code, in the mode that it was recorded in."""
-    extractor = build_extractor(ModeVariants(emission, emission, None), model, tracer_kwargs)
     if observation.training is not None:
-        model.train(observation.training)
+        set_mode(model, observation.training)
+    extractor = build_extractor(ModeVariants(emission, emission, None), model, tracer_kwargs)
 
     def call(observation: Observation) -> dict[str, Any]:
         with lend(extractor, before, observation):

@@ -18,6 +18,7 @@ from fxfeat.inputs.examples import copy_example
 from fxfeat.ir.example import Example
 from fxfeat.ir.tree import leaves_of
 from fxfeat.isolation.module_paths import paths_of
+from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.torch_settings import same_switches
 
@@ -66,7 +67,7 @@ def explore(model: nn.Module, example: Example, training: bool | None) -> Explor
     """
     with same_switches(), _same_tiny_numbers(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
         if training is not None:
-            model.train(training)
+            set_mode(model, training)
         with lent_buffers(model, also=before):
             seen = _Seen(model)
             given = copy_example(example)

@@ -20,6 +20,7 @@ from fxfeat.ir.feature import Given, OpOccurrence, Origin
 from fxfeat.ir.tree import copy_tensors, follow, has
 from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.module_paths import paths_of
+from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import lent_buffers
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import read_random, restore_random
@@ -98,7 +99,7 @@ def is_operation(row: Row) -> bool:
 def _ready(model: nn.Module, before: PythonState, observation: Observation) -> Iterator[None]:
     training = observation.training
     if not (observation.purity or training is None or all(module.training == training for module in model.modules())):
-        model.train(training)
+        set_mode(model, training)
     with torch.compiler.set_stance("force_eager"), lend(model, before, observation):
         yield
 

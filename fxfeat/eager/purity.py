@@ -14,6 +14,7 @@ from fxfeat.ir.emission import Purity
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Recording
 from fxfeat.isolation.module_paths import paths_of
+from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
@@ -57,7 +58,7 @@ def _settle(setup: Setup, recording: Recording, training: bool | None) -> frozen
     model, example = setup.model, setup.examples[0]
     with same_switches(), preserved(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         if training is not None:
-            model.train(training)
+            set_mode(model, training)
         few, before = PythonState(), PythonState()
         few.take_attributes([model.get_submodule(path) for path in _changing(recording)])
         before.take_modules(paths_of(model))

@@ -17,6 +17,7 @@ from fxfeat.eager.observe import is_meta
 from fxfeat.inputs.examples import copy_example
 from fxfeat.ir.emission import Emission, ModeVariants
 from fxfeat.isolation.module_paths import paths_of
+from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import read_switches, same_switches
@@ -56,8 +57,8 @@ def _to_run(model: nn.Module, emission: Emission) -> nn.Module | None:
 def _changes(model: nn.Module, extractor: FeatureExtractor, setup: Setup, training: bool | None) -> bool:
     with same_switches(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
         if training is not None:
-            model.train(training)
-            extractor.train(training)
+            set_mode(model, training)
+            set_mode(extractor, training)
         comparison = _Comparison(model)
         memory = [(parameter, parameter.data) for parameter in model.parameters()]
         token = TRIAL.set(comparison)

@@ -21,6 +21,7 @@ from fxfeat.ir.example import Example
 from fxfeat.ir.shown import Shown, describe
 from fxfeat.ir.tree import copy_tensors, tensors, walk
 from fxfeat.isolation.entry_points import entered_by
+from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import copy_values, preserved, preserved_attributes, preserved_functions, restore_values
 from fxfeat.isolation.random_state import read_random, restore_random
 from fxfeat.isolation.unwrap import unwrap
@@ -139,7 +140,7 @@ def _compare_on(model: nn.Module, extractor: FeatureExtractor, example: Example)
 
         given, named = copy_tensors((example.args, example.kwargs))
         if purity is None and training is not None:
-            model.train(training)  # the extractor asks for the modes that its code was written in
+            set_mode(model, training)  # the extractor asks for the modes that its code was written in
         with lend(extractor, before, observation):
             actual = extractor.by_key(extractor(*given, **named))
         start_over()

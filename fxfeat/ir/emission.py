@@ -140,9 +140,9 @@ class Emission:
 class ModeVariants:
     """The emissions of one extractor.
 
-    ``mixed`` is for a model whose children were in different modes; it holds until ``train()`` or ``eval()`` is called.
-    A mode that could not be recorded, or lacks a name, holds the error instead. ``method`` is the model's method that
-    they are of.
+    ``mixed`` is for a model whose modules were in other modes than its own ``train()`` or ``eval()`` sets; it holds
+    until either is called. A mode that could not be recorded, or lacks a name, holds the error instead. ``method`` is
+    the model's method that they are of.
     """
 
     train: Emission | FxfeatError

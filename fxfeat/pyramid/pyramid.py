@@ -116,9 +116,15 @@ class FeaturePyramid(nn.Module):
         return tuple(image.shape[2:])
 
     def train(self, mode: bool = True) -> FeaturePyramid:
-        """Set the mode of every module."""
+        """Set the mode of every module, as the model's own ``train`` does."""
         self.extractor.train(mode)
         self.training = mode
+        return self
+
+    def eval(self) -> FeaturePyramid:
+        """Set the mode of every module, as the model's own ``eval`` does."""
+        self.extractor.eval()
+        self.training = False
         return self
 
     def extra_repr(self) -> str:

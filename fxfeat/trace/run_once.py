@@ -20,6 +20,7 @@ from fxfeat.ir.node_meta import CallPath
 from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.caches import fresh_caches
 from fxfeat.isolation.collection import paused_collection
+from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import preserved, preserved_functions
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
@@ -87,7 +88,7 @@ def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Con
     parts = read_tensors(model, example, joins_memory=not conditions.only_watches)
     with _everything_preserved(model, conditions) as before:
         if conditions.training is not None:
-            model.train(conditions.training)
+            set_mode(model, conditions.training)
         mode = model.training
         is_real = conditions.fake_tensors.kind == "real" and not conditions.only_watches
         parts = add_modules(parts, model, before.tensors_held() if is_real else None, conditions.existing)

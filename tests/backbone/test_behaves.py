@@ -139,3 +139,28 @@ def test_it_compiles(pair):
     features = backbone.forward_features(IMAGE)
     compiled = torch.compile(backbone.forward_features, backend="eager", fullgraph=True)
     assert torch.equal(compiled(IMAGE), features)
+
+
+class FrozenNorms(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(16, 5)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.stem[1].eval()
+        return self
+
+    def forward(self, x):
+        return self.fc(self.pool(self.body(self.stem(x))).flatten(1))
+
+
+def test_modes_are_those_that_the_models_own_train_sets():
+    backbone = Backbone(FrozenNorms())
+    for training in (True, False, True):
+        backbone.train(training)
+        assert backbone.training is training
+        assert (backbone.stem[1].training, backbone.body[1].training) == (False, training)
+    assert not backbone.eval().body[1].training

@@ -13,6 +13,7 @@ from fxfeat.ir.module_call import ContainerAt
 from fxfeat.ir.node_meta import Look, amend, meta_of
 from fxfeat.ir.source_lines import names_in
 from fxfeat.isolation.python_state import PythonState
+from fxfeat.runtime.global_hooks import has_global_backward_hooks
 from fxfeat.trace.builder.nodes import nodes_from, uncounted
 from fxfeat.trace.builder.operands import add_call, to_write, write_arguments
 from fxfeat.trace.builder.spelling import named
@@ -46,7 +47,7 @@ def hooks_after(module: nn.Module) -> list[Hook]:
 
 def has_hooks(module: nn.Module) -> bool:
     """Say whether anything runs around the module's ``forward``."""
-    backward = module._backward_hooks or module._backward_pre_hooks
+    backward = module._backward_hooks or module._backward_pre_hooks or has_global_backward_hooks()
     return bool(hooks_before(module) or hooks_after(module) or backward)
 
 
@@ -60,6 +61,8 @@ def run_with_hooks(trace: Trace, path: str, module: nn.Module, args: tuple[Any, 
         args: its positional arguments.
         kwargs: its keyword arguments.
     """
+    if has_global_backward_hooks():
+        refuse(trace, "a backward hook sits on all modules, which would not run where the code is written out")
     if module._backward_hooks or module._backward_pre_hooks:
         refuse(trace, f"a backward hook sits on {_spell(path)}, which would not run where the code is written out")
     for hook in hooks_before(module):
