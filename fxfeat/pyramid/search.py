@@ -97,5 +97,15 @@ def _explain_none(recording: Recording, maps: Maps) -> str:
     return (
         f"{name} has no levels. Looked for: maps that everything computed from the image goes through and whose "
         "resolution drops on the way, or blocks of one class repeated at one resolution. Found: for an image of "
-        f"{size}, maps of these sizes: {seen}. To take values by name, use fxfeat.create_feature_extractor."
+        f"{size}, maps of these sizes: {seen}.{_explain_turned(maps)} To take values by name, use "
+        "fxfeat.create_feature_extractor."
+    )
+
+
+def _explain_turned(maps: Maps) -> str:
+    if maps.turned is None:
+        return ""
+    return (
+        f" What {maps.turned} gives does not lie in the image's order, and neither does what is computed from it alone:"
+        " it is no map of the image."
     )
