@@ -76,7 +76,9 @@ def _move(
     if _REORDERS.search(name):
         raise ValueError
     if name in _REDUCES:
-        return run_call(node, value_of, _find_middle)
+        middle = run_call(node, value_of, _find_middle)
+        # A maximum along an axis comes with where it stood.
+        return (middle, middle) if isinstance(meta_of(node).value, (tuple, list)) else middle
     given = [places[source][axis] for source in sources]
     if name in ATTENTION | {"einsum"}:
         return _attend(node, name, value_of)
