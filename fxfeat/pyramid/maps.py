@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -41,12 +41,14 @@ class Maps:
         extent: the image's sizes.
         layouts: the layout of each value that holds a map of the image, the image itself included.
         turned: the first value of a map's shape whose numbers do not lie in the image's order, if there is one.
+        resized: whether the model brings images of all sizes to one.
     """
 
     image: fx.Node
     extent: Extent
     layouts: dict[fx.Node, Layout]
     turned: fx.Node | None = None
+    resized: bool = False
 
 
 def find_maps(setup: Setup, recording: Recording) -> Maps:
@@ -61,12 +63,14 @@ def find_maps(setup: Setup, recording: Recording) -> Maps:
     """
     image = find_image(recording)
     larger = record_larger_image(setup, recording)
-    if larger is not None:
-        maps = _read_maps(recording, image, pair_shapes(recording, larger))
-        # A model that resizes its input has maps of one size for images of all sizes.
-        if len(maps.layouts) > 1:
-            return maps
-    return _read_maps(recording, image, None)
+    if larger is None:
+        return _read_maps(recording, image, None)
+    shapes = pair_shapes(recording, larger)
+    maps = _read_maps(recording, image, shapes)
+    if len(maps.layouts) > 1:
+        return maps
+    maps = _read_maps(recording, image, None)
+    return replace(maps, resized=any(shapes.get(node) == shape_of(node) for node in maps.layouts if node is not image))
 
 
 def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape] | None) -> Maps:
