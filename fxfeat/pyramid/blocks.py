@@ -16,7 +16,7 @@ from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.residual_sums import take_sums
 from fxfeat.vision.layout import Layout
-from fxfeat.vision.learnt import mixes
+from fxfeat.vision.learnt import has_weights, mixes
 from fxfeat.vision.reduction import Reduction, join_axes
 from fxfeat.vision.shapes import position_of
 from fxfeat.vision.value_names import name_value
@@ -46,7 +46,7 @@ def find_blocks(
     first = max((position_of(node) for drop in drops for node in drop.nodes), default=0)
     runs = [run for run in _find_runs(recording, maps, flow) if len(run) >= least and run[0].module_call.start > first]
     run = max(runs, key=lambda run: (_count_parameters(recording, run), -run[0].module_call.index), default=[])
-    if not run or not _is_most(recording, run) or not _is_one_stem(recording, drops, run):
+    if not run or not _is_most(recording, run) or not _is_one_stem(recording, flow, drops, run):
         return ()
     factors = [drop.factor for drop in drops] or [tuple(map(round, maps.layouts[run[0].node].scale))]
     reduction = join_axes([math.prod(axis) for axis in zip(*factors, strict=True)])
@@ -132,10 +132,15 @@ def _count_in(recording: Recording, paths: set[str]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _is_one_stem(recording: Recording, drops: list[Drop], run: list[Block]) -> bool:
-    """Say whether all drops are in one module's call, or are one drop."""
+def _is_one_stem(recording: Recording, flow: nx.DiGraph, drops: list[Drop], run: list[Block]) -> bool:
+    """Say whether all drops are in one module's call, or are one drop, but for those of the image itself."""
+    drops = [drop for drop in drops if _is_learnt(recording, flow, drop)]
     if len(drops) < 2:
         return True
     first, last = position_of(drops[0].nodes[0]), position_of(drops[-1].nodes[-1])
     start = run[0].module_call.start
     return any(call.start <= first and last < call.stop <= start for call in recording.module_calls)
+
+
+def _is_learnt(recording: Recording, flow: nx.DiGraph, drop: Drop) -> bool:
+    return any(has_weights(recording, node) for node in (*drop.nodes, *nx.ancestors(flow, drop.nodes[0])))

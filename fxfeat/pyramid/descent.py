@@ -10,6 +10,7 @@ from torch import fx
 
 from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.encoder_end import find_decoder, leave_heads
+from fxfeat.pyramid.glances import leave_glances
 from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.resolution import is_drop
 from fxfeat.vision.data_flow import find_chain, results_of
@@ -50,7 +51,7 @@ def find_descent(recording: Recording, flow: nx.DiGraph, maps: Maps) -> Descent:
     if not _is_passed_by(recording, flow, maps, bottom):
         after = next((node for node in spine if position_of(node) > position_of(bottom)), None)
         return Descent(tuple(chain), _above(flow, bottom), True, after)
-    bottom = _find_bottom(recording, flow, maps)
+    bottom = _find_bottom(recording, leave_glances(recording, flow, maps.layouts), maps)
     chain = [node for node in find_chain(flow, [maps.image], [bottom]) if node in maps.layouts]
     return Descent(tuple(_take_descent(chain, maps.layouts)), _above(flow, bottom), False)
 

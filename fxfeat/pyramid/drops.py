@@ -159,7 +159,9 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
     ]
     worked = {n for call in blocks for n in recording.nodes[call.start : call.stop] if mixes(recording, n)}
     left = [node for node in recording.nodes[first : module_call.stop] if mixes(recording, node)]
-    if len(worked) > max(1, len(left)):
+    # A body holds stages, however long those after the drop are.
+    body = 2 * (len(worked) + len(left)) > sum(mixes(recording, node) for node in recording.nodes)
+    if len(worked) > (1 if body else max(1, len(left))):
         return True
     after = recording.nodes[last + 1 : module_call.stop]
     ends = not any(has_weights(recording, node) for node in after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import networkx as nx
 from torch import fx
@@ -13,7 +14,8 @@ from fxfeat.pyramid.flow import Sources, find_sources
 from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.resolution import is_drop
 from fxfeat.vision.layout import Layout
-from fxfeat.vision.shapes import position_of
+from fxfeat.vision.operations import CONVOLUTION_LAYERS
+from fxfeat.vision.shapes import position_of, shape_of
 
 Layouts = Mapping[fx.Node, Layout]
 
@@ -70,23 +72,23 @@ def leave_heads(recording: Recording, flow: nx.DiGraph, layouts: Layouts, low: l
         low: maps of the lowest resolution, in order.
     """
     first, bottom = low[0], low[-1]
-    holding = [
-        call
-        for call in recording.module_calls[1:]
-        if position_of(first) < call.start <= position_of(bottom) < call.stop
+    before_bottom = {bottom, *nx.ancestors(flow, bottom)}
+    between = [
+        call for call in recording.module_calls[1:] if position_of(first) < call.start <= position_of(bottom)
     ]
-    head = next((call for call in holding if _is_head(recording, flow, layouts, call)), None)
+    leading = [call for call in between if position_of(bottom) < call.stop or _gives(call, before_bottom)]
+    head = next((call for call in leading if _is_head(recording, flow, layouts, call)), None)
     before = [node for node in low if head is None or position_of(node) < head.start]
     return before[-1] if head is None or before[-1] is bottom else leave_heads(recording, flow, layouts, before)
 
 
 def _is_head(recording: Recording, flow: nx.DiGraph, layouts: Layouts, call: ModuleCall) -> bool:
-    """Say whether a call is one of several, of one module or one list, on maps of several resolutions."""
+    """Say whether a call is one of several on maps of several resolutions: of one module, one list, or 1x1."""
     result = call.result
     if not isinstance(result, fx.Node) or result not in layouts or result not in flow:
         return False
     others = [
-        other.result for other in recording.module_calls if other.parent == call.parent and _is_beside(other, call)
+        other.result for other in recording.module_calls if other.parent == call.parent and _is_beside(recording, other, call)
     ]
     maps = [other for other in others if isinstance(other, fx.Node) and other in layouts and other in flow]
     return any(
@@ -97,9 +99,21 @@ def _is_head(recording: Recording, flow: nx.DiGraph, layouts: Layouts, call: Mod
     )
 
 
-def _is_beside(other: ModuleCall, call: ModuleCall) -> bool:
+def _is_beside(recording: Recording, other: ModuleCall, call: ModuleCall) -> bool:
     if other is call:
         return False
+    if _is_projection(recording, call) and _is_projection(recording, other):
+        return shape_of(cast("fx.Node", call.result))[1] == shape_of(cast("fx.Node", other.result))[1]
     container, _, index = call.path.rpartition(".")
     beside, _, place = other.path.rpartition(".")
     return other.path == call.path or (index.isdigit() and place.isdigit() and container == beside)
+
+
+def _is_projection(recording: Recording, call: ModuleCall) -> bool:
+    """Say whether a call is one 1x1 convolution."""
+    layer = recording.root.get_submodule(call.path)
+    return isinstance(layer, CONVOLUTION_LAYERS) and isinstance(call.result, fx.Node) and set(layer.kernel_size) == {1}
+
+
+def _gives(call: ModuleCall, nodes: set[fx.Node]) -> bool:
+    return isinstance(call.result, fx.Node) and call.result in nodes

@@ -43,8 +43,14 @@ def to_format(value: torch.Tensor, layout: Layout, image: tuple[int, ...], wante
         wanted: ``NCHW``, ``NHWC`` or ``NLC``.
 
     Raises:
-        GuardError: where the number of tokens fits no grid for this image, or their order is known for another one.
+        GuardError: where the number of tokens fits no grid for this image, or their order or steps are known for
+            another one.
     """
+    if layout.image not in (None, image):
+        raise GuardError(
+            f"The model brings its images to one size, so the steps of its maps are known for images of {layout.image} "
+            f"pixels; this one has {image}. Create the pyramid with example_inputs= like this input."
+        )
     of_tokens = layout.order in TOKENS
     if of_tokens:
         value = _take_tokens(tokens_of(value, layout), layout, image)

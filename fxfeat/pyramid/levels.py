@@ -17,6 +17,7 @@ from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.maps import Maps
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
+from fxfeat.vision.operations import CONVOLUTION_LAYERS, module_of
 from fxfeat.vision.reduction import Reduction, join_axes
 from fxfeat.vision.shapes import position_of
 from fxfeat.vision.value_names import name_value
@@ -90,8 +91,18 @@ def _last_end(
     if tail is not None:
         why = f"the last map of the lowest resolution before {tail.path}, which only adds channels"
         return _last_before(lowest, tail), why
+    if len(lowest) > 1 and _makes_scores(recording, lowest[-1]):
+        return lowest[-2], f"the last map of the lowest resolution before {lowest[-1]}, which makes scores of it"
     where = f"inside {container.path}" if container.path else "before the head"
     return lowest[-1], f"the last map of the lowest resolution {where}"
+
+
+def _makes_scores(recording: Recording, node: fx.Node) -> bool:
+    """Say whether the last map is a 1x1 convolution's without norm or activation, and no block ends in it."""
+    if not isinstance(module_of(recording, node), CONVOLUTION_LAYERS):
+        return False
+    holding = (call for call in recording.module_calls[1:] if call.start <= position_of(node) < call.stop)
+    return not _mixes_inside(recording, next(holding, recording.module_calls[0]))
 
 
 def _last_before(nodes: list[fx.Node], module_call: ModuleCall) -> fx.Node:
@@ -134,8 +145,11 @@ def _find_tail(
 
 
 def _may_add(recording: Recording, module_call: ModuleCall, stage: type) -> bool:
-    nodes = recording.nodes[module_call.start : module_call.stop]
-    return _class_of(recording, module_call) is not stage and not any(mixes(recording, node) for node in nodes)
+    return _class_of(recording, module_call) is not stage and not _mixes_inside(recording, module_call)
+
+
+def _mixes_inside(recording: Recording, module_call: ModuleCall) -> bool:
+    return any(mixes(recording, node) for node in recording.nodes[module_call.start : module_call.stop])
 
 
 def _class_of(recording: Recording, module_call: ModuleCall) -> type:

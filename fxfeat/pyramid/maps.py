@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import fx
 
 from fxfeat.errors import TraceError
@@ -17,11 +18,12 @@ from fxfeat.pyramid.formats import TOKENS
 from fxfeat.pyramid.places import Places, lay_places, move_places
 from fxfeat.pyramid.read_layout import Extent, read_layout
 from fxfeat.pyramid.read_tokens import is_in_order, read_tokens
+from fxfeat.pyramid.strays import Stray, Strays, inherit_stray, judge_moved, rearranges
 from fxfeat.trace.setup import Setup
 from fxfeat.vision.larger_recording import enlarge, find_image_axes, find_length_axes, record_larger
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import attends
-from fxfeat.vision.operations import TURNS, VIEWS, function_of, slides
+from fxfeat.vision.operations import slides
 from fxfeat.vision.shapes import Shape, shape_of
 from fxfeat.vision.token_layout import nearest_layouts
 
@@ -38,11 +40,15 @@ class Maps:
         image: the input that holds the image.
         extent: the image's sizes.
         layouts: the layout of each value that holds a map of the image, the image itself included.
+        turned: the first value of a map's shape whose numbers do not lie in the image's order, if there is one.
+        resized: whether the model brings images of all sizes to one.
     """
 
     image: fx.Node
     extent: Extent
     layouts: dict[fx.Node, Layout]
+    turned: fx.Node | None = None
+    resized: bool = False
 
 
 def find_maps(setup: Setup, recording: Recording) -> Maps:
@@ -57,12 +63,14 @@ def find_maps(setup: Setup, recording: Recording) -> Maps:
     """
     image = find_image(recording)
     larger = record_larger_image(setup, recording)
-    if larger is not None:
-        maps = _read_maps(recording, image, pair_shapes(recording, larger))
-        # A model that resizes its input has maps of one size for images of all sizes.
-        if len(maps.layouts) > 1:
-            return maps
-    return _read_maps(recording, image, None)
+    if larger is None:
+        return _read_maps(recording, image, None)
+    shapes = pair_shapes(recording, larger)
+    maps = _read_maps(recording, image, shapes)
+    if len(maps.layouts) > 1:
+        return maps
+    maps = _read_maps(recording, image, None)
+    return replace(maps, resized=any(shapes.get(node) == shape_of(node) for node in maps.layouts if node is not image))
 
 
 def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape] | None) -> Maps:
@@ -70,15 +78,18 @@ def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape
     layouts: dict[fx.Node, Layout] = {image: Layout("NCHW", extent.grid, shape_of(image)[1], (1.0,) * len(extent.grid))}
     places: dict[fx.Node, Places] = {image: lay_places(layouts[image], shape_of(image))}
     grids: dict[object, Layout] = {}
+    strays: Strays = {}
     last = {source: node for node in recording.nodes for source in node.all_input_nodes}
     for node in recording.nodes:
         if node is image or node.op in ("placeholder", "get_attr"):
             continue
         moved = move_places(recording, node, places)
-        layout = _read(recording, node, larger, Seen(extent, layouts, grids, moved))
+        layout, stray = _read(recording, node, larger, Seen(extent, layouts, grids, strays, moved))
         if layout is not None:
             layouts[node] = layout
             grids[layout.grid, layout.scale] = layout
+        elif stray is not None:
+            strays[node] = stray
         if layout is not None and layout.order not in TOKENS:
             moved = lay_places(layout, shape_of(node))
         if moved is not None:
@@ -86,7 +97,9 @@ def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape
         for source in node.all_input_nodes:
             if last[source] is node:
                 places.pop(source, None)
-    return Maps(image, extent, layouts)
+    rank = len(shape_of(image))
+    turned = (node for node, stray in strays.items() if stray is Stray.TURNED and len(shape_of(node)) == rank)
+    return Maps(image, extent, layouts, next(turned, None))
 
 
 @dataclass(frozen=True)
@@ -96,23 +109,33 @@ class Seen:
     extent: Extent
     layouts: dict[fx.Node, Layout]
     grids: dict[object, Layout]
+    strays: Strays
     places: Places | None
 
 
-def _read(recording: Recording, node: fx.Node, larger: dict[fx.Node, Shape] | None, seen: Seen) -> Layout | None:
-    """Read a value with axes for its grid from its shape, and tokens from where they lie."""
+def _read(
+    recording: Recording, node: fx.Node, larger: dict[fx.Node, Shape] | None, seen: Seen
+) -> tuple[Layout | None, Stray | None]:
+    """Read a value with axes for its grid from its shape, and tokens from where they lie; or say why it is no map."""
     shape, other = shape_of(node), None if larger is None else larger.get(node)
-    if (larger is not None and other is None) or (len(shape) > 3 and attends(node)) or _is_turned(node, seen.layouts):
-        return None
+    stray, moves = inherit_stray(recording, node, seen.layouts, seen.strays), rearranges(recording, node)
+    if stray is not None and not moves:
+        return None, stray
+    if (larger is not None and other is None) or (len(shape) > 3 and attends(node)):
+        return None, stray
     near = _near(node, seen.layouts, seen.grids)
     layout = read_layout(shape, other, seen.extent, near, slides(recording, node))
     # Three axes fit too much: rows of an image, letters of a text, what many steps have made of one axis.
-    if layout is not None and (_is_arranged(node) or len(shape) == 3):
+    if layout is not None and (moves or len(shape) == 3):
         layout = layout if _keeps_order(layout, seen.places) else None
     tokens = _read_tokens(shape, other, seen) if len(shape) == 3 and seen.places is not None else None
     # What has a place for each number along one axis is a map of one axis too.
     is_map = layout is not None and (tokens is None or tokens.grid == layout.grid)
-    return layout if is_map else tokens
+    read = layout if is_map else tokens
+    carries = stray is not None or any(source in seen.layouts for source in node.all_input_nodes)
+    if read is not None or not moves or not carries:
+        return read, None
+    return None, judge_moved(recording, node, stray, seen.places is not None)
 
 
 def _read_tokens(shape: Shape, other: Shape | None, seen: Seen) -> Layout | None:
@@ -127,24 +150,15 @@ def _read_tokens(shape: Shape, other: Shape | None, seen: Seen) -> Layout | None
     return None
 
 
-def _is_turned(node: fx.Node, layouts: dict[fx.Node, Layout]) -> bool:
-    """Say whether a step works on what was arranged anew, with as many axes, and is no map any more.
-
-    A convolution of clips whose frames came before their channels tells nothing of the places of its result.
-    """
-    source = next(iter(node.all_input_nodes), None)
-    arranged = source is not None and _is_arranged(source) and source not in layouts
-    return arranged and source is not None and len(shape_of(source)) == len(shape_of(node)) and not _is_arranged(node)
-
-
-def _is_arranged(node: fx.Node) -> bool:
-    return function_of(node) in VIEWS | TURNS
-
-
 def _keeps_order(layout: Layout, places: Places | None) -> bool:
     """Say whether what was arranged anew is a map still: it comes from places of the image, in the image's order."""
     first = 2 if layout.order == "NCHW" else 1
-    return places is not None and is_in_order(places, range(first, first + len(layout.grid)))
+    if places is None or not all(isinstance(axis, torch.Tensor) for axis in places):
+        return False
+    # A place may hold several, such as the pixels of its patch, and numbers of no place beside them.
+    channel = 1 if layout.order == "NCHW" else -1
+    middle = tuple(axis.nanmean(channel, keepdim=True) for axis in places)
+    return is_in_order(middle, range(first, first + len(layout.grid)))
 
 
 def find_image(recording: Recording) -> fx.Node:

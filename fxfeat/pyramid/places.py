@@ -30,7 +30,7 @@ _MOVES |= {"stack", "expand", "expand_as", "repeat", "repeat_interleave", "tile"
 _MOVES |= {"select", "index_select", "gather", "take_along_dim", "tensor_split", "pad", "unfold", "t", "ravel"}
 _MOVES |= {"pixel_shuffle", "pixel_unshuffle", "rearrange", "reshape_as", "view_as"}
 _MOVING_LAYERS = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Unfold, nn.PixelShuffle, nn.PixelUnshuffle)
-_REORDERS = re.compile("sort|topk|scatter|index_|masked_|take|unique|grid_sample|shuffle|cumsum|kthvalue|nonzero|fold")
+_REORDERS = re.compile("sort|topk|scatter|index_|masked_|take|unique|grid_sample|shuffle|cumsum|kthvalue|nonzero|fold|fft")
 _REDUCES = frozenset(("amax", "amin", "mean", "sum", "max", "min", "logsumexp"))
 
 
@@ -76,7 +76,9 @@ def _move(
     if _REORDERS.search(name):
         raise ValueError
     if name in _REDUCES:
-        return run_call(node, value_of, _find_middle)
+        middle = run_call(node, value_of, _find_middle)
+        # A maximum along an axis comes with where it stood.
+        return (middle, middle) if isinstance(meta_of(node).value, (tuple, list)) else middle
     given = [places[source][axis] for source in sources]
     if name in ATTENTION | {"einsum"}:
         return _attend(node, name, value_of)
@@ -109,6 +111,8 @@ def _value_without_places(recording: Recording, node: fx.Node) -> Any:
         return value
     if value.dtype.is_floating_point:
         return torch.full(value.shape, torch.nan, dtype=torch.float64)
+    if node.op == "call_function" and meta_of(node).constant and not meta_of(node).draws:
+        return run_call(node, lambda source: _value_without_places(recording, source))
     if node.op != "get_attr":
         raise ValueError  # an index or a mask that is computed
     index: torch.Tensor = read_attribute(recording, str(node.target)).cpu()

@@ -86,6 +86,9 @@ def _is_whole_part(grid: Shape, other: Shape) -> bool:
 
     >>> _is_whole_part((7, 7), (14, 14)), _is_whole_part((4, 4), (7, 7)), _is_whole_part((16, 16), (7, 7))
     (True, True, False)
+    >>> _is_whole_part((2, 8, 8), (2, 16, 16))
+    True
     """
-    step = round(sum(other) / sum(grid))
-    return step > 0 and all(abs(before / step - size) < 1 for size, before in zip(grid, other, strict=True))
+    steps = [round(before / size) for size, before in zip(grid, other, strict=True)]
+    sizes = zip(steps, grid, other, strict=True)
+    return min(steps) > 0 and all(abs(before / step - size) < 1 for step, size, before in sizes)

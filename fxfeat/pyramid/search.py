@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import networkx as nx
 from torch import nn
@@ -19,6 +19,10 @@ from fxfeat.pyramid.levels import Level, find_levels
 from fxfeat.pyramid.maps import Maps, find_maps
 from fxfeat.trace.setup import Setup, record_mode
 from fxfeat.vision.learnt import has_weights, mixes
+from fxfeat.vision.reduction import join_axes
+
+_MOST_OFF = 0.1
+"""How far a step may be from a whole number, as a part of it: what has no padding shrinks a little beside its stride."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,32 @@ def search_levels(setup: Setup) -> LevelSearch:
     # At the bottom of a U, two convolutions of one class are no flat model.
     blocks = find_blocks(recording, maps, flow, drops, least=2 if descent.whole else 3)
     if blocks:
-        return LevelSearch(recording, maps, blocks, True)
+        return LevelSearch(recording, maps, _measure_levels(recording, maps, blocks), True)
     levels = find_levels(recording, maps, descent, add_dilated(recording, descent, maps.layouts, drops))
     if not levels:
         raise TraceError(_explain_none(recording, maps))
     if _is_projection_alone(recording, flow, levels):
         raise TraceError(_explain_projection(recording, levels[0]))
-    return LevelSearch(recording, maps, levels, False)
+    return LevelSearch(recording, maps, _measure_levels(recording, maps, levels), False)
+
+
+def _measure_levels(recording: Recording, maps: Maps, levels: tuple[Level, ...]) -> tuple[Level, ...]:
+    """Measure the levels of a model that brings its image to one size against the image it was given."""
+    if not maps.resized:
+        return levels
+    return tuple(_measure_level(recording, maps, level) for level in levels)
+
+
+def _measure_level(recording: Recording, maps: Maps, level: Level) -> Level:
+    steps = [round(step) for step in level.layout.scale]
+    if any(abs(step - whole) > _MOST_OFF * whole for step, whole in zip(level.layout.scale, steps, strict=True)):
+        size, grid = ("x".join(map(str, sizes)) for sizes in (maps.extent.grid, level.layout.grid))
+        raise TraceError(
+            f"{type(recording.root).__name__} brings its images to one size: {level.module} is {grid} for an image of "
+            f"{size}, and one step of it is no whole number of pixels. Pass example_inputs= with an image of the size "
+            "that it brings them to."
+        )
+    return replace(level, reduction=join_axes(steps), layout=replace(level.layout, image=maps.extent.grid))
 
 
 def _record_open(setup: Setup) -> Recording:
@@ -97,5 +120,15 @@ def _explain_none(recording: Recording, maps: Maps) -> str:
     return (
         f"{name} has no levels. Looked for: maps that everything computed from the image goes through and whose "
         "resolution drops on the way, or blocks of one class repeated at one resolution. Found: for an image of "
-        f"{size}, maps of these sizes: {seen}. To take values by name, use fxfeat.create_feature_extractor."
+        f"{size}, maps of these sizes: {seen}.{_explain_turned(maps)} To take values by name, use "
+        "fxfeat.create_feature_extractor."
+    )
+
+
+def _explain_turned(maps: Maps) -> str:
+    if maps.turned is None:
+        return ""
+    return (
+        f" What {maps.turned} gives does not lie in the image's order, and neither does what is computed from it alone:"
+        " it is no map of the image."
     )

@@ -35,6 +35,7 @@ class Layout:
         prefix: how many tokens come before those of the grid.
         suffix: how many tokens come behind those of the grid.
         sorting: where the tokens of the grid stand, if not row by row and side by side.
+        image: the only size of image that it is of this scale for, where the model brings all to one.
     """
 
     order: Order
@@ -44,6 +45,7 @@ class Layout:
     prefix: int = 0
     suffix: int = 0
     sorting: Sorting | None = None
+    image: tuple[int, ...] | None = None
 
     @property
     def size(self) -> float:
