@@ -120,7 +120,10 @@ def all_state(model: nn.Module) -> UsedState:
 
 
 class _Replacements(nn.Module):
-    """What the modules that values go through are called together."""
+    """The modules that values go through, by number."""
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return getattr(self, str(index))
 
 
 def plant_replacements(extractor: nn.Module, replacements: Iterable[Replacement]) -> None:
@@ -129,7 +132,7 @@ def plant_replacements(extractor: nn.Module, replacements: Iterable[Replacement]
         if isinstance(replacement.function, nn.Module):
             home, _, name = replacement.path.rpartition(".")
             if home not in extractor._modules:
-                extractor._modules[home] = Opened(_Replacements())
+                extractor._modules[home] = _Replacements()
             getattr(extractor, home)._modules[name] = replacement.function
 
 

@@ -203,7 +203,7 @@ def assert_equals_hook(model, name, path, function, names, *inputs, call=0, step
         assert fxfeat.verify(fresh, extractor, inputs[0]).ok
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=str)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: getattr(function, "__name__", "partial"))
 @pytest.mark.parametrize(
     ("name", "path", "call"),
     [
