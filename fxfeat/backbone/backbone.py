@@ -232,7 +232,8 @@ class Backbone(nn.Module):
         taken, last = take_indices(ladder.last + 1, indices)
         end = last if stop_early or intermediates_only else ladder.last
         values = run_levels(self._parts, end, not intermediates_only, (x,), given)
-        maps = read_maps(ladder, root, values, taken, norm, wanted, tuple(x.shape[2:]))
+        size = tuple(x.shape[-len(ladder.levels.layouts[0].grid) :])
+        maps = read_maps(ladder, root, values, taken, norm, wanted, size)
         features = None if intermediates_only else finish(ladder, root, values, end)
         return arrange(maps, features, return_prefix_tokens, output_dict)
 

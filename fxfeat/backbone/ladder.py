@@ -17,6 +17,7 @@ from fxfeat.backbone.split import FEATURES
 from fxfeat.errors import RequestError
 from fxfeat.ir.emission import UsedState
 from fxfeat.pyramid.final_norm import check_norm
+from fxfeat.pyramid.formats import take_grid_tokens
 from fxfeat.trace.setup import Setup
 from fxfeat.vision.layout import Order
 
@@ -93,7 +94,7 @@ def image_tokens(ladder: Ladder, x: torch.Tensor) -> torch.Tensor:
             "The features are a sequence, and which of its tokens are the image's cannot be told. Pool them with code "
             "of your own: forward_features gives them."
         )
-    return bring(x, layout, (), "NLC")[0]
+    return take_grid_tokens(x, layout)
 
 
 def read_maps(

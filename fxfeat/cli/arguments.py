@@ -60,7 +60,7 @@ def _explain_rest(options: argparse.Namespace, word: str) -> str:
 def _known_options(command: str) -> list[str]:
     shared = ["--arg", "--input-shape", "--mode", "--debug"]
     if command == "pyramid":
-        own = ["--json", "--out-indices", "--output-stride"]
+        own = ["--json", "--out-indices", "--strides", "--output-stride", "--engine"]
         return own + [option for option in shared if option != "--mode"]
     others = {"nodes": ["--flat", "--depth", "--grep", "--json"]}
     return others.get(command, ["--nodes", "--flatten", "--engine"]) + shared
@@ -75,6 +75,8 @@ def _make_parser() -> _Parser:
     pyramid = _add_command(commands, "pyramid", "print the feature maps of each resolution, or of each block")
     pyramid.add_argument("--json", action="store_true", help="print JSON")
     pyramid.add_argument("--out-indices", type=_read_indices, metavar="INDICES", help="levels, as in 1,2 or 0,-1")
+    pyramid.add_argument("--strides", type=_read_strides, metavar="STRIDES", help="reductions, as in 4,8 or 8,16x8")
+    _add_engine(pyramid)
     pyramid.add_argument("--output-stride", type=int, metavar="N", help="the largest reduction, such as 8")
     return parser
 
@@ -107,6 +109,10 @@ def _add_request(parser: _Parser) -> None:
     parser.add_argument("--mode", choices=_MODES, default="eval", help="default: eval")
     parser.add_argument("--nodes", required=True, type=split_names, metavar="NAMES", help="names, commas between them")
     parser.add_argument("--flatten", action="store_true", help="write every module out down to the leaves")
+    _add_engine(parser)
+
+
+def _add_engine(parser: _Parser) -> None:
     parser.add_argument(
         "--engine", choices=ENGINES, default="auto", help="auto: tap modules that cannot be written out"
     )
@@ -128,6 +134,19 @@ def _read_indices(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} are no indices; write numbers as in --out-indices 1,2") from error
+
+
+def _read_strides(text: str) -> tuple[int | tuple[int, ...], ...]:
+    """Read reductions with commas between them, each a number or one for each axis.
+
+    >>> _read_strides("4,8,16x8")
+    (4, 8, (16, 8))
+    """
+    try:
+        steps = [tuple(int(step) for step in part.split("x")) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} are no strides; write numbers as in --strides 4,8") from error
+    return tuple(step if len(step) > 1 else step[0] for step in steps)
 
 
 def split_names(text: str) -> list[str]:

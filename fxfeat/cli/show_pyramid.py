@@ -26,7 +26,7 @@ Row = tuple[dict[str, Any], Layout]
 
 def show_pyramid(model: nn.Module, inputs: Any, options: argparse.Namespace, width: int | None = None) -> Outcome:
     """List a model's levels: where each is, its size, and why it was chosen."""
-    setup = read_setup(model.eval(), None, None, inputs)
+    setup = read_setup(model.eval(), None, None, inputs, options.engine)
     search = search_levels(setup)
     rows = _choose_rows(search, setup, options)
     if options.json:
@@ -39,11 +39,18 @@ def show_pyramid(model: nn.Module, inputs: Any, options: argparse.Namespace, wid
 
 def _choose_rows(search: LevelSearch, setup: Setup, options: argparse.Namespace) -> list[Row]:
     """List all levels, or those that ``features_only`` returns where something is asked of it."""
-    if options.out_indices is None and options.output_stride is None:
+    if options.out_indices is None and options.output_stride is None and options.strides is None:
         batch = search.maps.extent.batch
         return [(describe_level(level, batch, "NCHW"), level.layout) for level in search.levels]
     example = as_example_inputs(setup.examples[0])
-    pyramid = features_only(setup.model, options.out_indices, options.output_stride, example_inputs=example)
+    pyramid = features_only(
+        setup.model,
+        options.out_indices,
+        options.output_stride,
+        strides=options.strides,
+        example_inputs=example,
+        engine=options.engine,
+    )
     return [(pyramid.feature_info[index], pyramid.layouts[index]) for index in pyramid.feature_info.out_indices]
 
 

@@ -20,10 +20,12 @@ from fxfeat.ir.emission import Emission
 from fxfeat.ir.guard import Reading
 from fxfeat.isolation.own_modes import Setting
 from fxfeat.runtime.global_hooks import list_global_hooks
+from fxfeat.runtime.library_hooks import only_look
 from fxfeat.runtime.snapshot import NOTHING, is_portable, is_still, read, take
 
 _MODE = "training"
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_AFTER = "_forward_hooks"
+_HOOKS = ("_forward_pre_hooks", _AFTER, "_backward_pre_hooks", "_backward_hooks")
 _AGAIN = "Create the extractor again, or set it back"
 Form = Mapping[Reading, Any]
 
@@ -166,7 +168,7 @@ def _check(module: nn.Module, watched: Watched) -> None:
         if own.get(name, NOTHING) is not value and not is_still(value, read(module, name)):
             raise GuardError(_spell(watched.path, module, name, value, take(read(module, name))))
     for name in watched.empty:
-        if own[name]:
+        if own[name] and not (name == _AFTER and only_look(module, own[name].values())):
             raise GuardError(_spell(watched.path, module, name, None, None))
     for reading, value in watched.others:
         now = read(module, reading.name)

@@ -39,7 +39,8 @@ class Body:
         flat: whether the model works at one resolution, so that there is one map only.
         image: the image that it was recorded with.
         frozen: the names of the parameters that are not to be trained, or that no map depends on.
-        sorted: whether the model keeps the places of a map in an order of its own, known for this size of image alone.
+        sorted: whether the model keeps the places of a map in an order of its own, or brings its images to one size, so
+            that its maps are known for this size of image alone.
     """
 
     pyramid: FeaturePyramid
@@ -82,7 +83,8 @@ def find_body(model: nn.Module, request: Request, example_inputs: Any) -> Body:
         whole = features_only(setup.model, every, request.output_stride, example_inputs=inputs, engine=request.engine)
         used = (*_rehearse_training(whole, image).used[:-1], frozenset().union(*used))
     frozen = frozenset(name for name, _ in pyramid.named_parameters()) - find_trainable(used, trainable_levels)
-    is_sorted = any(search.levels[index].layout.sorting is not None for index in wanted)
+    layouts = [search.levels[index].layout for index in wanted]
+    is_sorted = any(layout.sorting is not None or layout.image is not None for layout in layouts)
     return Body(pyramid, tuple(pyramid.feature_info.reduction()), search.flat, image, frozen, is_sorted)
 
 

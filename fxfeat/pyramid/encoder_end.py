@@ -73,9 +73,7 @@ def leave_heads(recording: Recording, flow: nx.DiGraph, layouts: Layouts, low: l
     """
     first, bottom = low[0], low[-1]
     before_bottom = {bottom, *nx.ancestors(flow, bottom)}
-    between = [
-        call for call in recording.module_calls[1:] if position_of(first) < call.start <= position_of(bottom)
-    ]
+    between = [call for call in recording.module_calls[1:] if position_of(first) < call.start <= position_of(bottom)]
     leading = [call for call in between if position_of(bottom) < call.stop or _gives(call, before_bottom)]
     head = next((call for call in leading if _is_head(recording, flow, layouts, call)), None)
     before = [node for node in low if head is None or position_of(node) < head.start]
@@ -88,7 +86,9 @@ def _is_head(recording: Recording, flow: nx.DiGraph, layouts: Layouts, call: Mod
     if not isinstance(result, fx.Node) or result not in layouts or result not in flow:
         return False
     others = [
-        other.result for other in recording.module_calls if other.parent == call.parent and _is_beside(recording, other, call)
+        other.result
+        for other in recording.module_calls
+        if other.parent == call.parent and _is_beside(recording, other, call)
     ]
     maps = [other for other in others if isinstance(other, fx.Node) and other in layouts and other in flow]
     return any(

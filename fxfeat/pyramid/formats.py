@@ -82,6 +82,27 @@ def _take_tokens(value: torch.Tensor, layout: Layout, image: tuple[int, ...]) ->
     return value[:, list(layout.sorting.index)]
 
 
+def take_grid_tokens(value: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Take the tokens of the grid in the order in which the model keeps them, whatever the image's size.
+
+    >>> take_grid_tokens(torch.arange(4).view(1, 4, 1), Layout("NLC", (1, 3), 1, (8.0, 8.0), prefix=1)).flatten()
+    tensor([1, 2, 3])
+
+    Raises:
+        GuardError: where others lie between them, and it is not known where for so many.
+    """
+    value = tokens_of(value, layout)
+    count = value.shape[1] - layout.suffix - layout.prefix
+    if layout.sorting is None or layout.places == len(range(min(layout.sorting.index), max(layout.sorting.index) + 1)):
+        return value.narrow(1, layout.prefix, count)
+    if count != max(layout.sorting.index) + 1 - layout.prefix:
+        raise GuardError(
+            "Other tokens lie between those of the image, where is known for images of "
+            f"{layout.sorting.image} pixels. Create the backbone with example_inputs= like this input."
+        )
+    return value[:, sorted(layout.sorting.index)]
+
+
 def find_grid(places: int, layout: Layout, image: tuple[int, ...]) -> tuple[int, ...]:
     """Find the grid of so many places over an image, whether the model rounds its size down, up or to the nearest.
 

@@ -171,7 +171,7 @@ def find_image(recording: Recording) -> fx.Node:
     inputs += [node for node in recording.graph.nodes if _is_element_of_input(node)]
     images = [node for node in inputs if _may_be_image(node)]
     if not images:
-        shown = ", ".join(f"{node} of shape {shape_of(node)}" for node in inputs if shape_of(node)) or "no tensor"
+        shown = ", ".join(_describe_input(node) for node in inputs if shape_of(node)) or "no tensor"
         raise TraceError(
             f"A feature pyramid needs an image (N, C, H, W), a volume (N, C, D, H, W) or a signal (N, C, L), and "
             f"{type(recording.root).__name__} takes {shown}. If it takes images too, pass example_inputs= with one."
@@ -179,8 +179,22 @@ def find_image(recording: Recording) -> fx.Node:
     return max(images, key=lambda node: (len(shape_of(node)), math.prod(shape_of(node))))
 
 
+def _describe_input(node: fx.Node) -> str:
+    value = meta_of(node).value
+    shown = f"{node} of shape {shape_of(node)}"
+    if not isinstance(value, TensorMeta) or value.dtype.is_floating_point:
+        return shown
+    return f"{shown} and of {value.dtype}, which is no floating-point number"
+
+
 def _is_element_of_input(node: fx.Node) -> bool:
-    return node.target is operator.getitem and getattr(node.args[0], "op", "") == "placeholder"
+    """Say whether a value is an element of an input that is a list, or a signal that is given its channel axis."""
+    if node.target not in (operator.getitem, "unsqueeze", torch.unsqueeze):
+        return False
+    source = node.args[0] if node.args else node.kwargs.get("input")
+    if not isinstance(source, fx.Node) or source.op != "placeholder":
+        return False
+    return node.target is operator.getitem or shape_of(node) == (*shape_of(source)[:1], 1, *shape_of(source)[1:])
 
 
 def _may_be_image(node: fx.Node) -> bool:

@@ -30,7 +30,9 @@ _MOVES |= {"stack", "expand", "expand_as", "repeat", "repeat_interleave", "tile"
 _MOVES |= {"select", "index_select", "gather", "take_along_dim", "tensor_split", "pad", "unfold", "t", "ravel"}
 _MOVES |= {"pixel_shuffle", "pixel_unshuffle", "rearrange", "reshape_as", "view_as"}
 _MOVING_LAYERS = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Unfold, nn.PixelShuffle, nn.PixelUnshuffle)
-_REORDERS = re.compile("sort|topk|scatter|index_|masked_|take|unique|grid_sample|shuffle|cumsum|kthvalue|nonzero|fold|fft")
+_REORDERS = re.compile(
+    "sort|topk|scatter|index_|masked_|take|unique|grid_sample|shuffle|cumsum|kthvalue|nonzero|fold|fft"
+)
 _REDUCES = frozenset(("amax", "amin", "mean", "sum", "max", "min", "logsumexp"))
 
 

@@ -113,7 +113,9 @@ class FeaturePyramid(nn.Module):
         image = kwargs[name] if name in kwargs else args[position]
         while not isinstance(image, torch.Tensor):
             image = image[0]
-        return tuple(image.shape[2:])
+        # A signal may come without channels.
+        rank = len(next(iter(self.layouts.values())).grid)
+        return tuple(image.shape[-rank:])
 
     def train(self, mode: bool = True) -> FeaturePyramid:
         """Set the mode of every module, as the model's own ``train`` does."""

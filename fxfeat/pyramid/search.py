@@ -22,7 +22,7 @@ from fxfeat.vision.learnt import has_weights, mixes
 from fxfeat.vision.reduction import join_axes
 
 _MOST_OFF = 0.1
-"""How far a step may be from a whole number, as a part of it: what has no padding shrinks a little beside its stride."""
+"""How far a step may be from a whole number, as a part of it: without padding a map shrinks beside its stride."""
 
 
 @dataclass(frozen=True)

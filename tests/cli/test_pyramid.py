@@ -69,8 +69,8 @@ def test_wrong_option(run, small):
     assert run(*small, "--jsn") == Result(
         2,
         "",
-        "fxfeat: fxfeat pyramid has no option '--jsn'; it has --json, --out-indices, --output-stride, --arg, "
-        "--input-shape, --debug. Did you mean '--json'?\n",
+        "fxfeat: fxfeat pyramid has no option '--jsn'; it has --json, --out-indices, --strides, "
+        "--output-stride, --engine, --arg, --input-shape, --debug. Did you mean '--json'?\n",
     )
 
 
@@ -98,3 +98,29 @@ def test_no_indices(run, small):
         "fxfeat: argument --out-indices: 'last' are no indices; write numbers as in --out-indices 1,2. Type: fxfeat "
         "pyramid --help\n"
     )
+
+
+@pytest.mark.parametrize(("asked", "reductions"), (("2", [2]), ("4,2", [4, 2]), ("2x2,4", [2, 4])))
+def test_levels_of_some_strides(run, small, asked, reductions):
+    said = json.loads(run(*small, "--json", "--strides", asked).out)
+    assert [level["reduction"] for level in said["levels"]] == reductions
+
+
+def test_no_strides(run, small):
+    result = run(*small, "--strides", "4,x")
+    assert result.code == 2
+    assert result.err == (
+        "fxfeat: argument --strides: '4,x' are no strides; write numbers as in --strides 4,8. Type: fxfeat pyramid "
+        "--help\n"
+    )
+
+
+def test_indices_and_strides(run, small):
+    result = run(*small, "--strides", "4", "--out-indices", "1")
+    assert result.err == "fxfeat: Pass out_indices= or strides=, not both: each chooses the levels.\n"
+
+
+@pytest.mark.parametrize("engine", ("auto", "code", "tap"))
+def test_a_pyramid_of_each_engine(run, small, engine):
+    levels = json.loads(run(*small, "--json", "--engine", engine).out)["levels"]
+    assert levels == json.loads(run(*small, "--json").out)["levels"]
