@@ -194,7 +194,8 @@ def _is_element_of_input(node: fx.Node) -> bool:
     source = node.args[0] if node.args else node.kwargs.get("input")
     if not isinstance(source, fx.Node) or source.op != "placeholder":
         return False
-    return node.target is operator.getitem or shape_of(node) == (*shape_of(source)[:1], 1, *shape_of(source)[1:])
+    shape = shape_of(source)
+    return node.target is operator.getitem or (len(shape) == 2 and shape_of(node) == (shape[0], 1, shape[1]))
 
 
 def _may_be_image(node: fx.Node) -> bool:

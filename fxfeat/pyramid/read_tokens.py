@@ -24,7 +24,7 @@ def read_tokens(places: Places, image: tuple[int, ...], order: Order) -> Layout 
     Example:
         >>> rows, columns = (torch.tensor([torch.nan, *axis]).view(1, 5, 1) for axis in ((1, 1, 9, 9), (1, 9, 1, 9)))
         >>> read_tokens((rows, columns), (16, 16), "NLC")
-        Layout(order='NLC', grid=(2, 2), channels=1, scale=(8.0, 8.0), prefix=1, suffix=0, sorting=None)
+        Layout(order='NLC', grid=(2, 2), channels=1, scale=(8.0, 8.0), prefix=1, suffix=0, sorting=None, image=None)
     """
     if not all(isinstance(axis, torch.Tensor) and axis.dim() == 3 for axis in places):
         return None
