@@ -22,7 +22,8 @@ def _compares(x: torch.Tensor) -> None:
 
 
 def _compares_the_other_way(x: torch.Tensor) -> None:
-    assert x.shape[-2] == 8
+    height = 8
+    assert height == x.shape[-2]
 
 
 def _unpacks(x: torch.Tensor) -> None:
