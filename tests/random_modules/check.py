@@ -152,6 +152,8 @@ def names_in(model: nn.Module, seen: Seen) -> list[str]:
     """List what can be asked for: modules, their calls, and elements of what they returned."""
     names: list[str] = []
     for path, calls in seen.items():
+        if path.endswith(":in"):
+            continue  # what a module was called with
         names.append(path)
         names += [f"{path}@{index}" for index in range(len(calls)) if path != "output"]
         names += [f"{path}{steps}" for steps in _steps(pick(model, seen, path)) if steps]

@@ -196,9 +196,10 @@ def test_weight_norm_of_the_old_kind_is_computed_at_each_call():
 
 def test_global_hooks_run_in_whole_modules():
     model, fired = Model().eval(), []
-    extractor = fxfeat.create_feature_extractor(model, ["first"], example_inputs=X)
     handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *rest: fired.append(module))
     try:
+        extractor = fxfeat.create_feature_extractor(model, ["first"], example_inputs=X)
+        fired.clear()
         run(extractor, X)
     finally:
         handle.remove()

@@ -14,6 +14,7 @@ from fxfeat.runtime.read_flag import read_flag
 from fxfeat.trace.builder.decisions import guard_answer
 from fxfeat.trace.builder.gradients import decide_enabled
 from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.patches import fast_paths
 from fxfeat.trace.patches.replacement import Replacement
 
 _MODES = (
@@ -51,11 +52,10 @@ def asking(trace: Trace) -> Iterator[Replacement]:
 
 
 def _asking_frame() -> types.FrameType:
-    """Return the frame that asks, behind fxfeat's own: another patch may stand in between."""
+    """Return the frame that asks, behind the patch that answers torch's own modules in another way."""
     frame = sys._getframe(2)
-    while str(frame.f_globals.get("__name__")).startswith("fxfeat.") and frame.f_back is not None:
-        frame = frame.f_back
-    return frame
+    is_patch = frame.f_globals.get("__name__") == fast_paths.__name__
+    return frame.f_back if is_patch and frame.f_back is not None else frame
 
 
 def _reading_flags(trace: Trace) -> Callable[..., Any]:
