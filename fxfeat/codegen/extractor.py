@@ -231,7 +231,7 @@ class FeatureExtractor(Shown, nn.Module):
         """Take the whole model's checkpoint as well: what was left out is not looked at."""
         errors = others[-1]
         errors += explain_loading(self, state_dict, prefix, local_metadata)
-        for name in self.left_out:
+        for name in self.left_out.difference(list_keys(self)):
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
