@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fxfeat.ir.example import Example
 from fxfeat.ir.node_meta import RNG, meta_of
 from fxfeat.trace.builder.fakes import fake_of
 from fxfeat.trace.builder.memory import all_written, inside_whole_call
 from fxfeat.trace.builder.model_parts import add_modules, read_tensors
-from fxfeat.trace.builder.nodes import add_node, guard, nodes_from, uncounted
+from fxfeat.trace.builder.nodes import add_node, guard, nodes_from, uncounted, walk_back
 from fxfeat.trace.builder.operands import to_write
 from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.results import write_draw
@@ -98,3 +99,11 @@ def test_a_guard_on_a_number_that_was_drawn_is_no_guard(trace):
     assert [unsupported.reason for unsupported in trace.obstacles.unsupported] == [
         "random numbers are drawn from Python or NumPy"
     ]
+
+
+def test_a_walk_back_comes_by_each_node_once():
+    graph = fx.Graph()
+    node = graph.placeholder("x")
+    for _ in range(40):
+        node = graph.call_function(operator.add, (node, graph.call_function(operator.neg, (node,))))
+    assert len(list(itertools.islice(walk_back(node), 1000))) == 1 + 2 * 40

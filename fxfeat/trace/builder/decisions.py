@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.source_lines import is_assertion, model_line
-from fxfeat.trace.builder.nodes import add_node, guard
+from fxfeat.trace.builder.nodes import add_node, guard, is_number
 from fxfeat.trace.builder.operands import to_write
 from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.trace import Trace
@@ -65,7 +64,7 @@ def is_rank(trace: Trace, node: fx.Node) -> bool:
     if node.target is len:
         return inputs[0].target is getattr and bool(inputs[0].args[1] == "shape")
     # Only numbers can come from ranks alone; a walk through tensors would go through the whole model.
-    return bool(inputs) and all(_is_number(source) and is_rank(trace, source) for source in inputs)
+    return bool(inputs) and all(is_number(source) and is_rank(trace, source) for source in inputs)
 
 
 def _guard_ranks(trace: Trace) -> None:
@@ -86,8 +85,4 @@ def _is_fixed(trace: Trace, node: fx.Node) -> bool:
         return node.op == "call_function" and node not in trace.decisions.drawn
     if node.target in _OF_TENSORS or (node.target is getattr and node.args[1] in ("shape", "ndim")):
         return inputs[0].op == "get_attr"
-    return all(_is_number(source) and _is_fixed(trace, source) for source in inputs)
-
-
-def _is_number(node: fx.Node) -> bool:
-    return not isinstance(meta_of(node).value, TensorMeta)
+    return all(is_number(source) and _is_fixed(trace, source) for source in inputs)

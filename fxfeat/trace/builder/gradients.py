@@ -10,7 +10,7 @@ from torch import fx
 
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.trace.builder.decisions import guard_answer
-from fxfeat.trace.builder.nodes import add_node, guard
+from fxfeat.trace.builder.nodes import add_node, guard, walk_back
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.unobserved import unobserved_call
 
@@ -64,17 +64,10 @@ def _is_enabled(trace: Trace) -> bool:
 
 def _has_gradient(trace: Trace, node: fx.Node) -> bool:
     """Say whether anything that a value was computed from has a gradient, and nothing in between takes it away."""
-    waiting, seen = [node], {node}
-    while waiting:
-        source = waiting.pop()
-        if _stops(source):
-            continue
-        if _is_trained(trace, source) or (source.op == "placeholder" and _is_asked(trace, source)):
-            return True
-        unseen = set(source.all_input_nodes) - seen
-        seen |= unseen
-        waiting += unseen
-    return False
+    if _stops(node):
+        return False
+    behind = walk_back(node, lambda source: not _stops(source))
+    return any(_is_trained(trace, n) or (n.op == "placeholder" and _is_asked(trace, n)) for n in behind)
 
 
 def _stops(node: fx.Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from fxfeat.trace.builder.regions import contexts_in_force, notice_switches
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.unsupported import refuse
 
-READ_OUT = (bool, int, float, complex, operator.index, "item", "tolist", torch.equal, torch.allclose, torch.is_nonzero)
+_READ_OUT = (bool, int, float, complex, operator.index, "item", "tolist", torch.equal, torch.allclose, torch.is_nonzero)
 """What gives a plain value out of a tensor's data."""
 
 
@@ -103,33 +103,40 @@ def _guard_after_an_error(trace: Trace) -> None:
 
 def _is_unneeded(trace: Trace, node: fx.Node) -> bool:
     """Say whether a decision is about an argument that no feature needs."""
-    unneeded, waiting = trace.decisions.assumptions.unneeded, [node]
-    while unneeded and waiting:
-        source = waiting.pop()
-        if source.op == "placeholder" and source.target in unneeded:
-            return True
-        waiting += source.all_input_nodes
-    return False
+    unneeded = trace.decisions.assumptions.unneeded
+    behind = walk_back(node) if unneeded else ()
+    return any(source.op == "placeholder" and source.target in unneeded for source in behind)
 
 
 def _goes_by_random_values(trace: Trace, node: fx.Node) -> bool:
     """Say whether a number was read out of a tensor that depends on torch's random numbers."""
-    waiting = [node] if trace.decisions.random else []
-    while waiting:
-        source = waiting.pop()
-        if source.target in READ_OUT and not trace.decisions.random.isdisjoint(source.all_input_nodes):
-            return True
-        waiting += [n for n in source.all_input_nodes if not isinstance(meta_of(n).value, TensorMeta)]
-    return False
+    random = trace.decisions.random
+    numbers = walk_back(node, is_number) if random else ()
+    return any(number.target in _READ_OUT and not random.isdisjoint(number.all_input_nodes) for number in numbers)
 
 
 def _is_drawn(trace: Trace, node: fx.Node) -> bool:
     """Say whether a number comes from one that was drawn, and not from a tensor."""
     drawn = trace.decisions.drawn
-    waiting = [node] if drawn else []
+    return bool(drawn) and not drawn.isdisjoint(walk_back(node, is_number))
+
+
+def is_number(node: fx.Node) -> bool:
+    """Say whether a node gives no tensor."""
+    return not isinstance(meta_of(node).value, TensorMeta)
+
+
+def walk_back(node: fx.Node, follows: Callable[[fx.Node], bool] = lambda source: True) -> Iterator[fx.Node]:
+    """Yield a node and what it was computed from, each once: a chain of additions has twice as many ways at each step.
+
+    Args:
+        node: where to begin.
+        follows: whether to go on to a node.
+    """
+    waiting, seen = [node], {node}
     while waiting:
         source = waiting.pop()
-        if source in drawn:
-            return True
-        waiting += [n for n in source.all_input_nodes if not isinstance(meta_of(n).value, TensorMeta)]
-    return False
+        yield source
+        unseen = [other for other in source.all_input_nodes if other not in seen and follows(other)]
+        seen.update(unseen)
+        waiting += unseen
