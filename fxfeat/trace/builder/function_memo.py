@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch import get_default_dtype, is_grad_enabled
 
 from fxfeat.ir.node_meta import TensorMeta, measure
 from fxfeat.ir.tree import leaves_of, tensors
 from fxfeat.trace.builder.measure import storage_of
+from fxfeat.trace.builder.meta_forms import Key, has_form, keep_result, may_remember
 from fxfeat.trace.builder.trace import Trace
-
-Key = tuple[Any, ...]
 
 _T = torch.Tensor
 _PURE = frozenset(
@@ -34,18 +31,14 @@ _PURE = frozenset(
 """Functions that return one tensor, and do nothing else unless they write to what they are given, or draw."""
 
 _LITERALS = (int, float, bool, str, type(None), torch.dtype, torch.memory_format)
-_MOST = 4096
-_FORMS: OrderedDict[Key, TensorMeta] = OrderedDict()
+_FORMS: dict[Key, TensorMeta] = {}
 
 
 def key_of_call(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
     """Return what the form of a result follows from; None where the function has to be run."""
-    if trace.fake_tensors.kind != "meta" or function not in _PURE or is_inference_mode_enabled():
+    if function not in _PURE or not may_remember(trace):
         return None
-    if trace.settings.modes or torch._C._len_torch_dispatch_stack():
-        return None
-    parts = leaves_of((args, kwargs))
-    if not all(_is_plain(part) for part in parts):
+    if not all(type(part) in _LITERALS or has_form(part) for part in leaves_of((args, kwargs))):
         return None
     return (function, _form((args, kwargs)), is_grad_enabled(), get_default_dtype())
 
@@ -58,14 +51,6 @@ def _form(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((name, _form(part)) for name, part in value.items())
     return type(value), value  # 1 and 1.0 are equal, and give other dtypes
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) is not torch.Tensor:
-        return type(value) in _LITERALS
-    if not value.is_meta or value.requires_grad or value.layout is not torch.strided:
-        return False
-    return not value.is_complex() and not is_functorch_wrapped_tensor(value)
 
 
 def recall_call(key: Key) -> torch.Tensor | None:
@@ -83,6 +68,4 @@ def remember_call(trace: Trace, key: Key, given: Any, result: Any) -> None:
         return
     if storage_of(result) in {storage_of(tensor) for _, tensor in tensors(given)}:
         return
-    _FORMS[key] = measure(result)
-    if len(_FORMS) > _MOST:
-        _FORMS.popitem(last=False)
+    keep_result(_FORMS, key, measure(result))

@@ -6,13 +6,12 @@ all of it Python decompositions of batch norms and activations, which come out t
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled, nn
+from torch import get_default_dtype, is_grad_enabled, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import increment_version
 
@@ -21,6 +20,7 @@ from fxfeat.ir.tree import leaves_of, map_structure
 from fxfeat.trace.builder.fakes import adopt_result, fake_of
 from fxfeat.trace.builder.measure import storage_of
 from fxfeat.trace.builder.memory import note_versions
+from fxfeat.trace.builder.meta_forms import Key, has_form, keep_result, may_remember
 from fxfeat.trace.builder.trace import Effects, Trace
 from fxfeat.trace.patches.hooks import has_hooks
 
@@ -35,12 +35,10 @@ _LEAVES: tuple[type[nn.Module], ...] = (
 )
 """Modules whose results and effects follow from their attributes and the forms of their inputs."""
 
-_MOST = 4096
 _BOOKKEEPING = frozenset(vars(nn.Module()))
 _STATE = (nn.Parameter, torch.Tensor)
 _PLAIN = (int, float, bool, str, type(None))
 
-Key = tuple[Any, ...]
 NOTHING = object()
 
 
@@ -64,14 +62,12 @@ class _Outcome:
     draws: bool
 
 
-_OUTCOMES: OrderedDict[Key, _Outcome] = OrderedDict()
+_OUTCOMES: dict[Key, _Outcome] = {}
 
 
 def key_of(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> Key | None:
     """Return what the result of a call follows from; None where it has to be run."""
-    if trace.fake_tensors.kind != "meta" or type(module) not in _LEAVES or has_hooks(module):
-        return None
-    if is_inference_mode_enabled() or trace.settings.modes or torch._C._len_torch_dispatch_stack():
+    if type(module) not in _LEAVES or not may_remember(trace) or has_hooks(module):
         return None
     parts = leaves_of((args, kwargs))
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
@@ -80,7 +76,7 @@ def key_of(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> Key | Non
     fakes = [fake_of(trace, tensor) for tensor in tensors]
     configuration = _configuration(module)
     literals = tuple(part for part in parts if not isinstance(part, torch.Tensor))
-    if configuration is None or not all(map(_is_plain_tensor, fakes)) or not all(map(_is_plain, literals)):
+    if configuration is None or not all(map(has_form, fakes)) or not all(map(_is_plain, literals)):
         return None
     given = (len(args), tuple(kwargs), literals, tuple(map(measure, fakes)), _repeats(fakes))
     state = tuple((name, measure(fake_of(trace, tensor))) for name, tensor in _state_of(module))
@@ -103,10 +99,6 @@ def _configuration(module: nn.Module) -> Key | None:
     children = [(type(child), _configuration(child)) for child in module.children()]
     are_plain = all(configuration is not None for _, configuration in children)
     return (own, *children) if are_plain and not any(map(has_hooks, module.children())) else None
-
-
-def _is_plain_tensor(tensor: torch.Tensor) -> bool:
-    return type(tensor) is torch.Tensor and tensor.layout is torch.strided and not tensor.requires_grad
 
 
 def _is_plain(value: Any) -> bool:
@@ -178,9 +170,7 @@ def remember(trace: Trace, key: Key, module: nn.Module, args: Any, kwargs: Any, 
         return measure(part) if name is None else _Given(name)
 
     reads, writes = (_named(parts, by_memory) for parts in (effects.reads, effects.writes))
-    _OUTCOMES[key] = _Outcome(map_structure(result, form), reads, writes, effects.draws)
-    if len(_OUTCOMES) > _MOST:
-        _OUTCOMES.popitem(last=False)
+    keep_result(_OUTCOMES, key, _Outcome(map_structure(result, form), reads, writes, effects.draws))
 
 
 def _fake(trace: Trace, part: Any) -> Any:
