@@ -13,6 +13,7 @@ from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import nodes_in
 from fxfeat.opening.plan import Plan, happens_in_time
 from fxfeat.opening.sources_of_numbers import have_sources
+from fxfeat.trace.leaves import is_of_torch
 
 
 def is_told(recording: Recording, plan: Plan) -> bool:
@@ -37,16 +38,14 @@ def _whole_calls(recording: Recording, plan: Plan) -> Iterator[ModuleCall]:
     """Yield the calls that opened code makes of modules other than torch's own, whose results have one form."""
     for call in recording.module_calls:
         is_whole = call.index not in plan.opened and (call.parent is None or call.parent in plan.opened)
-        if is_whole and call.start < plan.end and not (call.leaf and _is_of_torch(recording, call)):
+        if not is_whole or call.start >= plan.end:
+            continue
+        if not call.leaf or not is_of_torch(recording.root.get_submodule(call.path)):
             yield call
 
 
 def _returns_a_tensor(call: ModuleCall) -> bool:
     return isinstance(call.result, fx.Node) and isinstance(meta_of(call.result).value, TensorMeta)
-
-
-def _is_of_torch(recording: Recording, call: ModuleCall) -> bool:
-    return type(recording.root.get_submodule(call.path)).__module__.startswith(("torch.nn", "torch.ao.nn"))
 
 
 def _is_memory_told(recording: Recording, plan: Plan, told: set[int]) -> bool:

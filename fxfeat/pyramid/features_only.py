@@ -84,7 +84,8 @@ def features_only(
     setup = read_setup(model, None, None, example_inputs, engine)
     search = search_levels(setup)
     levels, example = search.levels, as_example_inputs(setup.examples[0])
-    output_stride = output_stride if read_int(output_stride) is None else read_int(output_stride)
+    whole = read_int(output_stride)
+    output_stride = output_stride if whole is None else whole
     is_limited = output_stride is not None and output_stride != coarsest(levels[-1].reduction)
     if output_stride is not None and is_limited:
         levels = tuple(limit_level(level, output_stride) for level in levels)

@@ -40,8 +40,16 @@ class Leaves:
         """Say whether a module would be a leaf if no name lay inside it."""
         if isinstance(module, (self.modules, torch.jit.ScriptModule)):
             return True
-        home = type(module).__module__
-        return home.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, nn.Sequential)
+        return is_of_torch(module) and not isinstance(module, nn.Sequential)
+
+
+def is_of_torch(module: nn.Module) -> bool:
+    """Say whether a module's class is torch's own.
+
+    >>> is_of_torch(nn.Linear(1, 1)), is_of_torch(type("Own", (nn.Linear,), {"__module__": "mine"})(1, 1))
+    (True, False)
+    """
+    return type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
 
 
 def choose_leaves(tracer_kwargs: dict[str, Any] | None, opened: Iterable[str] = ()) -> Leaves:

@@ -30,7 +30,7 @@ from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Effects, Trace
 from fxfeat.trace.builder.unanswerable import refuse_in_try
 from fxfeat.trace.builder.unsupported import note_attribute_write, refuse
-from fxfeat.trace.leaves import Leaves
+from fxfeat.trace.leaves import Leaves, is_of_torch
 from fxfeat.trace.patches.called_names import CalledNames, wrap_files
 from fxfeat.trace.patches.hooks import has_hooks, run_with_hooks
 from fxfeat.trace.patches.python_draws import PythonDraws, note_draws, notice_draws
@@ -143,7 +143,7 @@ def _call_whole(
         with inside_whole_call(trace, (args, kwargs)) as effects:
             result = _run_inside(trace, module, plain, plain_numbers(args), plain_numbers(kwargs))
         # What is not torch's own may squeeze, or draw from Python.
-        if not type(module).__module__.startswith(("torch.nn", "torch.ao.nn")):
+        if not is_of_torch(module):
             trace.decisions.squeezes = True
             note_draws(calls.draws, effects)
         with unobserved():
