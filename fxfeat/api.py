@@ -159,8 +159,7 @@ def create_feature_extractor(
     again = check_on_guard(on_guard) == "retrace"
     retracing = Retracing(model, lambda model, example: _create(model, requests, options, example)) if again else None
     extractor = _create(model, requests, options, example_inputs, retracing)
-    forms = (extractor.forms.train, extractor.forms.eval, extractor.forms.mixed)
-    sources = (form.source for form in forms if isinstance(form, Emission))
+    sources = (emission.source for emission in extractor.forms.emissions)
     warn_of_taps(options.engine, extractor.original, *sources)
     return extractor
 

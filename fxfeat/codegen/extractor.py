@@ -93,7 +93,7 @@ class FeatureExtractor(Shown, nn.Module):
         self.is_mixed = forms.mixed is not None
         self.parameters_before = sum(parameter.numel() for parameter in model.parameters())
         self.original = type(model).__name__
-        emissions = [form for form in (forms.train, forms.eval, forms.mixed) if isinstance(form, Emission)]
+        emissions = forms.emissions
         used_state, constants = UsedState(frozenset(), frozenset()), {}
         for emission in emissions:
             used_state = used_state | emission.used_state
@@ -190,8 +190,7 @@ class FeatureExtractor(Shown, nn.Module):
     @property
     def tapped(self) -> tuple[TappedModule, ...]:
         """The modules that run whole as their code cannot be written out, and why; values are copied out of them."""
-        forms = (self.forms.train, self.forms.eval, self.forms.mixed)
-        return list_tapped(*(form.source for form in forms if isinstance(form, Emission)))
+        return list_tapped(*(emission.source for emission in self.forms.emissions))
 
     def find_tapped(self, key: str) -> tuple[nn.Module, TappedCall]:
         """Return the module of a call that runs whole in the current mode, and what is copied out of it."""
@@ -328,16 +327,13 @@ def build_extractor(
     if return_type not in get_args(ReturnType):
         raise RequestError(f"return_type is {return_type!r}; it must be 'dict', 'tuple' or 'list'.")
     if return_type != "dict":
-        train, evaluation, mixed = (_return_as(form, return_type) for form in (forms.train, forms.eval, forms.mixed))
-        forms = replace(forms, train=train, eval=evaluation, mixed=mixed)
+        forms = forms.map(lambda emission: _return_as(emission, return_type))
     cls = _class_of(forms)
     extractor: FeatureExtractor = cls(forms, model, tracer_kwargs, return_type, retracing)
     return extractor
 
 
-def _return_as(form: Any, kind: ReturnType) -> Any:
-    if not isinstance(form, Emission):
-        return form
+def _return_as(form: Emission, kind: ReturnType) -> Emission:
     if form.graph is not None:
         output = next(node for node in form.graph.nodes if node.op == "output")
         values = tuple(output.args[0].values())
@@ -347,8 +343,7 @@ def _return_as(form: Any, kind: ReturnType) -> Any:
 
 def build_single(extractor: FeatureExtractor, key: str) -> nn.Module:
     """Make a module that runs an extractor and returns the value under one key."""
-    forms = [form for _, form, _ in _named_forms(extractor.forms) if isinstance(form, Emission)]
-    keys = [[row.key for row in form.rows] for form in forms]
+    keys = [[row.key for row in emission.rows] for emission in extractor.forms.emissions]
     places = {listed.index(key) if key in listed else None for listed in keys}
     if None in places or (len(places) > 1 and extractor.return_type != "dict"):
         shown = ", ".join(repr(one) for one in dict.fromkeys(itertools.chain(*keys)))
@@ -408,7 +403,7 @@ def _wrapper_of(state_dict: Any, names: frozenset[str]) -> str:
 def _class_of(forms: ModeVariants) -> type[FeatureExtractor]:
     methods: dict[str, Callable[..., Any]] = {}
     sources: dict[str, str] = {}
-    for name, form in (("train", forms.train), ("eval", forms.eval), ("mixed", forms.mixed)):
+    for name, form, _ in _named_forms(forms):
         if isinstance(form, Emission):
             methods[name] = compile_source(form.source)
             sources[name] = form.source.text
@@ -466,10 +461,7 @@ def _named_forms(forms: ModeVariants) -> tuple[tuple[str, Any, Setting | None], 
 
 
 def _without_graphs(forms: ModeVariants) -> ModeVariants:
-    def bare(form: Any) -> Any:
-        return replace(form, graph=None) if isinstance(form, Emission) else form
-
-    return replace(forms, train=bare(forms.train), eval=bare(forms.eval), mixed=bare(forms.mixed))
+    return forms.map(lambda emission: replace(emission, graph=None))
 
 
 def _restore(forms: ModeVariants) -> FeatureExtractor:

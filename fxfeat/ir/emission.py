@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -149,3 +150,16 @@ class ModeVariants:
     eval: Emission | FxfeatError
     mixed: Emission | None = None
     method: str = "forward"
+
+    @property
+    def emissions(self) -> tuple[Emission, ...]:
+        """What was emitted, for train mode, eval mode and mixed modes, as far as there is any."""
+        return tuple(form for form in (self.train, self.eval, self.mixed) if isinstance(form, Emission))
+
+    def map(self, change: Callable[[Emission], Emission]) -> ModeVariants:
+        """Change each emission, and leave errors as they are."""
+
+        def changed(form: Any) -> Any:
+            return change(form) if isinstance(form, Emission) else form
+
+        return replace(self, train=changed(self.train), eval=changed(self.eval), mixed=changed(self.mixed))
