@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,8 @@ from torch import nn
 
 from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
 from fxfeat.codegen.retracing import OnGuard, Retracing, check_on_guard
-from fxfeat.eager.emit_checked import emit_checked
+from fxfeat.eager.emit_checked import Checked, emit_checked, emit_in_train_mode
+from fxfeat.eager.implicit_inputs import MakeDraft
 from fxfeat.eager.stopping import leaves_undone
 from fxfeat.eager.tap_recorded import tap_recorded
 from fxfeat.eager.tap_unrecorded import tap_unrecorded
@@ -28,7 +30,8 @@ from fxfeat.names.request import read_request
 from fxfeat.names.several import Request
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
-from fxfeat.trace.setup import Setup, read_setup, record_mode
+from fxfeat.trace.setup import Setup, read_setup, record_mode, trace_each_mode
+from fxfeat.trace.train_recording import are_clear
 
 Asked = Sequence[Any] | Mapping[Any, str] | type[nn.Module]
 
@@ -259,9 +262,32 @@ def _emit_once(
             draft = Draft(recording, recording.graph, select_features(recording, request), flatten=flatten)
             return dataclasses.replace(draft, on_model=on_model, tapped=tapped, may_stop=may_stop)
 
-        return emit_checked(setup, record_named(setup, training, request), training, make)
+        return _emit_code(setup, training, request, make, (flatten, on_model, may_stop, *tapped.items()))
 
     return attempt({}) if setup.engine == "code" else choose_taps(attempt)
+
+
+def _emit_code(
+    setup: Setup, training: bool | None, request: Request, make: MakeDraft, how: tuple[Any, ...]
+) -> Emission:
+    """Emit the code of a mode; once for both where the model does the same in both."""
+    recording = record_named(setup, training, request)
+    if recording.derived and not are_clear(recording, make(recording).features):
+        return _check(trace_each_mode(setup), training, request, make, how).emission
+    if recording.derived:
+        with contextlib.suppress(TraceError):
+            emission = emit_in_train_mode(setup, _check(setup, False, request, make, how), make)
+            if emission is not None:
+                return emission
+    return _check(setup, training, request, make, how).emission
+
+
+def _check(setup: Setup, training: bool | None, request: Request, make: MakeDraft, how: tuple[Any, ...]) -> Checked:
+    key = (training, id(request), *how)
+    if key not in setup.checked:
+        recording = record_named(setup, training, request)
+        setup.checked[key] = request, emit_checked(setup, recording, training, make)
+    return setup.checked[key][1]
 
 
 def warn_of_taps(engine: Engine, model: str, *sources: Source) -> None:

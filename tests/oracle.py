@@ -37,15 +37,15 @@ def clone(value: Any, grad: bool = False) -> Any:
     if isinstance(value, torch.Tensor):
         return value.clone() if grad else value.detach().clone()
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(clone(held, grad) for held in value))
+        return type(value)(*(clone(part, grad) for part in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(clone(held, grad) for held in value)
+        return type(value)(clone(part, grad) for part in value)
     if isinstance(value, dict):
-        return {key: clone(held, grad) for key, held in value.items()}
+        return {key: clone(part, grad) for key, part in value.items()}
     copied = copy.copy(value)
     if hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
-        for name, held in vars(value).items():
-            object.__setattr__(copied, name, clone(held, grad))
+        for name, part in vars(value).items():
+            object.__setattr__(copied, name, clone(part, grad))
     return copied
 
 
@@ -138,8 +138,8 @@ def hooked(model: nn.Module, inputs: Any) -> dict[str, list[torch.Tensor]]:
     with kept_buffers(model):
         seen = eager(model, inputs)
     del seen["output"]
-    calls = {path: [held for held in values if isinstance(held, torch.Tensor)] for path, values in seen.items()}
-    return {path: held for path, held in calls.items() if held}
+    calls = {path: [part for part in values if isinstance(part, torch.Tensor)] for path, values in seen.items()}
+    return {path: part for path, part in calls.items() if part}
 
 
 class kept_buffers:
@@ -149,11 +149,11 @@ class kept_buffers:
         self.model = model
 
     def __enter__(self) -> None:
-        self.held = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
+        self.before = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
 
     def __exit__(self, *error: Any) -> None:
         with torch.no_grad():
-            for buffer, value in self.held:
+            for buffer, value in self.before:
                 if buffer.shape == value.shape:
                     buffer.copy_(value)
 
@@ -286,7 +286,7 @@ def _gradients(model: nn.Module, feature: torch.Tensor) -> dict[str, torch.Tenso
     model.zero_grad(set_to_none=True)
     weights = torch.linspace(-1, 1, feature.numel()).reshape(feature.shape)
     (feature * weights).sum().backward()
-    return {path: held.grad.clone() for path, held in model.named_parameters() if held.grad is not None}
+    return {path: part.grad.clone() for path, part in model.named_parameters() if part.grad is not None}
 
 
 @contextlib.contextmanager
@@ -303,8 +303,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def _photograph(model: nn.Module) -> dict[str, Any]:
     taken: dict[str, Any] = {"rng": torch.get_rng_state()}
     for path, module in model.named_modules():
-        for name, held in vars(module).items():
-            taken[f"{path}:{name}"] = _frozen(held)
+        for name, part in vars(module).items():
+            taken[f"{path}:{name}"] = _frozen(part)
     return taken
 
 
@@ -313,7 +313,7 @@ def _frozen(value: Any) -> Any:
         # Tensors are told apart by identity as well: one put in place of another is a change.
         return id(value), value.detach().clone(), value.requires_grad, value._version, value.grad is None
     if isinstance(value, dict):
-        return {key: _frozen(held) for key, held in value.items()}
+        return {key: _frozen(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_frozen(held) for held in value)
+        return type(value)(_frozen(part) for part in value)
     return value if isinstance(value, (bool, int, float, str, type(None))) else id(value)

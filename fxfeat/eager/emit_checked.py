@@ -22,13 +22,14 @@ from fxfeat.guards.unneeded_inputs import are_unneeded, list_unneeded
 from fxfeat.inputs.resized import cast
 from fxfeat.ir.assumptions import AS_IT_IS, STAND_INS, Assumptions
 from fxfeat.ir.draft import Draft
-from fxfeat.ir.emission import Emission
+from fxfeat.ir.emission import DimStatus, Emission
 from fxfeat.ir.example import Example
 from fxfeat.ir.guard import InputGuard
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import tensors
 from fxfeat.passes.run_passes import rewrite
 from fxfeat.trace.setup import Setup, record_variant
+from fxfeat.trace.train_recording import derive_training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,15 @@ class _Mode:
     assumptions: Assumptions = AS_IT_IS
 
 
-def emit_checked(setup: Setup, recording: Recording, training: bool | None, make: MakeDraft) -> Emission:
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """Code with the checks that it needs, and the draft that it was emitted from."""
+
+    draft: Draft
+    emission: Emission
+
+
+def emit_checked(setup: Setup, recording: Recording, training: bool | None, make: MakeDraft) -> Checked:
     """Emit the code of one mode, with checks for the inputs that it is not good for.
 
     Args:
@@ -69,11 +78,44 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     if goes_by_dtypes:
         mode, dtypes = _guard_dtypes(mode)
         input_guards += tuple(guard for guard in dtypes if guard.parameter not in unneeded)
+    draft = dataclasses.replace(mode.draft, input_guards=input_guards)
     if input_guards or goes_by_dtypes:
-        emission = _emit(dataclasses.replace(mode.draft, input_guards=input_guards))
-    purity = find_purity(setup, mode.recording, training)
-    writes_parameters = mode.recording.writes_parameters
-    return dataclasses.replace(emission, freedoms=freedoms, purity=purity, writes_parameters=writes_parameters)
+        emission = _emit(draft)
+    return Checked(draft, _describe(setup, draft.recording, training, emission, freedoms))
+
+
+def emit_in_train_mode(setup: Setup, checked: Checked, make: MakeDraft) -> Emission | None:
+    """Emit for train mode what was checked in eval mode; None where that takes checks of its own.
+
+    Where one trace serves both modes, code that is the same needs the same checks.
+
+    Args:
+        setup: the model and how to record it.
+        checked: the code of eval mode.
+        make: says what is wanted of a recording.
+    """
+    recording = checked.draft.recording
+    if not recording.same_in_training or recording.changes_python:
+        return None
+    recording, opens = derive_training(recording), checked.draft.opens_implicit_inputs
+    emission = _emit(
+        dataclasses.replace(make(recording), input_guards=checked.draft.input_guards, opens_implicit_inputs=opens)
+    )
+    if not is_same_code(emission, checked.emission):
+        return None
+    return _describe(setup, recording, True, emission, checked.emission.freedoms)
+
+
+def _describe(
+    setup: Setup, recording: Recording, training: bool | None, emission: Emission, freedoms: tuple[DimStatus, ...]
+) -> Emission:
+    """Add to an emission what is known of the run that it comes from."""
+    return dataclasses.replace(
+        emission,
+        freedoms=freedoms,
+        purity=find_purity(setup, recording, training),
+        writes_parameters=recording.writes_parameters,
+    )
 
 
 def _emit(draft: Draft) -> Emission:

@@ -64,6 +64,7 @@ class NodeMeta:
     node may have a name of its own, ``unwritable`` why it cannot be written as code, ``container`` that it is an opened
     module. ``occurrence`` is the name of the torch function that was called, and the number of calls of that name
     before it in the same code of the same module call. ``mutates_python`` marks a call that changes what Python holds.
+    ``in_training`` is the memory that a call recorded in eval mode would write to besides in train mode.
     """
 
     position: int
@@ -85,6 +86,7 @@ class NodeMeta:
     may_write: frozenset[Storage] = frozenset()
     occurrence: tuple[str, int] | None = None
     mutates_python: bool = False
+    in_training: frozenset[Storage] = frozenset()
 
 
 def same(value: Any) -> Any:

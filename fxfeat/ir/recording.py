@@ -39,7 +39,9 @@ class Recording:
     told: ``answers`` are all that was no tensor; ``reads_values`` are the types of numbers that came from data,
     ``asks_gradients`` that it asked whether gradients are on, ``attribute_reads`` are the attributes that it went by
     and left as they were. ``holds_iterators`` says that the model may keep state that nobody can see.
-    ``replacements`` are the values that were to go through functions, ``replaced`` those that did.
+    ``replacements`` are the values that were to go through functions, ``replaced`` those that did. ``same_in_training``
+    says of a run in eval mode that one in train mode is the same, but for what is known ``in_training`` of its nodes;
+    ``derived`` that it was made in that way and was no run of its own.
     """
 
     graph: fx.Graph
@@ -67,11 +69,18 @@ class Recording:
     writes_parameters: bool = False
     replacements: tuple[Replacement, ...] = ()
     replaced: tuple[Replaced, ...] = ()
+    same_in_training: bool = False
+    derived: bool = False
 
     @property
     def is_stateless(self) -> bool:
         """Whether the run changed nothing that the model keeps, as another on inputs of these sizes will not."""
         return not (self.changed_attributes or self.mutated or self.writes_state)
+
+    @property
+    def changes_python(self) -> bool:
+        """Whether the run changed what modules or other objects keep in Python."""
+        return bool(self.changed_attributes or self.attribute_writes or self.mutated)
 
     def acts_on_gradients_after(self, position: int) -> bool:
         """Whether code behind a position does something to gradients of values before it, as by a hook."""

@@ -16,7 +16,7 @@ from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.example import Example
 from fxfeat.ir.guard import AttributeRead
-from fxfeat.ir.node_meta import CallPath
+from fxfeat.ir.node_meta import RNG, CallPath, Storage, meta_of
 from fxfeat.ir.recording import Kind, Recording
 from fxfeat.ir.source_lines import is_assertion
 from fxfeat.ir.value_replacement import Replacement
@@ -147,7 +147,7 @@ def _record_once(
         # The model's own code caught it and went another way than it would on real tensors.
         raise run.trace.obstacles.failure
     _widen_writes(model, run.trace)
-    return _finish(model, leaves, run, conditions.replacements)
+    return _finish(model, leaves, run, conditions)
 
 
 def _widen_writes(model: nn.Module, trace: Trace) -> None:
@@ -156,7 +156,7 @@ def _widen_writes(model: nn.Module, trace: Trace) -> None:
     widen_writes(model, trace.graph, tuple(trace.calls.module_calls), deciding, trace.memory.ties)
 
 
-def _finish(model: nn.Module, leaves: Leaves, run: Run, replacements: tuple[Replacement, ...]) -> Recording:
+def _finish(model: nn.Module, leaves: Leaves, run: Run, conditions: Conditions) -> Recording:
     trace = run.trace
     decisions, obstacles, module_calls = trace.decisions, trace.obstacles, tuple(trace.calls.module_calls)
     return Recording(
@@ -183,9 +183,20 @@ def _finish(model: nn.Module, leaves: Leaves, run: Run, replacements: tuple[Repl
         answers=tuple(decisions.answers),
         holds_iterators=run.holds_iterators,
         writes_parameters=writes_to(trace, model.parameters()),
-        replacements=replacements,
+        replacements=conditions.replacements,
         replaced=tuple(trace.replacing.done),
+        same_in_training=conditions.training is False and _is_same_in_training(trace),
     )
+
+
+def _is_same_in_training(trace: Trace) -> bool:
+    """Say whether nothing else is done with what modules write to in train mode only."""
+    if not trace.decisions.same_in_training or trace.fake_tensors.kind != "meta":
+        return False
+    metas = list(map(meta_of, trace.graph.nodes))
+    statistics = frozenset[Storage]().union(*(meta.in_training - meta.aliases for meta in metas)) - {RNG}
+    others = (meta for meta in metas if not meta.in_training)
+    return all(statistics.isdisjoint(meta.reads | meta.writes | meta.aliases) for meta in others)
 
 
 def _writes_state(trace: Trace, changed: Collection[tuple[str, str]]) -> bool:

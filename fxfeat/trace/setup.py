@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -20,14 +20,19 @@ from fxfeat.ir.recording import Kind, Recording
 from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.entry_points import FORWARD
 from fxfeat.isolation.unwrap import unwrap
+from fxfeat.trace.builder.train_mode import names_mode, sets_modes_plainly
 from fxfeat.trace.fake_tensors import Recast
 from fxfeat.trace.leaves import Leaves, choose_leaves
 from fxfeat.trace.run import KINDS, describe_example, record
+from fxfeat.trace.train_recording import derive_training
 
 
 @dataclass
 class Setup:
-    """What to record, and how; remembers the example that worked and the recordings made with it."""
+    """What to record, and how; remembers the example that worked, the recordings made with it, and ``checked`` code.
+
+    ``one_trace`` says that one trace may serve both modes.
+    """
 
     model: nn.Module
     tracer_kwargs: dict[str, Any]
@@ -36,6 +41,8 @@ class Setup:
     engine: Engine = "code"
     replace: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     method: str = FORWARD
+    one_trace: bool = True
+    checked: dict[Any, Any] = field(default_factory=dict)
     _recordings: dict[Any, Recording] = field(default_factory=dict)
 
     @property
@@ -107,8 +114,27 @@ def record_mode(
     """
     key = (training, opened, bool(replacements))
     if key not in setup._recordings:
-        setup._recordings[key] = _try_examples(setup, training, opened, replacements)
+        derived = _derive(setup, opened, replacements) if training else None
+        setup._recordings[key] = derived or _try_examples(setup, training, opened, replacements)
     return setup._recordings[key]
+
+
+def trace_each_mode(setup: Setup) -> Setup:
+    """Return another setup, in which no trace serves both modes."""
+    return replace(setup, one_trace=False, checked={}, _recordings={})
+
+
+def _derive(setup: Setup, opened: frozenset[str], replacements: tuple[Replacement, ...]) -> Recording | None:
+    """Make the recording in train mode of that in eval mode; None where it takes a run of its own."""
+    if not setup.one_trace or replacements or not sets_modes_plainly(setup.model):
+        return None
+    if (False, opened, False) not in setup._recordings and names_mode(setup.model):
+        return None
+    try:
+        recording = record_mode(setup, False, opened, replacements)
+    except TraceError:
+        return None
+    return derive_training(recording) if recording.same_in_training else None
 
 
 def _try_examples(
@@ -186,18 +212,31 @@ def record_variant(
     Raises:
         TraceError: where the model does not run that way.
     """
-    leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
     chosen = example or setup.examples[0]
+    if recording.derived:
+        variant = _record_as(setup, recording, False, chosen, recast, assumptions)
+        if variant.same_in_training:
+            return derive_training(variant)
+    return _record_as(setup, recording, training, chosen, recast, assumptions)
+
+
+def _record_as(
+    setup: Setup,
+    recording: Recording,
+    training: bool | None,
+    example: Example,
+    recast: Recast | None,
+    assumptions: Assumptions,
+) -> Recording:
+    leaves, replacements = choose_leaves(setup.tracer_kwargs, recording.opened), recording.replacements
     try:
-        return record(
-            setup.model, chosen, leaves, training, (recording.kind,), recast, assumptions, recording.replacements
-        )
+        return record(setup.model, example, leaves, training, (recording.kind,), recast, assumptions, replacements)
     except TraceError as error:
         others = KINDS[KINDS.index(recording.kind) + 1 :]
         if not others or not _is_about_stand_ins(error):
             raise
     # At another size the code may ask for values that a cache answered at the first.
-    return record(setup.model, chosen, leaves, training, others, recast, assumptions, recording.replacements)
+    return record(setup.model, example, leaves, training, others, recast, assumptions, replacements)
 
 
 def _is_about_stand_ins(error: TraceError) -> bool:

@@ -41,6 +41,8 @@ def write_result(
     amend(node, occurrence=occurrence, reads=reads, writes=writes, draws=effects.draws)
     if effects.draws:
         amend(node, constant=False)
+    if effects.in_training:
+        amend(node, in_training=frozenset(effects.in_training))
     if effects.draws or not trace.decisions.random.isdisjoint(node.all_input_nodes):
         trace.decisions.random.add(node)
     if effects.sized_by_data and trace.fake_tensors.kind == "real":

@@ -112,7 +112,8 @@ class Decisions:
     nodes whose numbers were drawn, ``from_data`` those whose numbers or sizes come from data, of the types
     ``reads_values``; ``deciding`` are the module calls that decided on a size or a value, ``random`` the
     nodes whose tensors depend on torch's random numbers. ``squeezes`` says that ranks may depend on sizes,
-    ``goes_by_values`` that an operator looked at data.
+    ``goes_by_values`` that an operator looked at data. ``same_in_training`` says that nothing was seen to go by
+    the mode but modules of torch's, whose effects tell what they do in train mode.
     """
 
     assumptions: Assumptions = AS_IT_IS
@@ -129,6 +130,7 @@ class Decisions:
     reads_values: set[type] = field(default_factory=set)
     goes_by_values: bool = False
     asks_gradients: bool = False
+    same_in_training: bool = True
 
 
 @dataclass
@@ -182,12 +184,16 @@ class Provenance:
 
 @dataclass
 class Effects:
-    """What a call, or all calls inside a whole one, read, wrote and drew; whether data say how large results are."""
+    """What a call, or all calls inside a whole one, read, wrote and drew; whether data say how large results are.
+
+    ``in_training`` is the memory that it would write to besides in train mode.
+    """
 
     reads: set[Storage] = field(default_factory=set)
     writes: set[Storage] = field(default_factory=set)
     draws: bool = False
     sized_by_data: bool = False
+    in_training: set[Storage] = field(default_factory=set)
 
     def add(self, other: Effects) -> None:
         """Take in what another call did."""
@@ -195,6 +201,7 @@ class Effects:
         self.writes |= other.writes
         self.draws |= other.draws
         self.sized_by_data |= other.sized_by_data
+        self.in_training |= other.in_training
 
     def note_draw(self) -> None:
         """Take the next number of a random state, which every later draw depends on."""

@@ -12,17 +12,19 @@ import torch
 from torch import nn
 
 from fxfeat.ir.guard import AttributeRead, Reading
-from fxfeat.ir.source_lines import names_in
+from fxfeat.ir.source_lines import is_torch, names_in
 from fxfeat.trace.builder.fakes import is_state
 from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.rebinding import write_rebinding
 from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.builder.train_mode import MODE, is_known_reader
 from fxfeat.trace.builder.unsupported import note_attribute_write
 from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.unobserved import unobserved
 
 _UNSET = object()
 _OF_EVERY_MODULE = frozenset(dir(nn.Module())) - {"training"}
+_TELLING_THE_MODE = (MODE, "__dict__")
 _PARTS = (torch.Tensor, nn.Module)
 
 
@@ -32,6 +34,8 @@ def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Rep
 
     def __getattribute__(module: nn.Module, name: str) -> Any:
         value = look_up(module, name)
+        if name in _TELLING_THE_MODE and trace.calls.active:
+            _note_mode(trace, sys._getframe(1), name)
         if name not in _OF_EVERY_MODULE and trace.calls.live_here and _is_plain(module, name, value):
             _note_read(trace, module, name, sys._getframe(1))
         return value
@@ -50,6 +54,8 @@ def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Rep
         return value
 
     def __setattr__(module: nn.Module, name: str, value: Any) -> None:
+        if name == MODE and trace.calls.active:
+            trace.decisions.same_in_training = False
         if trace.calls.live_here and id(module) in trace.model.paths:
             _note_write(trace, module, name, value)
         set_(module, name, value)
@@ -74,6 +80,12 @@ def _note_read(trace: Trace, module: nn.Module, name: str, reader: types.FrameTy
     words = frozenset(names_in(reader.f_code)) if reader is not None else frozenset[str]()
     reading = Reading(trace.model.paths[id(module)][0], name, words)
     trace.decisions.reads[key] = AttributeRead(reading, trace.calls.owner, trace.numbering.position)
+
+
+def _note_mode(trace: Trace, reader: types.FrameType, name: str) -> None:
+    """Note that code may go by a mode; what torch's modules do by theirs while they run whole is known."""
+    if (name == MODE and (trace.calls.live or not is_known_reader(reader))) or (name != MODE and not is_torch(reader)):
+        trace.decisions.same_in_training = False
 
 
 def _note_reach(trace: Trace, reached: dict[tuple[int, int], str], module: nn.Module, name: str, value: Any) -> None:

@@ -28,6 +28,7 @@ from fxfeat.trace.builder.regions import contexts_in_force, enter_switches, noti
 from fxfeat.trace.builder.replaced_values import count_calls, replace_returned
 from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Effects, Trace
+from fxfeat.trace.builder.train_mode import note_train_mode
 from fxfeat.trace.builder.unanswerable import refuse_in_try
 from fxfeat.trace.builder.unsupported import note_attribute_write, refuse
 from fxfeat.trace.leaves import Leaves, is_of_torch
@@ -155,6 +156,7 @@ def _call_whole(
 def _run_inside(trace: Trace, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Run a module inside a whole call; a leaf of torch's is not run where it would do what another has done."""
     with unobserved():
+        note_train_mode(trace, module, args)
         key = key_of(trace, module, args, kwargs)
         recalled = NOTHING if key is None else recall(trace, key, module, args, kwargs)
     if recalled is not NOTHING:
