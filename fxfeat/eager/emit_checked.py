@@ -21,15 +21,18 @@ from fxfeat.guards.same_tensor import join_same_tensor
 from fxfeat.guards.unneeded_inputs import are_unneeded, list_unneeded
 from fxfeat.inputs.resized import cast
 from fxfeat.ir.assumptions import AS_IT_IS, STAND_INS, Assumptions
-from fxfeat.ir.draft import Draft
+from fxfeat.ir.draft import Draft, last_produced_at
 from fxfeat.ir.emission import DimStatus, Emission
 from fxfeat.ir.example import Example
 from fxfeat.ir.guard import InputGuard
+from fxfeat.ir.module_call import ancestors
+from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import tensors
 from fxfeat.passes.run_passes import rewrite
+from fxfeat.runtime.run_tapped import run_tapped
 from fxfeat.trace.setup import Setup, record_variant
-from fxfeat.trace.train_recording import derive_training
+from fxfeat.trace.train_recording import as_training, derive_training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +100,29 @@ def emit_in_train_mode(setup: Setup, checked: Checked, make: MakeDraft) -> Emiss
     recording = checked.draft.recording
     if not recording.same_in_training or recording.changes_python:
         return None
-    recording, opens = derive_training(recording), checked.draft.opens_implicit_inputs
-    emission = _emit(
-        dataclasses.replace(make(recording), input_guards=checked.draft.input_guards, opens_implicit_inputs=opens)
-    )
+    emission = checked.emission if _does_all(checked) else _emit_derived(checked, make)
     if not is_same_code(emission, checked.emission):
         return None
-    return _describe(setup, recording, True, emission, checked.emission.freedoms)
+    return _describe(setup, as_training(recording), True, emission, checked.emission.freedoms)
+
+
+def _does_all(checked: Checked) -> bool:
+    """Say whether code does all that modules do in train mode only, up to the last value."""
+    recording, graph = checked.draft.recording, checked.emission.graph
+    assert graph is not None
+    kept = {meta_of(node).module_call for node in graph.nodes if node.op == "call_module" or node.target is run_tapped}
+    end = last_produced_at(checked.draft.features)
+    drawing = (node for node in recording.nodes[:end] if meta_of(node).in_training)
+    return all(
+        index in kept or not kept.isdisjoint(ancestors(recording.module_calls, index))
+        for index in (meta_of(node).module_call for node in drawing)
+    )
+
+
+def _emit_derived(checked: Checked, make: MakeDraft) -> Emission:
+    draft = make(derive_training(checked.draft.recording))
+    opens = checked.draft.opens_implicit_inputs
+    return _emit(dataclasses.replace(draft, input_guards=checked.draft.input_guards, opens_implicit_inputs=opens))
 
 
 def _describe(

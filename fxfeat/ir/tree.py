@@ -147,15 +147,18 @@ def walk(value: object, steps: Steps = (), into: LookInto = is_anything) -> Iter
     >>> [steps for steps, part in walk((1, [2])) if isinstance(part, int)]
     [(('item', 0),), (('item', 1), ('item', 0))]
     """
-    yield from _walk(value, steps, into, frozenset())
+    parts: list[tuple[Steps, Any]] = []
+    _walk(value, steps, into, frozenset(), parts)
+    return iter(parts)
 
 
-def _walk(value: object, steps: Steps, into: LookInto, above: frozenset[int]) -> Iterator[tuple[Steps, Any]]:
-    yield steps, value
+def _walk(value: object, steps: Steps, into: LookInto, above: frozenset[int], parts: list[tuple[Steps, Any]]) -> None:
+    # Generators inside each other would take three times as long, and recordings come here for every call.
+    parts.append((steps, value))
     if isinstance(value, (torch.Tensor, fx.Node)) or not _is_open(value, into, above):
         return
     for step, part in children(value):
-        yield from _walk(part, (*steps, step), into, above | {id(value)})
+        _walk(part, (*steps, step), into, above | {id(value)}, parts)
 
 
 def _is_open(value: object, into: LookInto, above: frozenset[int]) -> bool:

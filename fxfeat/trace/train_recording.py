@@ -23,15 +23,19 @@ def derive_training(recording: Recording) -> Recording:
     Args:
         recording: one in eval mode, with ``same_in_training`` and no replaced values.
     """
-    written = frozenset[Storage]().union(*(meta_of(node).in_training for node in recording.nodes))
-    derived = recording if not written else _with_own_nodes(recording)
-    statistics = written - {RNG}
+    derived = as_training(recording)
+    return _with_own_nodes(derived) if any(meta_of(node).in_training for node in recording.nodes) else derived
+
+
+def as_training(recording: Recording) -> Recording:
+    """Say of a recording in eval mode what is true in train mode, but for what single nodes do."""
+    written = frozenset[Storage]().union(*(meta_of(node).in_training for node in recording.nodes)) - {RNG}
     return dataclasses.replace(
-        derived,
+        recording,
         training=True,
         derived=True,
-        persistent=derived.persistent | statistics,
-        writes_state=derived.writes_state or bool(statistics),
+        persistent=recording.persistent | written,
+        writes_state=recording.writes_state or bool(written),
     )
 
 

@@ -23,8 +23,10 @@ from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.unobserved import unobserved
 
 _UNSET = object()
-_OF_EVERY_MODULE = frozenset(dir(nn.Module())) - {"training"}
 _TELLING_THE_MODE = (MODE, "__dict__")
+_SAYING_NOTHING = frozenset(dir(nn.Module())) - {*_TELLING_THE_MODE}
+"""What every module has; most reads are of that, and the quicker they are told the better."""
+
 _PARTS = (torch.Tensor, nn.Module)
 
 
@@ -33,10 +35,12 @@ def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Rep
     look_up, get, set_ = object.__getattribute__, nn.Module.__getattr__, nn.Module.__setattr__
 
     def __getattribute__(module: nn.Module, name: str) -> Any:
+        if name in _SAYING_NOTHING:
+            return look_up(module, name)
         value = look_up(module, name)
         if name in _TELLING_THE_MODE and trace.calls.active:
             _note_mode(trace, sys._getframe(1), name)
-        if name not in _OF_EVERY_MODULE and trace.calls.live_here and _is_plain(module, name, value):
+        if name != "__dict__" and trace.calls.live_here and _is_plain(module, name, value):
             _note_read(trace, module, name, sys._getframe(1))
         return value
 
