@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -181,7 +182,17 @@ def parts_of(value: object, kind: type[Part], into: LookInto = is_structure) -> 
     >>> parts_of((1, {"a": [2, "b"]}), int)
     [1, 2]
     """
+    if into is is_structure:
+        return [part for part in _parts_of_structure(value) if isinstance(part, kind)]
     return [part for _, part in walk(value, (), into) if isinstance(part, kind)]
+
+
+def _parts_of_structure(value: object, above: tuple[object, ...] = ()) -> list[Any]:
+    """List a structure and all in it, without the steps there, which take twice as long."""
+    if not is_structure(value) or any(value is outer for outer in above):
+        return [value]
+    inner = (_parts_of_structure(part, (*above, value)) for _, part in children(value))
+    return [value, *itertools.chain.from_iterable(inner)]
 
 
 def leaves_of(value: object) -> list[Any]:
@@ -190,7 +201,7 @@ def leaves_of(value: object) -> list[Any]:
     >>> leaves_of((1, {"a": [2, "b"]}))
     [1, 2, 'b']
     """
-    return [part for _, part in walk(value, (), is_structure) if not is_structure(part)]
+    return [part for part in _parts_of_structure(value) if not is_structure(part)]
 
 
 def nodes_in(value: object) -> list[fx.Node]:

@@ -6,6 +6,7 @@ all of it Python decompositions of batch norms and activations, which come out t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,14 +92,27 @@ def _repeats(tensors: list[torch.Tensor]) -> tuple[int, ...]:
 
 def _configuration(module: nn.Module) -> Key | None:
     """List the attributes of a module and its children; None where one is no plain value."""
-    own = tuple((name, value) for name, value in vars(module).items() if name not in _BOOKKEEPING)
-    if not all(_is_plain(value) for _, value in own):
+    attributes = vars(module)
+    names = _own_names(tuple(attributes))
+    own = tuple([attributes[name] for name in names])
+    if not _are_plain(own):
         return None
     if not all(type(tensor) in _STATE and not is_functorch_wrapped_tensor(tensor) for _, tensor in _state_of(module)):
         return None
+    if not module._modules:
+        return (names, own)
     children = [(type(child), _configuration(child)) for child in module.children()]
     are_plain = all(configuration is not None for _, configuration in children)
-    return (own, *children) if are_plain and not any(map(has_hooks, module.children())) else None
+    return (names, own, *children) if are_plain and not any(map(has_hooks, module.children())) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _own_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in _BOOKKEEPING)
+
+
+def _are_plain(values: tuple[Any, ...]) -> bool:
+    return all(type(value) in _PLAIN or _is_plain(value) for value in values)
 
 
 def _is_plain(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import sys
 import types
 from collections import Counter, OrderedDict
@@ -15,9 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.ir.module_call import ModuleCall, Opaque, hide_modules
+from fxfeat.ir.module_call import ModuleCall, hide_modules, opaque_in
 from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
-from fxfeat.trace.builder.fakes import is_state
 from fxfeat.trace.builder.leaf_memo import NOTHING, key_of, recall, remember
 from fxfeat.trace.builder.measure import LITERALS
 from fxfeat.trace.builder.memory import inside_whole_call
@@ -46,7 +46,8 @@ class ModuleCalls:
 
     Code may read a module, and call others that have it, too, before it calls it.
 
-    ``taken`` is the path by which a module is being called, where it has several.
+    ``taken`` is the path by which a module is being called, where it has several; ``parameters`` are the tables of
+    parameters in each module that was called.
     """
 
     trace: Trace
@@ -56,6 +57,7 @@ class ModuleCalls:
     counts: Counter[str] = field(default_factory=Counter)
     reached: dict[tuple[int, int], str] = field(default_factory=dict)
     taken: dict[int, str] = field(default_factory=dict)
+    parameters: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def calling_modules(calls: ModuleCalls) -> Callable[..., Any]:
@@ -87,7 +89,7 @@ def _call(calls: ModuleCalls, module: nn.Module, plain: Callable[..., Any], args
     if trace.calls.opened:
         refuse_in_try(trace, _calling_frame())
     path = _path_of(calls, module)
-    lent = any(not is_state(trace, parameter) for parameter in module.parameters())
+    lent = _is_lent(calls, module)
     index = len(trace.calls.module_calls)
     if path and calls.leaves.has_module(module, path) and not lent:
         result = _call_whole(calls, path, module, plain, args, kwargs)
@@ -98,6 +100,25 @@ def _call(calls: ModuleCalls, module: nn.Module, plain: Callable[..., Any], args
     if not path or not trace.replacing.returned:
         return result
     return replace_returned(trace, module, count_calls(trace, id(module), index), index, result)
+
+
+def _is_lent(calls: ModuleCalls, module: nn.Module) -> bool:
+    """Say whether a module has parameters that are not its own, as ``functional_call`` lends them."""
+    state = calls.trace.model.state
+    return any(
+        id(parameter) not in state
+        for parameters in _parameters_in(calls, module)
+        for parameter in parameters.values()
+        if parameter is not None
+    )
+
+
+def _parameters_in(calls: ModuleCalls, module: nn.Module) -> list[dict[str, Any]]:
+    """List the tables of parameters of a module and all in it, which ``module.parameters()`` takes long to find."""
+    if id(module) not in calls.parameters:
+        inner = (_parameters_in(calls, child) for child in module._modules.values() if child is not None)
+        calls.parameters[id(module)] = [module._parameters, *itertools.chain(*inner)]
+    return calls.parameters[id(module)]
 
 
 _CALLING = ("fxfeat.", "torch.nn.modules.module")
@@ -137,7 +158,7 @@ def _call_whole(
     calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any
 ) -> Any:
     trace, written = calls.trace, write_arguments(calls.trace, args, kwargs)
-    if any(isinstance(value, Opaque) for _, value in walk(written)):
+    if opaque_in(written):
         return _enter(calls, path, module, plain, args, kwargs)
     with _module_call(calls, path, module, *written, leaf=True) as close:
         # The code of a scripted module calls nothing that a recorder could see.
