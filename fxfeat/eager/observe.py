@@ -1,4 +1,4 @@
-"""See what eager PyTorch computes for each feature: hooks on modules, a listener for operations."""
+"""See what eager PyTorch computes for each feature: hooks on modules, listeners for operations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from fxfeat.eager.listen import Look, listening
+from fxfeat.eager.look import Look, looking
 from fxfeat.eager.replacing import replacing
 from fxfeat.inputs.examples import bind, copy_example
 from fxfeat.ir.emission import Row
@@ -131,7 +131,7 @@ def _hooked(model: nn.Module, observation: Observation, example: Example, look: 
         replacing(model, observation.replacements) as computed,
         _hooks(returned, look, lists),
         _pre_hooks(given, look, lists),
-        listening(model, occurrences, look, computed),
+        looking(model, occurrences, look, computed),
     ):
         result = model(*example.args, **example.kwargs)
     for row, values in lists.values():

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
 
-from fxfeat.eager.listen import Replacements
+from fxfeat.eager.look import Replacements
 from fxfeat.ir.feature import OpOccurrence
 from fxfeat.ir.tree import follow, replace_at
 from fxfeat.ir.value_replacement import Replacement

@@ -14,7 +14,7 @@ from torch import nn
 
 from fxfeat.errors import GuardError
 from fxfeat.ir.tap import Tap, TappedCall
-from fxfeat.runtime.listener import listening
+from fxfeat.runtime.copy_heard import copying
 from fxfeat.runtime.module_hooks import copying_results
 from fxfeat.runtime.tapped_run import TRIAL, LastValueSeen, TappedRun
 
@@ -102,7 +102,7 @@ def _run(module: nn.Module, run: TappedRun, args: Any, kwargs: Any) -> Any:
     own = [tap for tap in run.call.taps if _is_own_result(tap)]
     inner = [tap for tap in run.call.taps if tap not in own]
     with ExitStack() as undo:
-        undo.enter_context(listening(run, module, _by_module(module, [tap for tap in inner if tap.function])))
+        undo.enter_context(copying(run, module, _by_module(module, [tap for tap in inner if tap.function])))
         undo.enter_context(copying_results(run, _by_module(module, [tap for tap in inner if not tap.function])))
         trial = TRIAL.get()
         if trial is not None and run.call.stops:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 import fxfeat
 from fxfeat.eager import observe as eager
-from fxfeat.eager.listen import listening
+from fxfeat.eager.look import looking
 from fxfeat.trace.recorder import Recorder
 
 
@@ -147,7 +147,7 @@ def test_a_mode_that_the_model_enters_is_left_in_turn():
     model, x = ModeOfItsOwn(), torch.rand(2, 4)
     occurrence = []
     row = make(model, "mul").rows[0]
-    with listening(model, {(model, 0): [(row, row.origin.sign)]}, lambda row, value: occurrence.append(value)):
+    with looking(model, {(model, 0): [(row, row.origin.sign)]}, lambda row, value: occurrence.append(value)):
         result = model(x)
     assert torch.equal(result, model(x))
     assert len(occurrence) == 1
