@@ -72,7 +72,7 @@ def emit_checked(setup: Setup, recording: Recording, training: bool | None, make
     mode, emission = _leave_unneeded(mode, emission)
     check_calls(setup, mode.recording, training, emission)
     unneeded = mode.assumptions.unneeded
-    found = find_free_sizes(setup.model, setup.examples[0], emission, lambda example: _emit_at(mode, example))
+    found = find_free_sizes(mode.recording, setup.examples[0], emission, lambda example: _emit_at(mode, example))
     freedoms = tuple(dataclasses.replace(one, state="free") if one.parameter in unneeded else one for one in found)
     input_guards = find_input_guards(freedoms)
     if input_guards and not any(status.state == "free" for status in freedoms):

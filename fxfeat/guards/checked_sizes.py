@@ -6,10 +6,13 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from fxfeat.ir.emission import Emission
+from fxfeat.ir.guard import Guard
 from fxfeat.ir.node_meta import TensorMeta, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.source_lines import is_assertion
 from fxfeat.ir.tree import Steps
 from fxfeat.runtime.check import check
 
@@ -27,6 +30,37 @@ def list_checked_sizes(emission: Emission) -> frozenset[Place]:
         return frozenset()
     checks = [node for node in emission.graph.nodes if node.target is check]
     return frozenset(place for node in checks for place in _fixed_by(node.args[0], node.args[1]))
+
+
+def list_failing_sizes(recording: Recording) -> frozenset[Place]:
+    """List the sizes of inputs at others of which the model's own code raises, whatever is asked for.
+
+    Its assertions say so, and layers that take an input as it comes, as long as nothing was decided before.
+    """
+    decided = (guard.position for guard in recording.guards if _is_decision(guard))
+    end = min(decided, default=len(recording.nodes))
+    asserted = (guard for guard in recording.guards if guard.position < end)
+    sizes = {place for guard in asserted for place in _fixed_by(guard.node, guard.expected)}
+    layers = (node for node in recording.nodes[:end] if node.op == "call_module")
+    widths = (_width_taken(recording, node) for node in layers)
+    return frozenset(sizes | {place for place in widths if place is not None})
+
+
+def _is_decision(guard: Guard) -> bool:
+    """Say whether code may have gone another way: an assertion has none, nor has an input that is no tensor."""
+    return not is_assertion(guard.source) and guard.node.op != "placeholder"
+
+
+def _width_taken(recording: Recording, node: fx.Node) -> Place | None:
+    """Return the size that must be as large as a layer is wide."""
+    kind = type(recording.root.get_submodule(str(node.target)))
+    given = node.args[0] if node.args else None
+    if kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        return _dimension(given, -1 - _EXTENTS[kind])
+    return _dimension(given, -1) if kind is nn.Linear else None
+
+
+_EXTENTS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
 def _fixed_by(node: Any, expected: Any) -> Iterator[Place]:

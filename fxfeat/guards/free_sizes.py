@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fxfeat.errors import FxfeatError
-from fxfeat.guards.checked_sizes import list_checked_sizes
+from fxfeat.guards.checked_sizes import list_checked_sizes, list_failing_sizes
 from fxfeat.guards.vary_sizes import Outcome, Outcomes, Vary, vary_sizes
 from fxfeat.inputs.examples import bind
 from fxfeat.inputs.resized import Axis, Group, find_groups, growths, resize
@@ -16,6 +16,7 @@ from fxfeat.ir.emission import DimStatus, Emission, State
 from fxfeat.ir.equality import is_equal
 from fxfeat.ir.example import Example
 from fxfeat.ir.guard import InputGuard
+from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import Steps, tensors
 
 _STATES: dict[Outcome, State] = {
@@ -28,7 +29,7 @@ _EXTENTS = {-1: "width", -2: "height", -3: "depth", -4: "time"}
 
 
 def find_free_sizes(
-    model: nn.Module, example: Example, emission: Emission, emit_at: Callable[[Example], Emission]
+    recording: Recording, example: Example, emission: Emission, emit_at: Callable[[Example], Emission]
 ) -> tuple[DimStatus, ...]:
     """Find the sizes of the inputs that may change, and those that must stay as they are in the example.
 
@@ -36,17 +37,19 @@ def find_free_sizes(
     another size then differs, and that size is fixed. So is one at which the model itself does not run.
 
     Args:
-        model: the model.
-        example: the example the emission was made with.
+        recording: what was emitted.
+        example: the example it was recorded with.
         emission: what is emitted at the example's sizes.
         emit_at: emits at other sizes.
 
     Returns:
         What is known of each batch, extent and length; a layer's width, which no model could change, is left out.
     """
-    every, places = find_groups(example), _find_places(model, example)
-    checked = list_checked_sizes(emission)
-    bound = {axis for group in every for axis in group.axes if (*places[axis.steps], axis.dimension) in checked}
+    every, places = find_groups(example), _find_places(recording.root, example)
+    axes = {axis: (*places[axis.steps], axis.dimension) for group in every for axis in group.axes}
+    checked, failing = list_checked_sizes(emission), list_failing_sizes(recording)
+    bound = {axis: Outcome.FAILED for axis, place in axes.items() if place in failing}
+    bound |= {axis: Outcome.CHECKED for axis, place in axes.items() if place in checked}
     groups = _without(every, bound)
     ranks = {steps: tensor.dim() for steps, tensor in tensors((example.args, example.kwargs))}
 
@@ -56,7 +59,7 @@ def find_free_sizes(
     outcomes = vary_sizes(groups, ranks, vary) if emission.told else _leave_free(groups, vary)
     settled = {axis: (group, outcome) for group, outcome in outcomes.items() for axis in group.axes}
     homes = {axis: group for group in every for axis in group.axes}
-    settled.update({axis: (homes[axis], Outcome.CHECKED) for axis in bound})
+    settled.update({axis: (homes[axis], outcome) for axis, outcome in bound.items()})
 
     def name(axis: Axis) -> str:
         settled_with = settled[axis][0]

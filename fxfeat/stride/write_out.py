@@ -72,7 +72,7 @@ def _emit(setup: Setup, training: bool, run: Run) -> Emission:
     def emit_at(example: Example) -> Emission:
         return emit(rewrite(_draft(record_variant(setup, recording, training, example), run))[0])
 
-    freedoms = find_free_sizes(setup.model, setup.examples[0], emission, emit_at)
+    freedoms = find_free_sizes(recording, setup.examples[0], emission, emit_at)
     pins = find_input_guards(freedoms)
     if pins:
         emission = emit(rewrite(dataclasses.replace(draft, input_guards=pins))[0])
