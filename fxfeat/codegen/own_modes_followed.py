@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from fxfeat.codegen.containers import Opened, within
-from fxfeat.isolation.own_modes import Setting, find_unlike, overrides_modes
+from fxfeat.isolation.own_modes import Setting, find_unlike
+from fxfeat.isolation.preserved import sets_modes
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class OwnModes:
 def read_own_modes(model: nn.Module, extractor: nn.Module) -> OwnModes:
     """Find out what a model's own way of setting modes gives, and where an extractor has lost it."""
     opened = {path for path, part in extractor.named_modules(remove_duplicate=False) if isinstance(part, Opened)}
-    setters = {path for path in {"", *opened} if overrides_modes(model.get_submodule(path))}
+    setters = {path for path in {"", *opened} if sets_modes(model.get_submodule(path))}
     return OwnModes(find_unlike(model), frozenset(setters))
 
 

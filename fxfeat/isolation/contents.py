@@ -59,20 +59,46 @@ def put_class(kind: type, before: dict[str, Any]) -> None:
             delattr(kind, name)
 
 
+def copy_contents(container: Any) -> Any:
+    """Copy what a container holds into one of Python's own: a class derived from it may give out something else.
+
+    >>> class Makes(dict):
+    ...     def __getitem__(self, key):
+    ...         return super().__getitem__(key)()
+    >>> copy_contents(Makes(a=list)) == {"a": list}
+    True
+    """
+    if isinstance(container, dict):
+        return {key: dict.__getitem__(container, key) for key in _kind_of(container).__iter__(container)}
+    return {*set.__iter__(container)} if isinstance(container, set) else [*_kind_of(container).__iter__(container)]
+
+
+def _kind_of(container: Any) -> Any:
+    """Return the class of Python's own that a container is derived from."""
+    kinds = (collections.OrderedDict, dict, list, set, collections.deque)
+    return next(kind for kind in kinds if isinstance(container, kind))
+
+
 def holds_the_same(container: Any, copy: Any) -> bool:
     """Say whether a container holds the very objects that its copy holds.
 
     >>> holds_the_same([1, None], [1, None]), holds_the_same({"a": 1}, {"b": 1})
     (True, False)
     """
-    if len(container) != len(copy):
+    contents = container if type(container) in BUILTINS else copy_contents(container)
+    if len(contents) != len(copy):
         return False
-    if isinstance(container, dict):
-        same_keys = all(map(operator.is_, container, copy))
-        return same_keys and all(map(operator.is_, container.values(), copy.values()))
-    if isinstance(container, (list, collections.deque)):
-        return all(map(operator.is_, container, copy))
-    return {id(element) for element in container} == {id(element) for element in copy}
+    if isinstance(contents, dict):
+        same_keys = all(map(operator.is_, contents, copy))
+        return same_keys and all(map(operator.is_, contents.values(), copy.values()))
+    if isinstance(contents, list):
+        return all(map(operator.is_, contents, copy))
+    return {id(element) for element in contents} == {id(element) for element in copy}
+
+
+def put_item(container: Any, key: Any, value: Any) -> None:
+    """Put a value into a container, whatever a class derived from Python's own does with it."""
+    _kind_of(container).__setitem__(container, key, value)
 
 
 def refill(container: Any, copy: Any) -> None:
@@ -83,8 +109,12 @@ def refill(container: Any, copy: Any) -> None:
     >>> numbers
     [2, 3]
     """
-    container.clear()
-    if isinstance(container, (list, collections.deque)):
-        container.extend(copy)
+    kind = _kind_of(container)
+    kind.clear(container)
+    if isinstance(container, dict):
+        for key, value in copy.items():
+            kind.__setitem__(container, key, value)
+    elif isinstance(container, set):
+        set.update(container, copy)
     else:
-        container.update(copy)
+        kind.extend(container, copy)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fxfeat.isolation.preserved import preserved
+from fxfeat.isolation.preserved import preserved, sets_modes
 
 Setting = Literal["train()", "eval()", "train(False)"]
 _SETTINGS: Mapping[Setting, Callable[[nn.Module], Any]] = MappingProxyType(
@@ -25,12 +25,6 @@ def set_mode(model: nn.Module, training: bool) -> None:
     _SETTINGS["train()" if training else "eval()"](model)
 
 
-def overrides_modes(module: nn.Module) -> bool:
-    """Say whether a module has its own way of setting modes, of its children too."""
-    own = module.__dict__
-    return any(name in own or getattr(type(module), name) is not getattr(nn.Module, name) for name in ("train", "eval"))
-
-
 def find_unlike(model: nn.Module) -> dict[Setting, frozenset[str]]:
     """List the modules that each way of setting the mode leaves in the other mode, by path; the model comes back.
 
@@ -40,7 +34,7 @@ def find_unlike(model: nn.Module) -> dict[Setting, frozenset[str]]:
     >>> find_unlike(nn.Sequential(nn.Linear(2, 2), Frozen(nn.ReLU())))["train()"] == {"1", "1.0"}
     True
     """
-    if not any(map(overrides_modes, model.modules())):
+    if not any(map(sets_modes, model.modules())):
         return {}
     return {setting: _unlike_after(model, setting) for setting in _SETTINGS}
 

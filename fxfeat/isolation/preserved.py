@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fxfeat.ir.equality import is_equal
-from fxfeat.isolation.contents import ATOMS, BUILTINS
+from fxfeat.isolation.contents import ATOMS, BUILTINS, copy_contents, put_item
 from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import read_random, restore_random
@@ -37,14 +37,37 @@ def preserved(model: nn.Module) -> Iterator[PythonState]:
     state.take_modules(modules)
     scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
     values, flags = _buffers_of(scripted), [(module, module.training) for module in scripted]
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    if any(map(sets_modes, modules)):
+        values += copy_values((*model.parameters(), *model.buffers()))
+    memory = [(tensor, tensor.data) for tensor, _ in values]
     with _same_random():
         try:
             yield state
         finally:
             state.restore()
+            _put_memory_back(memory)
             restore_values(values)
+            for parameter, is_trained in trained:
+                if parameter.requires_grad != is_trained:
+                    parameter.requires_grad_(is_trained)
             for module, training in flags:
                 module.training = training  # it is kept in C++, not in the module's __dict__
+
+
+def sets_modes(module: nn.Module) -> bool:
+    """Say whether a module sets modes in a way of its own, which may write to tensors.
+
+    Layers with low-rank adapters merge them into their weights so, and averaged weights are swapped in.
+    """
+    own = module.__dict__
+    return any(name in own or getattr(type(module), name) is not getattr(nn.Module, name) for name in ("train", "eval"))
+
+
+def _put_memory_back(memory: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for tensor, data in memory:
+        if tensor.data_ptr() != data.data_ptr():
+            tensor.data = data
 
 
 @contextmanager
@@ -100,13 +123,13 @@ def lent_buffers(
     loans += _loans_of_containers(also, {id(loan.holder) for loan in loans}) if also is not None else ()
     copies: dict[int, torch.Tensor] = {}
     for loan in loans:
-        loan.holder[loan.name] = copies.setdefault(id(loan.value), loan.value.detach().clone())
+        put_item(loan.holder, loan.name, copies.setdefault(id(loan.value), loan.value.detach().clone()))
     try:
         yield
     finally:
         for loan in loans:
             if loan.always_back or _item(loan.holder, loan.name) is copies[id(loan.value)]:
-                loan.holder[loan.name] = loan.value
+                put_item(loan.holder, loan.name, loan.value)
 
 
 @dataclass(frozen=True)
@@ -136,15 +159,16 @@ def _loans_of_containers(state: PythonState, lending: Collection[int]) -> Iterat
     for container in state.holding:
         if id(container) in lending or isinstance(container, set):
             continue
-        items = container.items() if isinstance(container, dict) else enumerate(container)
-        for name, value in items:
+        contents = copy_contents(container)
+        for name, value in contents.items() if isinstance(container, dict) else enumerate(contents):
             if isinstance(value, torch.Tensor):
                 yield _Loan(container, name, value)
 
 
 def _item(holder: Any, name: Any) -> Any:
+    contents = holder if type(holder) in BUILTINS else copy_contents(holder)
     try:
-        return holder[name]
+        return contents[name]
     except LookupError:
         return None
 

@@ -18,6 +18,7 @@ from fxfeat.isolation.contents import (
     BUILTINS,
     CONTAINERS,
     changes_in_class,
+    copy_contents,
     holds_the_same,
     is_array,
     is_atom,
@@ -157,9 +158,10 @@ class PythonState:
         if not value:
             self._empty[id(value)] = value
             return
-        self._values[id(value)], self._copies[id(value)] = value, value.copy()
+        contents: Any = value.copy() if type(value) in BUILTINS else copy_contents(value)
+        self._values[id(value)], self._copies[id(value)] = value, contents
         holds_tensors = False
-        for part in list(value.values() if isinstance(value, dict) else value):
+        for part in contents.values() if isinstance(value, dict) else contents:
             kind = part.__class__
             if kind in ATOMS:
                 continue

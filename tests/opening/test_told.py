@@ -44,13 +44,14 @@ STAGES: dict[str, tuple[list[str], int]] = {
     "resnet50": (["layer1", "layer2", "layer3", "layer4"], 1),
     "convnext_tiny": (["features.1", "features.3", "features.5", "features.7"], 1),
     "swin_t": (["features.1", "features.3", "features.5", "features.7"], 2),
+    "vit_b_16": (["encoder.layers.encoder_layer_3", "encoder.layers.encoder_layer_11"], 2),
     "mobilenet_v3_large": (["features.3", "features.6", "features.12"], 1),
     "densenet121": (["features.denseblock1", "features.denseblock4"], 2),
     "fcn_resnet50": (["backbone.layer2", "backbone.layer4"], 4),
 }
 """Stages of models, and how many recordings they take: one, or one a mode where the code reads the mode.
 
-FCN's own code reads a size.
+ViT's own code goes by the batch, which is varied once, and FCN's by height and width, which are varied apart as well.
 """
 
 

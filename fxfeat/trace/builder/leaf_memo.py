@@ -54,7 +54,7 @@ class _Given:
 class _Outcome:
     """What a call gave: forms in place of new tensors, names in place of its inputs; and the memory it read and wrote.
 
-    An input is named by its number, a tensor of the module by its path.
+    They are named as in ``LeafCall``.
     """
 
     result: Any
@@ -66,22 +66,36 @@ class _Outcome:
 _OUTCOMES: dict[Key, _Outcome] = {}
 
 
-def key_of(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> Key | None:
+@dataclass(frozen=True)
+class LeafCall:
+    """A call of a leaf: what its result follows from, and the fake tensors that take part, by name.
+
+    An input is named by its number, a tensor of the module by its path.
+    """
+
+    key: Key
+    named: dict[str, torch.Tensor]
+
+
+def look_at(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> LeafCall | None:
     """Return what the result of a call follows from; None where it has to be run."""
     if type(module) not in _LEAVES or not may_remember(trace) or has_hooks(module):
         return None
     parts = leaves_of((args, kwargs))
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
-    if any(is_functorch_wrapped_tensor(tensor) for tensor in tensors):
+    literals = tuple([part for part in parts if not isinstance(part, torch.Tensor)])
+    configuration = _configuration(module)
+    if configuration is None or any(map(is_functorch_wrapped_tensor, tensors)) or not _are_plain(literals):
         return None
     fakes = [fake_of(trace, tensor) for tensor in tensors]
-    configuration = _configuration(module)
-    literals = tuple(part for part in parts if not isinstance(part, torch.Tensor))
-    if configuration is None or not all(map(has_form, fakes)) or not all(map(_is_plain, literals)):
+    if not all(map(has_form, fakes)):
         return None
+    state = {name: fake_of(trace, tensor) for name, tensor in _state_of(module)}
     given = (len(args), tuple(kwargs), literals, tuple(map(measure, fakes)), _repeats(fakes))
-    state = tuple((name, measure(fake_of(trace, tensor))) for name, tensor in _state_of(module))
-    return (type(module), module.training, configuration, state, given, is_grad_enabled(), get_default_dtype())
+    forms = (tuple(state), tuple(map(measure, state.values())))
+    modes = (module.training, is_grad_enabled(), get_default_dtype())
+    numbered = {str(number): fake for number, fake in enumerate(fakes)}
+    return LeafCall((type(module), configuration, forms, given, modes), {**numbered, **state})
 
 
 def _repeats(tensors: list[torch.Tensor]) -> tuple[int, ...]:
@@ -129,17 +143,17 @@ def _state_of(module: nn.Module, path: str = "") -> Iterator[tuple[str, torch.Te
             yield from _state_of(child, f"{path}{name}.")
 
 
-def recall(trace: Trace, key: Key, module: nn.Module, args: Any, kwargs: Any) -> Any:
-    """Return what a call of that key gives, noting its effects; ``NOTHING`` where no such call has run."""
-    outcome = _OUTCOMES.get(key)
+def recall(trace: Trace, call: LeafCall) -> Any:
+    """Return what a call gives, noting its effects; ``NOTHING`` where no such call has run."""
+    outcome = _OUTCOMES.get(call.key)
     if outcome is None:
         return NOTHING
-    named = _name_tensors(trace, module, args, kwargs)
+    named = call.named
     result = map_structure(outcome.result, lambda part: _make(part, named))
     returned = _new_tensors(result, named)
     for tensor in returned.values():
         adopt_result(trace, tensor)
-    named |= returned
+    named = named | returned
     writes = {storage_of(named[name]) for name in outcome.writes}
     effects = trace.memory.effects
     effects.add(Effects({storage_of(named[name]) for name in outcome.reads}, writes))
@@ -165,9 +179,9 @@ def _make(part: Any, named: dict[str, torch.Tensor]) -> Any:
     return named[part.name] if isinstance(part, _Given) else part
 
 
-def remember(trace: Trace, key: Key, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+def remember(trace: Trace, call: LeafCall, result: Any) -> None:
     """Keep what a call gave and did, unless it gave another tensor over memory that was there."""
-    named, effects = _name_tensors(trace, module, args, kwargs), trace.memory.effects
+    named, effects = call.named, trace.memory.effects
     given = {storage_of(tensor) for tensor in named.values()}
     by_identity = {id(tensor): name for name, tensor in reversed(named.items())}
     returned = _new_tensors(map_structure(result, lambda part: _fake(trace, part)), named)
@@ -184,7 +198,7 @@ def remember(trace: Trace, key: Key, module: nn.Module, args: Any, kwargs: Any, 
         return measure(part) if name is None else _Given(name)
 
     reads, writes = (_named(parts, by_memory) for parts in (effects.reads, effects.writes))
-    keep_result(_OUTCOMES, key, _Outcome(map_structure(result, form), reads, writes, effects.draws))
+    keep_result(_OUTCOMES, call.key, _Outcome(map_structure(result, form), reads, writes, effects.draws))
 
 
 def _fake(trace: Trace, part: Any) -> Any:
@@ -194,9 +208,3 @@ def _fake(trace: Trace, part: Any) -> Any:
 def _named(memory: set[Storage], names: dict[Storage, str]) -> tuple[str, ...]:
     """Name memory; what has no name the call has made itself."""
     return tuple(sorted(names[part] for part in memory if part in names))
-
-
-def _name_tensors(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> dict[str, torch.Tensor]:
-    given = [part for part in leaves_of((args, kwargs)) if isinstance(part, torch.Tensor)]
-    named = {str(number): fake_of(trace, tensor) for number, tensor in enumerate(given)}
-    return {**named, **{name: fake_of(trace, tensor) for name, tensor in _state_of(module)}}

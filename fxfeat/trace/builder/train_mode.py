@@ -20,6 +20,7 @@ from fxfeat.trace.builder.trace import Trace
 MODE = "training"
 _HOMES = ("torch.nn.modules.", "torchvision.ops.")
 _SETTING = (MODE, "train", "eval", "__getattribute__", "__setattr__")
+_TRACKED = ("running_mean", "running_var", "num_batches_tracked")
 _NOTHING: frozenset[Storage] = frozenset()
 _DRAW: frozenset[Storage] = frozenset({RNG})
 
@@ -91,10 +92,10 @@ def _batch_norm(trace: Trace, module: Any, args: tuple[Any, ...]) -> frozenset[S
     given = args[0] if args else None
     if not isinstance(given, torch.Tensor) or given.numel() == given.shape[1:2].numel():
         return None
-    tracked = (module.running_mean, module.running_var, module.num_batches_tracked)
-    if not module.track_running_stats or tracked[0] is None:
+    tracked = module._buffers
+    if not module.track_running_stats or tracked["running_mean"] is None:
         return _NOTHING
-    return frozenset(storage_of(fake_of(trace, tensor)) for tensor in tracked if tensor is not None)
+    return frozenset([storage_of(fake_of(trace, tracked[name])) for name in _TRACKED if tracked[name] is not None])
 
 
 def _dropout(trace: Trace, module: Any, args: tuple[Any, ...]) -> frozenset[Storage] | None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from fxfeat.ir.module_call import ModuleCall, hide_modules, opaque_in
 from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
-from fxfeat.trace.builder.leaf_memo import NOTHING, key_of, recall, remember
+from fxfeat.trace.builder.leaf_memo import NOTHING, look_at, recall, remember
 from fxfeat.trace.builder.measure import LITERALS
 from fxfeat.trace.builder.memory import inside_whole_call
 from fxfeat.trace.builder.nodes import next_call_path
@@ -178,17 +178,17 @@ def _run_inside(trace: Trace, module: nn.Module, plain: Callable[..., Any], args
     """Run a module inside a whole call; a leaf of torch's is not run where it would do what another has done."""
     with unobserved():
         note_train_mode(trace, module, args)
-        key = key_of(trace, module, args, kwargs)
-        recalled = NOTHING if key is None else recall(trace, key, module, args, kwargs)
+        call = look_at(trace, module, args, kwargs)
+        recalled = NOTHING if call is None else recall(trace, call)
     if recalled is not NOTHING:
         return recalled
-    if key is None:
+    if call is None:
         return plain(*args, **kwargs)
     outer, trace.memory.effects = trace.memory.effects, Effects()
     try:
         result = plain(*args, **kwargs)
         with unobserved():
-            remember(trace, key, module, args, kwargs, result)
+            remember(trace, call, result)
         return result
     finally:
         outer.add(trace.memory.effects)
