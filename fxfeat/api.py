@@ -30,6 +30,7 @@ from fxfeat.names.request import read_request
 from fxfeat.names.several import Request
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
+from fxfeat.passes.left_out import leaves_out_updates, list_state, memory_of_state
 from fxfeat.trace.setup import Setup, read_setup, record_mode, trace_each_mode
 from fxfeat.trace.train_recording import are_clear
 
@@ -203,8 +204,23 @@ def _emit_modes(setup: Setup, requests: dict[bool, Request], flatten: bool) -> M
         except (NodeNotFoundError, TraceError) as error:
             forms[training] = error
     _check_forms(forms[current], forms[not current], requests[True] is requests[False])
+    _keep_state_of_each_other(setup, requests, flatten, forms)
     mixed = emit_request(setup, None, requests[current], flatten) if _is_mixed(setup.model) else None
     return ModeVariants(forms[True], forms[False], mixed)
+
+
+def _keep_state_of_each_other(
+    setup: Setup, requests: dict[bool, Request], flatten: bool, forms: dict[bool, Emission | FxfeatError]
+) -> None:
+    """Emit again where a mode leaves out updates of what the other uses, as of averages that only one reads."""
+    for training, other in ((True, forms[False]), (False, forms[True])):
+        form = forms[training]
+        if not isinstance(form, Emission) or not isinstance(other, Emission):
+            return
+        recording = record_named(setup, training, requests[training])
+        state = list_state(recording, other)
+        if leaves_out_updates(recording, form, state):
+            forms[training] = emit_request(setup, training, requests[training], flatten, kept=state)
 
 
 def _check_forms(current: Emission | FxfeatError, other: Emission | FxfeatError, is_one_request: bool) -> None:
@@ -227,7 +243,12 @@ def _is_mixed(model: nn.Module) -> bool:
 
 
 def emit_request(
-    setup: Setup, training: bool | None, request: Request, flatten: bool = False, on_model: bool = False
+    setup: Setup,
+    training: bool | None,
+    request: Request,
+    flatten: bool = False,
+    on_model: bool = False,
+    kept: frozenset[str] = frozenset(),
 ) -> Emission:
     """Emit the code for values asked for by name.
 
@@ -237,19 +258,26 @@ def emit_request(
         request: the names by key.
         flatten: write every module out down to the leaves.
         on_model: write code that runs on the model's own tree of modules.
+        kept: parameters and buffers to keep up, by path, whether or not these values need them.
 
     Raises:
         NodeNotFoundError: for a name that the model does not have in this mode.
         TraceError: for a step that cannot be written out.
     """
-    emission = _emit_once(setup, training, request, flatten, on_model, not on_model)
+    emission = _emit_once(setup, training, request, flatten, on_model, kept, not on_model)
     if leaves_undone(setup, training, emission):
-        return _emit_once(setup, training, request, flatten, on_model, False)
+        return _emit_once(setup, training, request, flatten, on_model, kept, False)
     return emission
 
 
 def _emit_once(
-    setup: Setup, training: bool | None, request: Request, flatten: bool, on_model: bool, may_stop: bool
+    setup: Setup,
+    training: bool | None,
+    request: Request,
+    flatten: bool,
+    on_model: bool,
+    kept: frozenset[str],
+    may_stop: bool,
 ) -> Emission:
     if setup.engine == "tap":
         return _emit_whole(setup, training, request, "engine='tap' was asked for", on_model, may_stop)
@@ -259,10 +287,11 @@ def _emit_once(
             return _emit_whole(setup, training, request, tapped[""], on_model, may_stop)
 
         def make(recording: Recording) -> Draft:
+            recording = dataclasses.replace(recording, kept=memory_of_state(recording, kept))
             draft = Draft(recording, recording.graph, select_features(recording, request), flatten=flatten)
             return dataclasses.replace(draft, on_model=on_model, tapped=tapped, may_stop=may_stop)
 
-        return _emit_code(setup, training, request, make, (flatten, on_model, may_stop, *tapped.items()))
+        return _emit_code(setup, training, request, make, (flatten, on_model, may_stop, kept, *tapped.items()))
 
     return attempt({}) if setup.engine == "code" else choose_taps(attempt)
 

@@ -68,7 +68,7 @@ def find_needed(
 
     An update of state that eager code makes before the last feature stays unless it alone needs parameters: a branch
     with parameters of its own that feeds no feature is a head, and goes with its state. An update after the last
-    feature goes, unless the next call's features read what it wrote.
+    feature goes, unless the next call's features read what it wrote. What the other mode uses is kept up in any case.
     """
     dependencies = map_dependencies(nodes)
     roots = set(also)
@@ -79,6 +79,7 @@ def find_needed(
             roots.update(writers_before(writers, meta_of(node).aliases, feature.produced_at))
     needed = _with_ancestors(dependencies, roots)
     updates = [node for node in writers if meta_of(node).writes & recording.persistent]
+    needed |= _with_ancestors(dependencies, {node for node in updates if meta_of(node).writes & recording.kept})
     for node in updates:
         extra = _with_ancestors(dependencies, {node}) - needed
         is_late = meta_of(node).position >= last_produced_at(features)

@@ -25,12 +25,11 @@ from fxfeat.ir.draft import Draft, last_produced_at
 from fxfeat.ir.emission import DimStatus, Emission
 from fxfeat.ir.example import Example
 from fxfeat.ir.guard import InputGuard
-from fxfeat.ir.module_call import ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import tensors
+from fxfeat.passes.left_out import left_out
 from fxfeat.passes.run_passes import rewrite
-from fxfeat.runtime.run_tapped import run_tapped
 from fxfeat.trace.setup import Setup, record_variant
 from fxfeat.trace.train_recording import as_training, derive_training
 
@@ -107,16 +106,13 @@ def emit_in_train_mode(setup: Setup, checked: Checked, make: MakeDraft) -> Emiss
 
 
 def _does_all(checked: Checked) -> bool:
-    """Say whether code does all that modules do in train mode only, up to the last value."""
+    """Say whether code does all that modules do in train mode only, up to the last value or to state that is kept."""
     recording, graph = checked.draft.recording, checked.emission.graph
     assert graph is not None
-    kept = {meta_of(node).module_call for node in graph.nodes if node.op == "call_module" or node.target is run_tapped}
     end = last_produced_at(checked.draft.features)
-    drawing = (node for node in recording.nodes[:end] if meta_of(node).in_training)
-    return all(
-        index in kept or not kept.isdisjoint(ancestors(recording.module_calls, index))
-        for index in (meta_of(node).module_call for node in drawing)
-    )
+    early = (node for node in recording.nodes[:end] if meta_of(node).in_training)
+    late = (node for node in recording.nodes[end:] if meta_of(node).in_training & recording.kept)
+    return not left_out(recording, graph, (*early, *late))
 
 
 def _emit_derived(checked: Checked, make: MakeDraft) -> Emission:

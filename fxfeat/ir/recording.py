@@ -10,7 +10,8 @@ Invariants, which ``lint`` checks:
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -41,7 +42,8 @@ class Recording:
     and left as they were. ``holds_iterators`` says that the model may keep state that nobody can see.
     ``replacements`` are the values that were to go through functions, ``replaced`` those that did. ``same_in_training``
     says of a run in eval mode that one in train mode is the same, but for what is known ``in_training`` of its nodes;
-    ``derived`` that it was made in that way and was no run of its own.
+    ``derived`` that it was made in that way and was no run of its own. ``state`` tells the memory of the parameters and
+    buffers that were seen, by path; ``kept`` is that of state which code of the other mode uses.
     """
 
     graph: fx.Graph
@@ -71,6 +73,8 @@ class Recording:
     replaced: tuple[Replaced, ...] = ()
     same_in_training: bool = False
     derived: bool = False
+    state: Mapping[str, Storage] = field(default_factory=dict)
+    kept: frozenset[Storage] = frozenset()
 
     @property
     def is_stateless(self) -> bool:

@@ -20,6 +20,7 @@ from fxfeat.ir.node_meta import RNG, CallPath, Storage, meta_of
 from fxfeat.ir.recording import Kind, Recording
 from fxfeat.ir.source_lines import is_assertion
 from fxfeat.ir.value_replacement import Replacement
+from fxfeat.trace.builder.measure import storage_of
 from fxfeat.trace.builder.memory import all_written, writes_to
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.fake_tensors import Originals, Recast, fake_tensors
@@ -185,8 +186,14 @@ def _finish(model: nn.Module, leaves: Leaves, run: Run, conditions: Conditions) 
         writes_parameters=writes_to(trace, model.parameters()),
         replacements=conditions.replacements,
         replaced=tuple(trace.replacing.done),
+        state=_memory_of_state(trace),
         same_in_training=conditions.training is False and _is_same_in_training(trace),
     )
+
+
+def _memory_of_state(trace: Trace) -> dict[str, Storage]:
+    copies, state = trace.fakes.copies, trace.model.state
+    return {path: storage_of(copies[key]) for key, (path, _) in state.items() if key in copies}
 
 
 def _is_same_in_training(trace: Trace) -> bool:

@@ -1,0 +1,50 @@
+"""Which nodes of a recording a rewritten graph leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from torch import fx
+
+from fxfeat.ir.emission import Emission
+from fxfeat.ir.module_call import ancestors
+from fxfeat.ir.node_meta import Storage, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.runtime.run_tapped import run_tapped
+
+
+def left_out(recording: Recording, graph: fx.Graph, nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    """List those of some recorded nodes that neither stand in a graph nor run in a module that it calls."""
+    calls = [meta_of(node) for node in graph.nodes if node.op == "call_module" or node.target is run_tapped]
+    whole = {meta.module_call for meta in calls}
+    written = {meta_of(node).position for node in graph.nodes if node.op in ("call_function", "call_method")}
+
+    def is_there(node: fx.Node) -> bool:
+        index = meta_of(node).module_call
+        around = {index, *ancestors(recording.module_calls, index)}
+        return meta_of(node).position in written or not whole.isdisjoint(around)
+
+    return [node for node in nodes if not is_there(node)]
+
+
+def list_state(recording: Recording, emission: Emission) -> frozenset[str]:
+    """List the parameters and buffers that code uses, by path."""
+    modules, tensors = emission.used_state.modules, emission.used_state.tensors
+
+    def is_used(path: str) -> bool:
+        steps = path.split(".")
+        return path in tensors or any(".".join(steps[:end]) in modules for end in range(1, len(steps)))
+
+    return frozenset(filter(is_used, recording.state))
+
+
+def memory_of_state(recording: Recording, state: Collection[str]) -> frozenset[Storage]:
+    """Return the memory of parameters and buffers in a recording."""
+    return frozenset(recording.state[path] for path in state if path in recording.state)
+
+
+def leaves_out_updates(recording: Recording, emission: Emission, state: Collection[str]) -> bool:
+    """Say whether a run writes to some parameters and buffers where code of it does not."""
+    memory = memory_of_state(recording, state)
+    updates = [node for node in recording.nodes if meta_of(node).writes & memory]
+    return emission.graph is not None and bool(left_out(recording, emission.graph, updates))
