@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
 from fxfeat.codegen.retracing import OnGuard, Retracing, check_on_guard
+from fxfeat.eager.between_modes import Mode, check_modes
 from fxfeat.eager.emit_checked import Checked, emit_checked, emit_in_train_mode
 from fxfeat.eager.implicit_inputs import MakeDraft
 from fxfeat.eager.stopping import leaves_undone
@@ -204,9 +206,31 @@ def _emit_modes(setup: Setup, requests: dict[bool, Request], flatten: bool) -> M
         except (NodeNotFoundError, TraceError) as error:
             forms[training] = error
     _check_forms(forms[current], forms[not current], requests[True] is requests[False])
+    _tap_what_modes_hand_on(setup, requests, flatten, forms)
     _keep_state_of_each_other(setup, requests, flatten, forms)
     mixed = emit_request(setup, None, requests[current], flatten) if _is_mixed(setup.model) else None
     return ModeVariants(forms[True], forms[False], mixed)
+
+
+def _tap_what_modes_hand_on(
+    setup: Setup, requests: dict[bool, Request], flatten: bool, forms: dict[bool, Emission | FxfeatError]
+) -> None:
+    """Leave modules whole in both modes by which one mode hands something on to the other in Python."""
+    emissions = {training: form for training, form in forms.items() if isinstance(form, Emission)}
+    if len(emissions) < len(forms):
+        return
+    recordings = {training: record_named(setup, training, requests[training]) for training in emissions}
+
+    def attempt(tapped: Mapping[str, str]) -> None:
+        for training in (True, False) if tapped else ():
+            emissions[training] = emit_request(setup, training, requests[training], flatten, tapped=tapped)
+        train, evaluation = (Mode(training, recordings[training], emissions[training]) for training in (True, False))
+        if "" not in tapped:
+            check_modes(setup, train, evaluation)
+            check_modes(setup, evaluation, train)
+
+    attempt({}) if setup.engine == "code" else choose_taps(attempt)
+    forms.update(emissions)
 
 
 def _keep_state_of_each_other(
@@ -249,6 +273,7 @@ def emit_request(
     flatten: bool = False,
     on_model: bool = False,
     kept: frozenset[str] = frozenset(),
+    tapped: Mapping[str, str] = MappingProxyType({}),
 ) -> Emission:
     """Emit the code for values asked for by name.
 
@@ -259,46 +284,49 @@ def emit_request(
         flatten: write every module out down to the leaves.
         on_model: write code that runs on the model's own tree of modules.
         kept: parameters and buffers to keep up, by path, whether or not these values need them.
+        tapped: modules that are to stay whole, by path, with the reasons.
 
     Raises:
         NodeNotFoundError: for a name that the model does not have in this mode.
         TraceError: for a step that cannot be written out.
     """
-    emission = _emit_once(setup, training, request, flatten, on_model, kept, not on_model)
+    how = How(flatten, on_model, kept, not on_model, tuple(tapped.items()))
+    emission = _emit_once(setup, training, request, how)
     if leaves_undone(setup, training, emission):
-        return _emit_once(setup, training, request, flatten, on_model, kept, False)
+        return _emit_once(setup, training, request, dataclasses.replace(how, may_stop=False))
     return emission
 
 
-def _emit_once(
-    setup: Setup,
-    training: bool | None,
-    request: Request,
-    flatten: bool,
-    on_model: bool,
-    kept: frozenset[str],
-    may_stop: bool,
-) -> Emission:
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How code is written: its arguments are those of ``emit_request``; ``may_stop`` lets modules be stopped early."""
+
+    flatten: bool
+    on_model: bool
+    kept: frozenset[str]
+    may_stop: bool
+    tapped: tuple[tuple[str, str], ...]
+
+
+def _emit_once(setup: Setup, training: bool | None, request: Request, how: How) -> Emission:
     if setup.engine == "tap":
-        return _emit_whole(setup, training, request, "engine='tap' was asked for", on_model, may_stop)
+        return _emit_whole(setup, training, request, "engine='tap' was asked for", how)
 
     def attempt(tapped: Mapping[str, str]) -> Emission:
         if "" in tapped:
-            return _emit_whole(setup, training, request, tapped[""], on_model, may_stop)
+            return _emit_whole(setup, training, request, tapped[""], how)
 
         def make(recording: Recording) -> Draft:
-            recording = dataclasses.replace(recording, kept=memory_of_state(recording, kept))
-            draft = Draft(recording, recording.graph, select_features(recording, request), flatten=flatten)
-            return dataclasses.replace(draft, on_model=on_model, tapped=tapped, may_stop=may_stop)
+            recording = dataclasses.replace(recording, kept=memory_of_state(recording, how.kept))
+            draft = Draft(recording, recording.graph, select_features(recording, request), flatten=how.flatten)
+            return dataclasses.replace(draft, on_model=how.on_model, tapped=tapped, may_stop=how.may_stop)
 
-        return _emit_code(setup, training, request, make, (flatten, on_model, may_stop, kept, *tapped.items()))
+        return _emit_code(setup, training, request, make, dataclasses.replace(how, tapped=tuple(tapped.items())))
 
-    return attempt({}) if setup.engine == "code" else choose_taps(attempt)
+    return attempt({}) if setup.engine == "code" else choose_taps(attempt, dict(how.tapped))
 
 
-def _emit_code(
-    setup: Setup, training: bool | None, request: Request, make: MakeDraft, how: tuple[Any, ...]
-) -> Emission:
+def _emit_code(setup: Setup, training: bool | None, request: Request, make: MakeDraft, how: How) -> Emission:
     """Emit the code of a mode; once for both where the model does the same in both."""
     recording = record_named(setup, training, request)
     if recording.derived and not are_clear(recording, make(recording).features):
@@ -311,8 +339,8 @@ def _emit_code(
     return _check(setup, training, request, make, how).emission
 
 
-def _check(setup: Setup, training: bool | None, request: Request, make: MakeDraft, how: tuple[Any, ...]) -> Checked:
-    key = (training, id(request), *how)
+def _check(setup: Setup, training: bool | None, request: Request, make: MakeDraft, how: How) -> Checked:
+    key = (training, id(request), how)
     if key not in setup.checked:
         recording = record_named(setup, training, request)
         setup.checked[key] = request, emit_checked(setup, recording, training, make)
@@ -325,9 +353,7 @@ def warn_of_taps(engine: Engine, model: str, *sources: Source) -> None:
         warn_of(list_tapped(*sources), model)
 
 
-def _emit_whole(
-    setup: Setup, training: bool | None, request: Request, reason: str, on_model: bool, may_stop: bool
-) -> Emission:
+def _emit_whole(setup: Setup, training: bool | None, request: Request, reason: str, how: How) -> Emission:
     """Emit code that runs the whole model and taps it."""
     if setup.method != FORWARD:
         raise TraceError(
@@ -345,6 +371,6 @@ def _emit_whole(
     except TraceError as error:
         if error.path is None:
             raise
-        return tap_unrecorded(setup, training, request, reason, error, on_model, may_stop)
+        return tap_unrecorded(setup, training, request, reason, error, how.on_model, how.may_stop)
     features = list(select_features(recording, request))
-    return tap_recorded(recording, features, setup.examples[0], reason, on_model, may_stop)
+    return tap_recorded(recording, features, setup.examples[0], reason, how.on_model, how.may_stop)

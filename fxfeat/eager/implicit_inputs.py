@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from fxfeat.eager.repeated_calls import check_repeats
 from fxfeat.errors import TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission
-from fxfeat.ir.guard import AttributeWrite
+from fxfeat.ir.guard import AttributeRead, AttributeWrite
 from fxfeat.ir.recording import Recording
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.passes.run_passes import rewrite
@@ -50,7 +50,7 @@ def emit_what_arrives(
             training,
             replacements=recording.replacements,
         )
-        if agrees_with_eager(_to_run(setup, recording), observation, emission, setup.tracer_kwargs):
+        if agrees_with_eager(to_run(setup, recording), observation, emission, setup.tracer_kwargs):
             return chosen, emission
         check_calls(setup, recording, training, emission)
     raise TraceError(
@@ -64,12 +64,13 @@ def emit_what_arrives(
 
 def check_calls(setup: Setup, recording: Recording, training: bool | None, emission: Emission) -> None:
     """Raise where features change from call to call with what opened modules keep in Python."""
-    opened = {"", *emission.opened}
+    opened = opened_in(emission)
+    _check_settings(setup, recording, opened)
     changed = [(path, name) for path, name in recording.changed_attributes if path in opened]
     writes = [write for write in recording.attribute_writes if recording.module_calls[write.module_call].path in opened]
     # The deepest module that changes itself, or what is around one that is changed and the one that does so.
     at = (
-        _shared_path(_around_writes(writes, recording))
+        shared_path(around_writes(writes, recording))
         if writes
         else max((path for path, _ in changed), key=_depth, default="")
     )
@@ -80,14 +81,40 @@ def check_calls(setup: Setup, recording: Recording, training: bool | None, emiss
         leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
         example, replacements = setup.examples[0], recording.replacements
         observation = Observation(emission.rows, leaves, example, training, replacements=replacements)
-        check_repeats(_to_run(setup, recording), observation, changed, at)
+        check_repeats(to_run(setup, recording), observation, changed, at)
+
+
+def _check_settings(setup: Setup, recording: Recording, opened: set[str]) -> None:
+    """Raise where opened code sets what a module that stays whole changes as well, as a cache that it resets."""
+    inside = [write for write in recording.attribute_writes if not is_opened(recording, write, opened)]
+    theirs = {(write.path, write.name): write for write in inside}
+    for write in (*recording.attribute_writes, *recording.unchanged):
+        other = theirs.get((write.path, write.name))
+        if other is not None and is_opened(recording, write, opened):
+            name = f"{write.path}.{write.name}".lstrip(".")
+            raise TraceError(
+                f"{type(setup.model).__name__} sets {name!r} at {write.where}, and {other.where} does so too, in a "
+                "module that runs whole: written-out code leaves the first out. Ask for features outside of both.",
+                path=shared_path(around_writes((write, other), recording)),
+                reason=f"its code sets {name!r}, which a module inside changes as well",
+            )
+
+
+def opened_in(emission: Emission) -> set[str]:
+    """List the modules whose code is written out, by path; none where the whole model runs."""
+    return {"", *emission.opened} if emission.graph is not None else set()
+
+
+def is_opened(recording: Recording, write: AttributeWrite | AttributeRead, opened: Container[str]) -> bool:
+    """Say whether it is written-out code that sets or reads an attribute."""
+    return recording.module_calls[write.module_call].path in opened
 
 
 def _depth(path: str) -> int:
     return len(path.split(".")) if path else 0
 
 
-def _to_run(setup: Setup, recording: Recording) -> nn.Module:
+def to_run(setup: Setup, recording: Recording) -> nn.Module:
     """Return the model, or a copy where it writes to its parameters, which nothing puts back."""
     return copy.deepcopy(setup.model) if recording.writes_parameters else setup.model
 
@@ -97,17 +124,18 @@ def _around_implicit_inputs(recording: Recording) -> str:
 
     Where no other module is known to be concerned than the one that changes, its caller is.
     """
-    paths = [path for path, _ in recording.changed_attributes] + _around_writes(recording.attribute_writes, recording)
-    shared = _shared_path(paths)
+    paths = [path for path, _ in recording.changed_attributes] + around_writes(recording.attribute_writes, recording)
+    shared = shared_path(paths)
     return shared if shared not in paths else shared.rpartition(".")[0]
 
 
-def _around_writes(writes: Iterable[AttributeWrite], recording: Recording) -> list[str]:
+def around_writes(writes: Iterable[AttributeWrite], recording: Recording) -> list[str]:
     """List the modules of which attributes are set, and those whose code sets them."""
     return [path for write in writes for path in (write.path, recording.module_calls[write.module_call].path)]
 
 
-def _shared_path(paths: Iterable[str]) -> str:
+def shared_path(paths: Iterable[str]) -> str:
+    """Return the path of the smallest module around some others."""
     levels = zip(*(path.split(".") for path in paths), strict=False)
     shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, levels)
     return ".".join(parts[0] for parts in shared)

@@ -13,13 +13,20 @@ from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.emission import Row
 from fxfeat.ir.equality import is_equal
 from fxfeat.ir.tree import copy_tensors, tensors
+from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.python_state import PythonState
-from fxfeat.isolation.random_state import read_random, restore_random
+from fxfeat.isolation.random_state import draw_from_each, read_random, restore_random
 from fxfeat.isolation.torch_settings import same_switches
 
 
-def check_repeats(model: nn.Module, observation: Observation, changed: Sequence[tuple[str, str]], path: str) -> None:
+def check_repeats(
+    model: nn.Module,
+    observation: Observation,
+    changed: Sequence[tuple[str, str]],
+    path: str,
+    between: bool | None = None,
+) -> None:
     """Raise where a second call of the model gives other features, because the first one changed its attributes.
 
     A cache changes attributes too, but not what is computed; so the model is run rather than read.
@@ -29,11 +36,12 @@ def check_repeats(model: nn.Module, observation: Observation, changed: Sequence[
         observation: the features, and what to run the model on.
         changed: path of the module and name of each attribute that a call changes, in opened modules.
         path: the module that has to be called whole for it.
+        between: the mode of the first call; None for that of the second.
 
     Raises:
         TraceError: naming the attributes.
     """
-    differing = _differing(model, observation, changed)
+    differing = _differing(model, observation, changed, between)
     if not differing:
         return
     shown = " and ".join(sorted({f"{home}.{name}".lstrip(".") for home, name in changed}))
@@ -45,7 +53,9 @@ def check_repeats(model: nn.Module, observation: Observation, changed: Sequence[
     )
 
 
-def _differing(model: nn.Module, observation: Observation, changed: Sequence[tuple[str, str]]) -> list[str]:
+def _differing(
+    model: nn.Module, observation: Observation, changed: Sequence[tuple[str, str]], between: bool | None
+) -> list[str]:
     """List the features that a second call gives otherwise than the first."""
     if is_meta(model):
         return []
@@ -54,8 +64,12 @@ def _differing(model: nn.Module, observation: Observation, changed: Sequence[tup
         with same_switches(), preserved(model) as before, torch.no_grad():
             first = copy_observed(model, before, observation)
         with same_switches(), preserved(model) as state, torch.no_grad():
+            if between is not None:
+                set_mode(model, between)
             with lent_buffers(model, keep=changed, also=state):
                 restore_random(random)
+                # What is drawn once and kept must not be what the second call would draw.
+                draw_from_each()
                 model(*_other(observation.example.args), **_other(observation.example.kwargs))
             restore_random(random)
             with preserved(model) as before:

@@ -36,14 +36,15 @@ class Recording:
 
     What the run changed: ``writes_state`` says that it wrote to tensors or settings that the model keeps, or that no
     one can tell, ``writes_parameters`` that parameters are among them; ``changed_attributes`` are attributes and
-    buffers of modules, by path and name, ``mutated`` the identities of containers, closures and arrays. What it was
-    told: ``answers`` are all that was no tensor; ``reads_values`` are the types of numbers that came from data,
-    ``asks_gradients`` that it asked whether gradients are on, ``attribute_reads`` are the attributes that it went by
-    and left as they were. ``holds_iterators`` says that the model may keep state that nobody can see.
-    ``replacements`` are the values that were to go through functions, ``replaced`` those that did. ``same_in_training``
-    says of a run in eval mode that one in train mode is the same, but for what is known ``in_training`` of its nodes;
-    ``derived`` that it was made in that way and was no run of its own. ``state`` tells the memory of the parameters and
-    buffers that were seen, by path; ``kept`` is that of state which code of the other mode uses.
+    buffers of modules, by path and name, ``mutated`` the identities of containers, closures and arrays; ``unchanged``
+    are the attributes that code set to what they were. What it was told: ``answers`` are all that was no tensor;
+    ``reads_values`` are the types of numbers that came from data, ``asks_gradients`` that it asked whether gradients
+    are on, ``attribute_reads`` are the attributes that it went by and left as they were. ``holds_iterators`` says that
+    the model may keep state that nobody can see. ``replacements`` are the values that were to go through functions,
+    ``replaced`` those that did. ``same_in_training`` says of a run in eval mode that one in train mode is the same, but
+    for what is known ``in_training`` of its nodes; ``derived`` that it was made in that way and was no run of its own.
+    ``state`` tells the memory of the parameters and buffers that were seen, by path; ``kept`` is that of state which
+    code of the other mode uses.
     """
 
     graph: fx.Graph
@@ -60,6 +61,7 @@ class Recording:
     dtype_reads: tuple[Guard, ...] = ()
     unsupported: tuple[Unsupported, ...] = ()
     attribute_writes: tuple[AttributeWrite, ...] = ()
+    unchanged: tuple[AttributeWrite, ...] = ()
     attribute_reads: tuple[AttributeRead, ...] = ()
     changed_attributes: tuple[tuple[str, str], ...] = ()
     mutated: frozenset[int] = frozenset()

@@ -35,6 +35,14 @@ def read_random() -> RandomState:
     return RandomState(torch.get_rng_state(), cuda, random.getstate(), _numpy_state())
 
 
+def draw_from_each() -> None:
+    """Draw a number from torch, Python and NumPy, so that what is drawn next is something else."""
+    torch.rand(1), random.random()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.rand()
+
+
 def restore_random(state: RandomState) -> None:
     """Put the states back."""
     torch.set_rng_state(state.cpu)

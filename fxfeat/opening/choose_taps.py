@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 from fxfeat.errors import TraceError
 from fxfeat.ir.tap import TappedModule
 
 Result = TypeVar("Result")
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def choose_taps(attempt: Callable[[Mapping[str, str]], Result]) -> Result:
+def choose_taps(attempt: Callable[[Mapping[str, str]], Result], first: Mapping[str, str] = _NONE) -> Result:
     """Try with more and more modules left whole, each time those whose code was refused.
 
     Args:
         attempt: does the work with some modules left whole; they are given with the reasons, by path.
+        first: those that are left whole from the start.
 
     Raises:
         TraceError: where a refusal does not name a module, or the whole model is refused.
     """
-    tapped: dict[str, str] = {}
+    tapped: dict[str, str] = dict(first)
     while True:
         try:
             return attempt(tapped)

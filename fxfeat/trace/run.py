@@ -175,6 +175,7 @@ def _finish(model: nn.Module, leaves: Leaves, run: Run, conditions: Conditions) 
         dtype_reads=tuple(decisions.dtype_reads),
         unsupported=tuple(obstacles.unsupported),
         attribute_writes=tuple(obstacles.attribute_writes),
+        unchanged=tuple(obstacles.unchanged),
         attribute_reads=tuple(_reads_of_settings(trace, run.changed)),
         changed_attributes=tuple(run.changed),
         mutated=run.mutated,

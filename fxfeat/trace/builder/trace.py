@@ -137,12 +137,13 @@ class Decisions:
 class Obstacles:
     """Why code cannot be written out, or not be trusted.
 
-    ``catching`` are the regions that the code is in which end an error; ``caught`` is where one came up that it went on
-    after.
+    ``unchanged`` are attributes that the code set to what they were. ``catching`` are the regions that the code is in
+    which end an error; ``caught`` is where one came up that it went on after.
     """
 
     unsupported: list[Unsupported] = field(default_factory=list)
     attribute_writes: list[AttributeWrite] = field(default_factory=list)
+    unchanged: list[AttributeWrite] = field(default_factory=list)
     escapes: list[str] = field(default_factory=list)
     catching: list[Any] = field(default_factory=list)
     failure: BaseException | None = None

@@ -36,5 +36,14 @@ def refuse_after_escape(trace: Trace, call: str) -> None:
 def note_attribute_write(trace: Trace, path: str, name: str) -> None:
     """Note that the running code changes something about a module, which matters to later calls of it."""
     if trace.calls.opened:
-        write = AttributeWrite(path, name, trace.calls.owner, trace.numbering.position, current_line())
-        trace.obstacles.attribute_writes.append(write)
+        trace.obstacles.attribute_writes.append(_describe_write(trace, path, name))
+
+
+def note_unchanged(trace: Trace, path: str, name: str) -> None:
+    """Note that the running code sets an attribute to what it is, which other code may have changed on another run."""
+    if trace.calls.opened:
+        trace.obstacles.unchanged.append(_describe_write(trace, path, name))
+
+
+def _describe_write(trace: Trace, path: str, name: str) -> AttributeWrite:
+    return AttributeWrite(path, name, trace.calls.owner, trace.numbering.position, current_line())

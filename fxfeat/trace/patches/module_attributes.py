@@ -18,7 +18,7 @@ from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.rebinding import write_rebinding
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.train_mode import MODE, is_known_reader
-from fxfeat.trace.builder.unsupported import note_attribute_write
+from fxfeat.trace.builder.unsupported import note_attribute_write, note_unchanged
 from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.unobserved import unobserved
 
@@ -106,8 +106,8 @@ def _note_reach(trace: Trace, reached: dict[tuple[int, int], str], module: nn.Mo
 def _note_write(trace: Trace, module: nn.Module, name: str, value: Any) -> None:
     path = trace.model.paths[id(module)][0]
     if not isinstance(value, torch.Tensor):
-        if _current(module, name) is not value:
-            note_attribute_write(trace, path, name)
+        note = note_unchanged if _current(module, name) is value else note_attribute_write
+        note(trace, path, name)
         return
     current = module._buffers.get(name, vars(module).get(name))
     # What the code itself made before, in this run, is no state of the model's to be written to.

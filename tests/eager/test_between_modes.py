@@ -1,0 +1,221 @@
+"""What one mode, or one call, leaves in Python for another is followed: modules by which it goes run whole."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fxfeat
+from tests.oracle import eager, pick, run, same_value
+
+X = torch.rand(4, 8)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 4), nn.Linear(4, 4)
+        self.ready, self.mean, self.scale, self.seen, self.steps = False, 0.0, None, [], 0
+        self.register_buffer("center", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.go(self.first(x)))
+
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class Flag(Net):
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.center.copy_(x.detach().mean(0))
+            self.ready = True
+            return x
+        return x - self.center if self.ready else x
+
+
+class Average(Net):
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean().item()
+            return x
+        return x - self.mean
+
+
+class Tensor(Net):
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.scale = x.detach().std(0)
+            return x
+        return x if self.scale is None else x / self.scale
+
+
+class Bag(Net):
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen.append(x.detach().mean(0))
+            return x
+        return x - torch.stack(self.seen).mean(0) if self.seen else x
+
+
+class Counter(Net):
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.steps += 1
+        return x / (1 + self.steps)
+
+
+class Tempered(nn.Module):
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x / self.temperature).softmax(-1)
+
+
+class SetsByMode(Net):
+    temperature = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Tempered(self.temperature)
+
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        self.part.temperature = 2.0 if self.training else 0.5
+        return self.part(x)
+
+
+class SetsByModeFromTheOther(SetsByMode):
+    temperature = 2.0
+
+
+class SetsARate(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Dropout(0.1)
+
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.part.p = 0.5
+        else:
+            self.part.p = 0.1
+        return self.part(x)
+
+
+class Cached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.kept = nn.Parameter(torch.randn(4, 4)), None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kept is None:
+            self.kept = F.normalize(self.weight, dim=1)
+        return F.linear(x, self.kept)
+
+
+class DropsACache(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Cached()
+
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        self.part.kept = None
+        return self.part(x)
+
+
+class Locked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = None
+
+    def reset(self) -> None:
+        self.mask = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.mask is None:
+            self.mask = torch.empty(x.shape[-1]).bernoulli_(0.5)
+        return x * self.mask
+
+
+class ResetsAMask(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Locked()
+
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        self.part.reset()
+        return self.part(x) + self.part(2 * x)
+
+
+class DrawsOnce(Net):
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        if self.scale is None:
+            self.scale = torch.randn(4, 4)
+        return x @ self.scale
+
+
+KINDS = [
+    *(Flag, Average, Tensor, Bag, Counter, SetsByMode, SetsByModeFromTheOther, SetsARate),
+    *(DropsACache, ResetsAMask, DrawsOnce),
+]
+
+
+@pytest.mark.parametrize("created", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_left_in_python_is_followed(kind: Callable[[], Net], created: bool) -> None:
+    torch.manual_seed(0)
+    mine = kind().train(created)
+    reference = copy.deepcopy(mine)
+    with pytest.warns(UserWarning, match="runs whole"):
+        extractor = fxfeat.create_feature_extractor(mine, ["last"], example_inputs=X)
+    for training in (False, True, True, False, True):
+        extractor.train(training), reference.train(training)
+        seen, values = eager(reference, X), run(extractor, X)
+        assert same_value(values["last"], pick(reference, seen, "last")), training
+        with torch.no_grad():
+            for model in (mine, reference):
+                for parameter in model.parameters():
+                    parameter.mul_(1.25)
+
+
+class CachesBySize(Net):
+    """A table that both modes fill, and that changes no value."""
+
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        if self.scale is None or len(self.scale) != x.shape[-1]:
+            self.scale = torch.arange(x.shape[-1]) / 4
+        return x * self.scale
+
+
+class SetsWhatItIs(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Tempered(0.5)
+
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        self.part.temperature = 0.5
+        return self.part(x)
+
+
+@pytest.mark.parametrize("kind", [CachesBySize, SetsWhatItIs])
+def test_caches_and_settings_that_stay_are_written_out(kind: Callable[[], Net]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extractor = fxfeat.create_feature_extractor(kind(), ["last"], example_inputs=X)
+    assert not extractor.tapped
+
+
+def test_the_error_names_the_attribute_and_both_modes() -> None:
+    with pytest.raises(fxfeat.TraceError) as caught:
+        fxfeat.create_feature_extractor(Flag(), ["last"], example_inputs=X, engine="code")
+    assert str(caught.value) == (
+        "Flag changes 'ready' in train mode and goes by it in eval mode, which written-out code does not. Ask for "
+        "features outside the module that does so, or make it a buffer."
+    )
