@@ -33,8 +33,8 @@ from fxfeat.names.several import Request
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
 from fxfeat.passes.left_out import leaves_out_updates, list_state, memory_of_state
+from fxfeat.trace.copied_recording import are_clear
 from fxfeat.trace.setup import Setup, read_setup, record_mode, trace_each_mode
-from fxfeat.trace.train_recording import are_clear
 
 Asked = Sequence[Any] | Mapping[Any, str] | type[nn.Module]
 

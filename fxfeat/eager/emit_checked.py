@@ -30,8 +30,8 @@ from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import tensors
 from fxfeat.passes.left_out import left_out
 from fxfeat.passes.run_passes import rewrite
+from fxfeat.trace.copied_recording import as_training, copy_nodes, derive_training
 from fxfeat.trace.setup import Setup, record_variant
-from fxfeat.trace.train_recording import as_training, derive_training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +210,10 @@ def _goes_by_dtypes(mode: _Mode, emission: Emission) -> bool:
 def _guard_dtypes(mode: _Mode) -> tuple[_Mode, tuple[InputGuard, ...]]:
     """Tie dtypes to the tensors that they were read from, and say which dtypes are to be checked."""
     others = list(_record_in_other_dtypes(mode))
-    tie_dtypes(mode.recording, others)
+    # The recording is another request's as well.
+    recording = copy_nodes(mode.recording)
+    mode = dataclasses.replace(mode, recording=recording, draft=mode.make(recording))
+    tie_dtypes(recording, others)
     text = _emit(mode.draft).source.text
     is_same = all(_has_code(mode, other, text) for other in others)
     reads = mode.recording.dtype_reads

@@ -41,7 +41,8 @@ def list_failing_sizes(recording: Recording) -> frozenset[Place]:
     end = min(decided, default=len(recording.nodes))
     asserted = (guard for guard in recording.guards if guard.position < end)
     sizes = {place for guard in asserted for place in _fixed_by(guard.node, guard.expected)}
-    layers = (node for node in recording.nodes[:end] if node.op == "call_module")
+    others = {replacement.path for replacement in recording.replacements}
+    layers = (node for node in recording.nodes[:end] if node.op == "call_module" and node.target not in others)
     widths = (_width_taken(recording, node) for node in layers)
     return frozenset(sizes | {place for place in widths if place is not None})
 

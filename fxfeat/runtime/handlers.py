@@ -62,10 +62,22 @@ def is_caught(code: types.CodeType, instruction: int) -> bool:
         steps = list(dis.get_instructions(code))
         starts = [step for step in steps if step.opname == "SETUP_FINALLY" and step.offset < instruction < step.argval]
         return any(_goes_on(steps, int(start.argval)) for start in starts)
+    # The table leads to the innermost handler, and from there to the next one around.
+    handlers = _handlers_around(code, instruction)
+    steps = list(dis.get_instructions(code)) if handlers else []
+    return any(_goes_on(steps, target) for target in handlers)
+
+
+def _handlers_around(code: types.CodeType, instruction: int) -> list[int]:
     entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]  # nothing public reads it
-    around = [entry.target for entry in entries if entry.start <= instruction < entry.end]
-    steps = list(dis.get_instructions(code)) if around else []
-    return any(_goes_on(steps, target) for target in around)
+    handlers: list[int] = []
+    waiting = [instruction]
+    while waiting:
+        place = waiting.pop()
+        targets = {entry.target for entry in entries if entry.start <= place < entry.end}.difference(handlers)
+        handlers += targets
+        waiting += targets
+    return handlers
 
 
 def may_swallow(frame: types.FrameType) -> bool:
@@ -108,14 +120,16 @@ def _swallows(kind: type) -> bool:
 
 
 def _goes_on(steps: list[dis.Instruction], target: int) -> bool:
-    """Say whether a handler may go on behind what it handles: not one of ``with``, or of ``finally`` alone."""
-    for step in steps:
-        if step.offset < target:
-            continue
-        if step.opname in ("WITH_EXCEPT_START", "RERAISE"):
+    """Say whether a handler may go on behind what it handles: one of ``finally`` does not, nor one that always raises.
+
+    A handler that is left in another way lets go of the error first; at its end, that is followed by raising it again.
+    """
+    inside = [step.opname for step in steps if step.offset >= target]
+    for name, then in itertools.pairwise([*inside, ""]):
+        if name == "WITH_EXCEPT_START":
             return False
-        if step.opname in ("CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH", "POP_EXCEPT"):
-            return True
+        if name == "POP_EXCEPT":
+            return then != "RERAISE"
     return False
 
 

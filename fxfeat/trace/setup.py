@@ -21,10 +21,10 @@ from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.entry_points import FORWARD
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.builder.train_mode import names_mode, sets_modes_plainly
+from fxfeat.trace.copied_recording import derive_training
 from fxfeat.trace.fake_tensors import Recast
 from fxfeat.trace.leaves import Leaves, choose_leaves
 from fxfeat.trace.run import KINDS, describe_example, record
-from fxfeat.trace.train_recording import derive_training
 
 
 @dataclass

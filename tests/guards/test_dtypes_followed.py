@@ -97,3 +97,23 @@ def test_the_dtype_of_a_weight_is_checked_where_it_is_read():
         fxfeat.GuardError, match=r"m\.a\.weight\.dtype == torch\.float16.*the recording saw torch.float32"
     ):
         extractor.half()(torch.ones(2, 8))
+
+
+def test_two_requests_of_one_model_are_told_the_same_dtypes():
+    class Follows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.a(x).float().softmax(-1).to(x.dtype) * x.shape[0]
+
+    extractor = fxfeat.create_feature_extractor(
+        Follows(),
+        train_return_nodes=["a", "output"],
+        eval_return_nodes=["output", "a"],
+        example_inputs=torch.ones(2, 8),
+        engine="code",
+    )
+    assert "x.dtype" in extractor.train().code and "x.dtype" in extractor.eval().code
+    assert [status.state for status in extractor.freedoms if status.axis == "batch"] == ["free"]

@@ -137,3 +137,64 @@ class LetsErrorsPass(Two):
 
 def test_regions_that_let_errors_pass_are_written_out():
     assert_equals_eager(LetsErrorsPass(), ["a", "output"], GOOD, GOOD * 3, engine="code")
+
+
+class ExplainsAnError(Two):
+    def forward(self, x):
+        y = self.a(x)
+        try:
+            y = y + torch.linalg.cholesky(x)
+        except RuntimeError as error:
+            raise ValueError("x is no positive matrix") from error
+        return self.b(y)
+
+
+class NotesAnError(Two):
+    def forward(self, x):
+        y = self.a(x)
+        try:
+            y = y + torch.linalg.cholesky(x)
+        except TypeError:
+            raise
+        except Exception:
+            self.log("failed")
+            raise
+        return self.b(y)
+
+    def log(self, text):
+        print(text)
+
+
+@pytest.mark.parametrize("kind", [ExplainsAnError, NotesAnError])
+def test_handlers_that_always_raise_are_written_out(kind):
+    assert_equals_eager(kind(), ["a", "output"], GOOD, GOOD * 3, engine="code")
+
+
+class ExplainsAndGoesOn(Two):
+    def forward(self, x):
+        y = self.a(x)
+        try:
+            try:
+                y = y + torch.linalg.cholesky(x)
+            except RuntimeError as error:
+                raise ValueError("x is no positive matrix") from error
+        except ValueError:
+            y = y * 2
+        return self.b(y)
+
+
+class GoesOnAroundARegion(Two):
+    def forward(self, x):
+        y = self.a(x)
+        try:
+            with polite():
+                y = y + torch.linalg.cholesky(x)
+        except RuntimeError:
+            y = y * 2
+        return self.b(y)
+
+
+@pytest.mark.filterwarnings("ignore:.*runs whole")
+@pytest.mark.parametrize("kind", [ExplainsAndGoesOn, GoesOnAroundARegion])
+def test_handlers_further_out_that_go_on_count_too(kind):
+    assert_taps_equal_eager(kind().eval(), ["a", "output"], GOOD, BAD, GOOD * 3)

@@ -1,4 +1,4 @@
-"""A recording in train mode made of one in eval mode, where the code does not go by the mode."""
+"""Recordings with nodes of their own: as they are, or as they would be in train mode where code does not go by that."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import RNG, Storage, amend, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import map_nodes, nodes_in
+from fxfeat.ir.value_replacement import Replaced
 
 _WITH_NODES = ("guards", "dtype_reads", "unsupported")
 
@@ -24,7 +25,9 @@ def derive_training(recording: Recording) -> Recording:
         recording: one in eval mode, with ``same_in_training`` and no replaced values.
     """
     derived = as_training(recording)
-    return _with_own_nodes(derived) if any(meta_of(node).in_training for node in recording.nodes) else derived
+    return (
+        copy_nodes(derived, in_training=True) if any(meta_of(node).in_training for node in recording.nodes) else derived
+    )
 
 
 def as_training(recording: Recording) -> Recording:
@@ -39,12 +42,13 @@ def as_training(recording: Recording) -> Recording:
     )
 
 
-def _with_own_nodes(recording: Recording) -> Recording:
+def copy_nodes(recording: Recording, in_training: bool = False) -> Recording:
+    """Return a recording with nodes of its own, which do what they would do in train mode if that is asked for."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in recording.graph.nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
-        _amend_in_training(copies[node], copies)
+        _amend(copies[node], copies, in_training)
     copy = copies.__getitem__
     changed: dict[str, Any] = {
         name: tuple(_copy(part, copy) for part in getattr(recording, name)) for name in _WITH_NODES
@@ -54,16 +58,17 @@ def _with_own_nodes(recording: Recording) -> Recording:
         graph=graph,
         module_calls=tuple(_copy_call(call, copy) for call in recording.module_calls),
         result=map_nodes(recording.result, copy),
+        replaced=tuple(_copy_replaced(replaced, copy) for replaced in recording.replaced),
         **changed,
     )
 
 
-def _amend_in_training(node: fx.Node, copies: dict[fx.Node, fx.Node]) -> None:
+def _amend(node: fx.Node, copies: dict[fx.Node, fx.Node], in_training: bool) -> None:
     meta = meta_of(node)
     changes: dict[str, Any] = {}
     if meta.same_as is not None:
         changes["same_as"] = copies[meta.same_as]
-    if meta.in_training:
+    if in_training and meta.in_training:
         changes |= {"reads": meta.reads | meta.in_training, "writes": meta.writes | meta.in_training}
         changes |= {"draws": meta.draws or RNG in meta.in_training}
     if changes:
@@ -74,6 +79,12 @@ def _copy(part: Any, copy: Callable[[fx.Node], fx.Node]) -> Any:
     """Copy a dataclass whose fields are nodes."""
     nodes = {name: copy(value) for name, value in vars(part).items() if isinstance(value, fx.Node)}
     return dataclasses.replace(part, **nodes) if nodes else part
+
+
+def _copy_replaced(replaced: Replaced, copy: Callable[[fx.Node], fx.Node]) -> Replaced:
+    results = tuple((steps, copy(node)) for steps, node in replaced.result_nodes)
+    copied: Replaced = _copy(replaced, copy)
+    return dataclasses.replace(copied, result=map_nodes(replaced.result, copy), result_nodes=results)
 
 
 def _copy_call(call: ModuleCall, copy: Callable[[fx.Node], fx.Node]) -> ModuleCall:
