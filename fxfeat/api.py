@@ -7,7 +7,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -217,9 +217,12 @@ def _tap_what_modes_hand_on(
 ) -> None:
     """Leave modules whole in both modes by which one mode hands something on to the other in Python."""
     emissions = {training: form for training, form in forms.items() if isinstance(form, Emission)}
-    if len(emissions) < len(forms):
+    if len(emissions) < len(forms) or not any(map(_is_written_out, forms.values())):
         return
-    recordings = {training: record_named(setup, training, requests[training]) for training in emissions}
+    try:
+        recordings = {training: record_named(setup, training, requests[training]) for training in emissions}
+    except TraceError:
+        return  # one mode runs whole as it cannot be recorded
 
     def attempt(tapped: Mapping[str, str]) -> None:
         for training in (True, False) if tapped else ():
@@ -233,13 +236,18 @@ def _tap_what_modes_hand_on(
     forms.update(emissions)
 
 
+def _is_written_out(form: Emission | FxfeatError) -> TypeGuard[Emission]:
+    """Say whether a mode has code, of which the whole model is no part."""
+    return isinstance(form, Emission) and not form.source.runs_whole
+
+
 def _keep_state_of_each_other(
     setup: Setup, requests: dict[bool, Request], flatten: bool, forms: dict[bool, Emission | FxfeatError]
 ) -> None:
     """Emit again where a mode leaves out updates of what the other uses, as of averages that only one reads."""
     for training, other in ((True, forms[False]), (False, forms[True])):
         form = forms[training]
-        if not isinstance(form, Emission) or not isinstance(other, Emission):
+        if not _is_written_out(form) or not _is_written_out(other):
             return
         recording = record_named(setup, training, requests[training])
         state = list_state(recording, other)

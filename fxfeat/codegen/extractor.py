@@ -334,11 +334,18 @@ def build_extractor(
 
 
 def _return_as(form: Emission, kind: ReturnType) -> Emission:
-    if form.graph is not None:
-        output = next(node for node in form.graph.nodes if node.op == "output")
+    graph = None if form.graph is None else _copy_graph(form.graph)  # both modes may have one
+    if graph is not None:
+        output = next(node for node in graph.nodes if node.op == "output")
         values = tuple(output.args[0].values())
         output.args = (values if kind == "tuple" else list(values),)
-    return replace(form, source=write_as(form.source, kind))
+    return replace(form, source=write_as(form.source, kind), graph=graph)
+
+
+def _copy_graph(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    return copy
 
 
 def build_single(extractor: FeatureExtractor, key: str) -> nn.Module:

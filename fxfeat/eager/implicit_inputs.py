@@ -102,7 +102,7 @@ def _check_settings(setup: Setup, recording: Recording, opened: set[str]) -> Non
 
 def opened_in(emission: Emission) -> set[str]:
     """List the modules whose code is written out, by path; none where the whole model runs."""
-    return {"", *emission.opened} if emission.graph is not None else set()
+    return {"", *emission.opened} if not emission.source.runs_whole else set()
 
 
 def is_opened(recording: Recording, write: AttributeWrite | AttributeRead, opened: Container[str]) -> bool:

@@ -33,6 +33,11 @@ class Source:
     tapped: tuple[TappedCall, ...] = ()
     returned: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def runs_whole(self) -> bool:
+        """Whether the whole model runs, with nothing of it written out."""
+        return any(not call.path for call in self.tapped)
+
 
 def list_tapped(*sources: Source) -> tuple[TappedModule, ...]:
     """List the modules that sources run whole, and why."""

@@ -45,6 +45,10 @@ class Setup:
     checked: dict[Any, Any] = field(default_factory=dict)
     _recordings: dict[Any, Recording] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is one of another model, and nodes refer to each other in a chain that is too deep to copy.
+        return {**self.__dict__, "checked": {}, "_recordings": {}}
+
     @property
     def name_for_replacements(self) -> str:
         """What an extractor calls the modules that values go through: no name that the model has."""

@@ -47,7 +47,7 @@ STAGES: dict[str, tuple[list[str], int]] = {
     "vit_b_16": (["encoder.layers.encoder_layer_3", "encoder.layers.encoder_layer_11"], 2),
     "mobilenet_v3_large": (["features.3", "features.6", "features.12"], 1),
     "densenet121": (["features.denseblock1", "features.denseblock4"], 2),
-    "fcn_resnet50": (["backbone.layer2", "backbone.layer4"], 4),
+    "fcn_resnet50": (["backbone.layer2", "backbone.layer4"], 2),
 }
 """Stages of models, and how many recordings they take: one, or one a mode where the code reads the mode.
 
@@ -77,7 +77,7 @@ def test_code_that_was_told_a_size_is_recorded_at_others() -> None:
 
     with counting() as counts:
         extractor = fxfeat.create_feature_extractor(Flat(), ["relu"], example_inputs=torch.rand(2, 3, 8, 8))
-    assert counts["recordings"] > 2
+    assert counts["recordings"] > 1
     assert extractor(torch.rand(3, 3, 9, 12))["relu"].shape == (3, 4 * 7 * 10)
 
 

@@ -79,7 +79,9 @@ def _own_classes(kind: type) -> list[type]:
 
 def _code_in(kind: type) -> Iterator[types.CodeType]:
     for value in vars(kind).values():
-        function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+        # Nothing is asked of other objects: one that stands for a missing package raises whatever is asked.
+        function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+        function = function.fget if isinstance(function, property) else function
         if isinstance(function, types.FunctionType):
             yield function.__code__
 
