@@ -32,7 +32,7 @@ from fxfeat.names.request import read_request
 from fxfeat.names.several import Request
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
-from fxfeat.passes.left_out import leaves_out_updates, list_state, memory_of_state
+from fxfeat.passes.left_out import memory_of_state, state_to_keep
 from fxfeat.trace.copied_recording import are_clear
 from fxfeat.trace.setup import Setup, read_setup, record_mode, trace_each_mode
 
@@ -249,9 +249,8 @@ def _keep_state_of_each_other(
         form = forms[training]
         if not _is_written_out(form) or not _is_written_out(other):
             return
-        recording = record_named(setup, training, requests[training])
-        state = list_state(recording, other)
-        if leaves_out_updates(recording, form, state):
+        state = state_to_keep(record_named(setup, training, requests[training]), form, other)
+        if state:
             forms[training] = emit_request(setup, training, requests[training], flatten, kept=state)
 
 
@@ -338,19 +337,23 @@ def _emit_code(setup: Setup, training: bool | None, request: Request, make: Make
     """Emit the code of a mode; once for both where the model does the same in both."""
     recording = record_named(setup, training, request)
     if recording.derived and not are_clear(recording, make(recording).features):
-        return _check(trace_each_mode(setup), training, request, make, how).emission
+        setup = trace_each_mode(setup)
+        recording = record_named(setup, training, request)
     if recording.derived:
         with contextlib.suppress(TraceError):
-            emission = emit_in_train_mode(setup, _check(setup, False, request, make, how), make)
+            evaluation = _check(setup, record_named(setup, False, request), False, request, make, how)
+            emission = emit_in_train_mode(setup, evaluation, make)
             if emission is not None:
                 return emission
-    return _check(setup, training, request, make, how).emission
+    return _check(setup, recording, training, request, make, how).emission
 
 
-def _check(setup: Setup, training: bool | None, request: Request, make: MakeDraft, how: How) -> Checked:
+def _check(
+    setup: Setup, recording: Recording, training: bool | None, request: Request, make: MakeDraft, how: How
+) -> Checked:
+    """Emit once what is asked for again; the request is kept, so that its identity stays its own."""
     key = (training, id(request), how)
     if key not in setup.checked:
-        recording = record_named(setup, training, request)
         setup.checked[key] = request, emit_checked(setup, recording, training, make)
     return setup.checked[key][1]
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fxfeat.eager.implicit_inputs import around_writes, is_opened, opened_in, shared_path, to_run
-from fxfeat.eager.observe import Observation
+from fxfeat.eager.implicit_inputs import around_writes, is_opened, opened_in, shared_path, to_observe, to_run
 from fxfeat.eager.repeated_calls import check_repeats
 from fxfeat.errors import TraceError
 from fxfeat.ir.emission import Emission
-from fxfeat.ir.guard import AttributeRead
+from fxfeat.ir.guard import AttributeRead, spell_attribute
 from fxfeat.ir.recording import Recording
-from fxfeat.trace.leaves import choose_leaves
 from fxfeat.trace.setup import Setup
 
 Place = tuple[str, str]
@@ -48,9 +46,7 @@ def check_modes(setup: Setup, mine: Mode, other: Mode) -> None:
     # What both change may be a cache, which changes nothing of what is computed.
     names = list(dict.fromkeys(map(_place, reads)))
     if names:
-        leaves, replacements = choose_leaves(setup.tracer_kwargs, mine.recording.opened), mine.recording.replacements
-        rows, example = mine.emission.rows, setup.examples[0]
-        observation = Observation(rows, leaves, example, mine.training, replacements=replacements)
+        observation = to_observe(setup, mine.recording, mine.training, mine.emission)
         around = shared_path(_around(mine, other, reads))
         check_repeats(to_run(setup, mine.recording), observation, names, around, between=other.training)
 
@@ -60,7 +56,7 @@ def _check_settings(setup: Setup, mine: Mode, other: Mode) -> None:
     changed, opened = _changed(other), opened_in(mine.emission)
     for write in mine.recording.unchanged:
         if (write.path, write.name) in changed and is_opened(mine.recording, write, opened):
-            name = f"{write.path}.{write.name}".lstrip(".")
+            name = spell_attribute(write.path, write.name)
             raise TraceError(
                 f"{type(setup.model).__name__} sets {name!r} at {write.where}, to something else in train mode than "
                 "in eval mode, which written-out code does not. Ask for features outside the module that does so.",
@@ -77,12 +73,12 @@ def _changed(mode: Mode) -> set[Place]:
 
 def _reads_of_the_other(mine: Mode, other: Mode) -> Iterator[AttributeRead]:
     """Yield the reads of what the other mode changes, unless modules that run whole do both."""
-    opened, changed = opened_in(other.emission), _changed(other)
+    opened, written_out, changed = opened_in(other.emission), opened_in(mine.emission), _changed(other)
     writes = (write for write in other.recording.attribute_writes if is_opened(other.recording, write, opened))
     unwritten = {(write.path, write.name) for write in writes}
     unwritten |= {place for place in other.recording.changed_attributes if place[0] in opened}
     for read in mine.recording.attribute_reads:
-        is_written_out = is_opened(mine.recording, read, opened_in(mine.emission))
+        is_written_out = is_opened(mine.recording, read, written_out)
         if _place(read) in unwritten or (_place(read) in changed and is_written_out):
             yield read
 
@@ -92,7 +88,7 @@ def _place(read: AttributeRead) -> Place:
 
 
 def _refuse(setup: Setup, mine: Mode, other: Mode, read: AttributeRead) -> TraceError:
-    name, modes = ".".join(_place(read)).lstrip("."), {True: "train mode", False: "eval mode"}
+    name, modes = spell_attribute(*_place(read)), {True: "train mode", False: "eval mode"}
     return TraceError(
         f"{type(setup.model).__name__} changes {name!r} in {modes[other.training]} and goes by it in "
         f"{modes[mine.training]}, which written-out code does not. Ask for features outside the module that does so, "

@@ -16,7 +16,7 @@ from fxfeat.eager.repeated_calls import check_repeats
 from fxfeat.errors import TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission
-from fxfeat.ir.guard import AttributeRead, AttributeWrite
+from fxfeat.ir.guard import AttributeRead, AttributeWrite, spell_attribute
 from fxfeat.ir.recording import Recording
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.passes.run_passes import rewrite
@@ -43,13 +43,7 @@ def emit_what_arrives(
         emission = emit(draft)
         if draft.on_model or not may_have_implicit_inputs(recording, draft):
             return chosen, emission
-        observation = Observation(
-            emission.rows,
-            choose_leaves(setup.tracer_kwargs, recording.opened),
-            setup.examples[0],
-            training,
-            replacements=recording.replacements,
-        )
+        observation = to_observe(setup, recording, training, emission)
         if agrees_with_eager(to_run(setup, recording), observation, emission, setup.tracer_kwargs):
             return chosen, emission
         check_calls(setup, recording, training, emission)
@@ -67,7 +61,7 @@ def check_calls(setup: Setup, recording: Recording, training: bool | None, emiss
     opened = opened_in(emission)
     _check_settings(setup, recording, opened)
     changed = [(path, name) for path, name in recording.changed_attributes if path in opened]
-    writes = [write for write in recording.attribute_writes if recording.module_calls[write.module_call].path in opened]
+    writes = [write for write in recording.attribute_writes if is_opened(recording, write, opened)]
     # The deepest module that changes itself, or what is around one that is changed and the one that does so.
     at = (
         shared_path(around_writes(writes, recording))
@@ -78,10 +72,13 @@ def check_calls(setup: Setup, recording: Recording, training: bool | None, emiss
     if not changed and _reaches(setup.model, opened, recording.mutated):
         changed = [("", "what its attributes hold")]
     if changed:
-        leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
-        example, replacements = setup.examples[0], recording.replacements
-        observation = Observation(emission.rows, leaves, example, training, replacements=replacements)
-        check_repeats(to_run(setup, recording), observation, changed, at)
+        check_repeats(to_run(setup, recording), to_observe(setup, recording, training, emission), changed, at)
+
+
+def to_observe(setup: Setup, recording: Recording, training: bool | None, emission: Emission) -> Observation:
+    """Return what is to be seen of an eager run: the values of code, on the example that it was recorded with."""
+    leaves = choose_leaves(setup.tracer_kwargs, recording.opened)
+    return Observation(emission.rows, leaves, setup.examples[0], training, replacements=recording.replacements)
 
 
 def _check_settings(setup: Setup, recording: Recording, opened: set[str]) -> None:
@@ -91,7 +88,7 @@ def _check_settings(setup: Setup, recording: Recording, opened: set[str]) -> Non
     for write in (*recording.attribute_writes, *recording.unchanged):
         other = theirs.get((write.path, write.name))
         if other is not None and is_opened(recording, write, opened):
-            name = f"{write.path}.{write.name}".lstrip(".")
+            name = spell_attribute(write.path, write.name)
             raise TraceError(
                 f"{type(setup.model).__name__} sets {name!r} at {write.where}, and {other.where} does so too, in a "
                 "module that runs whole: written-out code leaves the first out. Ask for features outside of both.",
@@ -143,7 +140,7 @@ def shared_path(paths: Iterable[str]) -> str:
 
 def _name_implicit_inputs(recording: Recording) -> str:
     names = [(write.path, write.name) for write in recording.attribute_writes] or list(recording.changed_attributes)
-    shown = dict.fromkeys(f"{path}.{name}".lstrip(".") for path, name in names)
+    shown = dict.fromkeys(spell_attribute(path, name) for path, name in names)
     return ", ".join(list(shown)[:3]) or "in a list, a dict or a global that they share"
 
 

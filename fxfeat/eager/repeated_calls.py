@@ -12,6 +12,7 @@ from fxfeat.eager.observe import Observation, is_meta, observe, observe_by_count
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.emission import Row
 from fxfeat.ir.equality import is_equal
+from fxfeat.ir.guard import spell_attribute
 from fxfeat.ir.tree import copy_tensors, tensors
 from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import lent_buffers, preserved
@@ -44,7 +45,7 @@ def check_repeats(
     differing = _differing(model, observation, changed, between)
     if not differing:
         return
-    shown = " and ".join(sorted({f"{home}.{name}".lstrip(".") for home, name in changed}))
+    shown = " and ".join(sorted({spell_attribute(home, name) for home, name in changed}))
     raise TraceError(
         f"{differing[0]!r} changes from call to call with {shown} of {type(model).__name__}, which its code keeps in "
         "plain Python; written-out code could not. Ask for features outside that module, or make it a buffer.",

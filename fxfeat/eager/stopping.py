@@ -18,7 +18,7 @@ from fxfeat.inputs.examples import copy_example
 from fxfeat.ir.emission import Emission, ModeVariants
 from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.own_modes import set_mode
-from fxfeat.isolation.preserved import lent_buffers, preserved
+from fxfeat.isolation.preserved import lent_buffers, memory_of, preserved, put_memory_back
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import read_switches, same_switches
 from fxfeat.runtime.tapped_run import TRIAL
@@ -60,7 +60,7 @@ def _changes(model: nn.Module, extractor: FeatureExtractor, setup: Setup, traini
             set_mode(model, training)
             set_mode(extractor, training)
         comparison = _Comparison(model)
-        memory = [(parameter, parameter.data) for parameter in model.parameters()]
+        memory = memory_of(model.parameters())
         token = TRIAL.set(comparison)
         try:
             with lent_buffers(model, also=before):
@@ -70,14 +70,8 @@ def _changes(model: nn.Module, extractor: FeatureExtractor, setup: Setup, traini
             return False  # the example is one that the model was recorded on, but does not run on
         finally:
             TRIAL.reset(token)
-            _put_memory_back(memory)
+            put_memory_back(memory)
         return comparison.differs
-
-
-def _put_memory_back(memory: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
-    for parameter, data in memory:
-        if parameter.data_ptr() != data.data_ptr():
-            parameter.data = data
 
 
 class _Comparison:

@@ -63,6 +63,15 @@ class AttributeWrite:
     where: str
 
 
+def spell_attribute(path: str, name: str) -> str:
+    """Spell an attribute of a module as it is reached from the model.
+
+    >>> spell_attribute("head", "scale"), spell_attribute("", "scale")
+    ('head.scale', 'scale')
+    """
+    return f"{path}.{name}" if path else name
+
+
 @dataclass(frozen=True)
 class Reading:
     """An attribute of a module that code reads; ``words`` are the names that the code takes further of an object."""

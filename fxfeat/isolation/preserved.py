@@ -40,13 +40,13 @@ def preserved(model: nn.Module) -> Iterator[PythonState]:
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     if any(map(sets_modes, modules)):
         values += copy_values((*model.parameters(), *model.buffers()))
-    memory = [(tensor, tensor.data) for tensor, _ in values]
+    memory = memory_of(tensor for tensor, _ in values)
     with _same_random():
         try:
             yield state
         finally:
             state.restore()
-            _put_memory_back(memory)
+            put_memory_back(memory)
             restore_values(values)
             for parameter, is_trained in trained:
                 if parameter.requires_grad != is_trained:
@@ -64,7 +64,13 @@ def sets_modes(module: nn.Module) -> bool:
     return any(name in own or getattr(type(module), name) is not getattr(nn.Module, name) for name in ("train", "eval"))
 
 
-def _put_memory_back(memory: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def memory_of(values: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Pair tensors with others over the memory that they have."""
+    return [(tensor, tensor.data) for tensor in values]
+
+
+def put_memory_back(memory: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Give tensors back the memory that they had, where code has exchanged it."""
     for tensor, data in memory:
         if tensor.data_ptr() != data.data_ptr():
             tensor.data = data

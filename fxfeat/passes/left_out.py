@@ -43,8 +43,13 @@ def memory_of_state(recording: Recording, state: Collection[str]) -> frozenset[S
     return frozenset(recording.state[path] for path in state if path in recording.state)
 
 
-def leaves_out_updates(recording: Recording, emission: Emission, state: Collection[str]) -> bool:
-    """Say whether a run writes to some parameters and buffers where code of it does not."""
+def state_to_keep(recording: Recording, emission: Emission, other: Emission) -> frozenset[str]:
+    """List the parameters and buffers that code of the other mode uses, if code leaves out updates of any."""
+    every = frozenset(recording.state.values())
+    updates = [node for node in recording.nodes if meta_of(node).writes & every]
+    if emission.graph is None or not updates:
+        return frozenset()
+    state = list_state(recording, other)
     memory = memory_of_state(recording, state)
-    updates = [node for node in recording.nodes if meta_of(node).writes & memory]
-    return emission.graph is not None and bool(left_out(recording, emission.graph, updates))
+    missing = left_out(recording, emission.graph, (node for node in updates if meta_of(node).writes & memory))
+    return state if missing else frozenset()

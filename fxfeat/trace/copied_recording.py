@@ -24,10 +24,7 @@ def derive_training(recording: Recording) -> Recording:
     Args:
         recording: one in eval mode, with ``same_in_training`` and no replaced values.
     """
-    derived = as_training(recording)
-    return (
-        copy_nodes(derived, in_training=True) if any(meta_of(node).in_training for node in recording.nodes) else derived
-    )
+    return copy_nodes(as_training(recording), in_training=True)
 
 
 def as_training(recording: Recording) -> Recording:

@@ -13,13 +13,14 @@ from torchvision.ops import StochasticDepth
 
 from fxfeat.ir.node_meta import RNG, Storage
 from fxfeat.ir.source_lines import names_in
+from fxfeat.isolation.preserved import sets_modes
 from fxfeat.trace.builder.fakes import fake_of
 from fxfeat.trace.builder.measure import storage_of
 from fxfeat.trace.builder.trace import Trace
 
 MODE = "training"
 _HOMES = ("torch.nn.modules.", "torchvision.ops.")
-_SETTING = (MODE, "train", "eval", "__getattribute__", "__setattr__")
+_ACCESSING = (MODE, "__getattribute__", "__setattr__")
 _TRACKED = ("running_mean", "running_var", "num_batches_tracked")
 _NOTHING: frozenset[Storage] = frozenset()
 _DRAW: frozenset[Storage] = frozenset({RNG})
@@ -50,9 +51,10 @@ def is_known_reader(frame: types.FrameType) -> bool:
 
 def sets_modes_plainly(model: nn.Module) -> bool:
     """Say whether setting a model's mode does nothing but set ``training``, and all who read it can be seen."""
-    own = (name in vars(module) for module in model.modules() for name in ("train", "eval"))
     kinds: set[type] = {type(module) for module in model.modules()}
-    return not any(own) and all(_attributes_of(kind).isdisjoint(_SETTING) for kind in kinds)
+    return not any(map(sets_modes, model.modules())) and all(
+        _attributes_of(kind).isdisjoint(_ACCESSING) for kind in kinds
+    )
 
 
 def names_mode(model: nn.Module) -> bool:
