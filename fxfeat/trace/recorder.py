@@ -21,6 +21,7 @@ from fxfeat.trace.builder.exposed_memory import (
     sets_what_is_there,
 )
 from fxfeat.trace.builder.fakes import fake_of, note_fresh
+from fxfeat.trace.builder.gradient_flags import sets_gradient_flag, write_gradient_flag
 from fxfeat.trace.builder.nodes import add_node, note_dtype
 from fxfeat.trace.builder.operands import to_write
 from fxfeat.trace.builder.provenance import node_of
@@ -31,7 +32,8 @@ from fxfeat.trace.builder.run_call import ESCAPES, EXACT, run_call
 from fxfeat.trace.builder.spelling import spell_call
 from fxfeat.trace.builder.torch_call import TorchCall
 from fxfeat.trace.builder.trace import Trace
-from fxfeat.trace.builder.unanswerable import refuse_unanswerable
+from fxfeat.trace.builder.unanswerable import is_text_of_number, refuse_unanswerable
+from fxfeat.trace.proxies import numbers
 from fxfeat.trace.proxies.arrays import arrays_alone
 
 _SILENT = frozenset(
@@ -88,6 +90,10 @@ def _record(trace: Trace, call: TorchCall) -> Any:
     answer = answer_question(trace, call)
     if answer is not NOT_A_QUESTION:
         return answer
+    if call.name == "__format__" and is_text_of_number(trace, call):
+        return _format_number(trace, call)
+    if sets_gradient_flag(trace, call):
+        return write_gradient_flag(trace, call)
     notice_exposure(trace, call)
     refuse_unanswerable(trace, call)
     if call.name in _ON_GRADIENTS and not fake_of(trace, call.args[0]).requires_grad:
@@ -102,6 +108,14 @@ def _record(trace: Trace, call: TorchCall) -> Any:
     if arrays_alone(call.args, call.kwargs):
         return _carry_array(trace, call)
     return _write(trace, call)
+
+
+def _format_number(trace: Trace, call: TorchCall) -> str:
+    """Make a text out of the number that a tensor holds, which code goes by: it is read out, and checked."""
+    number = _record(trace, TorchCall(torch.Tensor.item, "item", None, call.args[:1], {}, call.caller))
+    if isinstance(number, numbers.RECORDED):
+        number.ledger.pin(number, numbers.plain(number))
+    return format(numbers.plain(number), *call.args[1:])
 
 
 def _make_device(call: TorchCall) -> torch.device:
@@ -122,6 +136,8 @@ def _run_silently(trace: Trace, call: TorchCall) -> Any:
 
 
 def _is_silent(call: TorchCall) -> bool:
+    if call.name == "_parse_to":  # what `module.to()` reads its arguments with
+        return not list(tensors((call.args, call.kwargs)))
     return call.name in _SILENT or call.attribute in _SILENT
 
 

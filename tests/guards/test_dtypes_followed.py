@@ -117,3 +117,22 @@ def test_two_requests_of_one_model_are_told_the_same_dtypes():
     )
     assert "x.dtype" in extractor.train().code and "x.dtype" in extractor.eval().code
     assert [status.state for status in extractor.freedoms if status.axis == "batch"] == ["free"]
+
+
+class Router(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(8, 8)
+
+    def forward(self, x):
+        self.classifier = self.classifier.to(torch.float32)
+        return self.classifier(x.to(torch.float32)).softmax(-1)
+
+
+def test_a_layer_that_is_cast_to_what_it_is_is_written_out_for_that_dtype():
+    model, x = nn.Sequential(nn.Linear(8, 8), Router()), torch.randn(2, 8)
+    extractor = fxfeat.create_feature_extractor(model, ["1.classifier", "output"], example_inputs=x, engine="code")
+    assert "_parse_to" not in extractor.code
+    assert same(extractor(x)["output"], model(x))
+    with pytest.raises(fxfeat.GuardError, match=r"others of input\.dtype were found to run other code"):
+        extractor.double()(x.double())

@@ -101,12 +101,46 @@ class Asserts(Base):
         return self.linear(x)
 
 
+class NameOfAModuleByData(Base):
+    def forward(self, x):
+        hit = (x.sum() > 0).int() * 3 + 3
+        return self.linear(x) + getattr(self, f"m_{hit}", self.special)(x)
+
+
+def test_a_text_of_the_number_in_a_tensor_is_bound_to_it():
+    model = NameOfAModuleByData().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=X, engine="code")
+    assert same(extractor(X)["output"], model(X))
+    with pytest.raises(
+        fxfeat.GuardError, match=r"getattr\(self, f\"m_{hit}\".*` the recording saw 6, this input gives 3"
+    ):
+        extractor(-X)
+
+
+def test_a_text_of_a_whole_tensor_is_not_written_out():
+    model = type("Model", (Base,), {"forward": lambda self, x: self.linear(x) * len(f"{x[0, 0]}")})().eval()
+    with pytest.raises(fxfeat.TraceError, match="makes a text of a tensor"):
+        fxfeat.create_feature_extractor(model, ["output"], example_inputs=X, engine="code")
+
+
+def compilable_check(condition, message):
+    if not condition:
+        raise ValueError(message)
+
+
+class Checks(Base):
+    def forward(self, x):
+        total = (x > 0).sum()
+        compilable_check(x.dim() == 3, f"{x.shape[1]} rows, {total} of them positive")
+        return self.linear(x)
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [Prints, Logs, Warns, Asserts])
+@pytest.mark.parametrize("kind", [Prints, Logs, Warns, Asserts, Checks])
 def test_a_text_for_people_leaves_the_size_free(kind, caplog):
     model = kind().eval()
     with caplog.at_level(logging.INFO):
-        extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=X)
+        extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=X, engine="code")
     assert same(extractor(OTHER)["output"], model(OTHER))
 
 

@@ -54,6 +54,34 @@ def sets_requires_grad(self, x):
     return x * 2
 
 
+def keeps_gradients_without_recording(self, x):
+    with torch.no_grad():
+        x = x.detach().requires_grad_(True)
+        y = x * 2
+    return y * 3 if x.requires_grad and not y.requires_grad else y * 5
+
+
+def keeps_gradients_of_a_view(self, x):
+    x = x.detach()
+    first = x[:, None]
+    first.requires_grad = True
+    return first.squeeze(1) * (3 if x.requires_grad else 2)
+
+
+def keeps_no_gradients(self, x):
+    x = torch.ones_like(x).requires_grad_()
+    x.requires_grad_(requires_grad=False)
+    return x * (2 if x.requires_grad else 3)
+
+
+def keeps_gradients_if_it_can(self, x):
+    try:
+        x.requires_grad_(False)
+    except RuntimeError:
+        x = x * 2
+    return x
+
+
 def freezes_a_parameter(self, x):
     self.second.weight.requires_grad = False
     return x * 2
@@ -120,8 +148,7 @@ def takes_derivatives_by_jvp(self, x):
 ACTS = {
     detaches: "takes a tensor off the path of its gradient",
     detaches_by_function: "takes a tensor off the path of its gradient",
-    keeps_gradients: "has a tensor keep gradients",
-    sets_requires_grad: "has a tensor keep gradients",
+    keeps_gradients_if_it_can: "an error that other inputs may raise is caught",
     freezes_a_parameter: "has a tensor keep gradients",
     freezes_a_module_for_a_while: "has a tensor keep gradients",
     changes_a_gradient: "puts a hook on a gradient",
@@ -168,6 +195,40 @@ def test_code_that_acts_on_gradients_is_tapped(run):
 def test_code_that_acts_on_gradients_is_not_written_out(run, reason):
     with pytest.raises(fxfeat.TraceError, match=re.escape(reason)):
         fxfeat.create_feature_extractor(model_of(run), ["first", "output"], example_inputs=X, engine="code")
+
+
+KEEPS = [
+    *(keeps_gradients, sets_requires_grad, keeps_gradients_without_recording),
+    *(keeps_gradients_of_a_view, keeps_no_gradients),
+]
+
+
+@pytest.mark.parametrize("run", KEEPS, ids=lambda run: run.__name__)
+def test_having_a_tensor_keep_gradients_is_written_out(run):
+    model = model_of(run)
+    reference = copy.deepcopy(model)
+    extractor = fxfeat.create_feature_extractor(model, ["first", "output"], example_inputs=X, engine="code")
+    features = extractor(X)
+    assert features["first"].requires_grad
+    assert_same_gradients(model, reference, features["output"], reference(X))
+
+
+def test_a_feature_from_before_does_not_keep_gradients():
+    model = nn.Sequential(nn.Flatten(), model_of(sets_requires_grad))
+    extractor = fxfeat.create_feature_extractor(model, ["1.detach", "1.second"], example_inputs=X, engine="code")
+    assert "_1_detach = torch.clone(input)" in extractor.code
+    features = extractor(X)
+    assert not features["1.detach"].requires_grad
+    assert features["1.second"].requires_grad
+
+
+def test_an_input_that_is_to_keep_gradients_does():
+    model = type("Model", (Layers,), {"forward": lambda self, x: self.first(x.requires_grad_()) * 2})()
+    extractor = fxfeat.create_feature_extractor(model, ["first"], example_inputs=X, engine="code")
+    x = X.clone()
+    extractor(x)["first"].sum().backward()
+    assert same(x.grad, torch.ones(2, 4) @ model.first.weight)
+    assert not X.requires_grad
 
 
 @pytest.mark.filterwarnings("ignore:.*jit")

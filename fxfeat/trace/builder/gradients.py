@@ -31,7 +31,9 @@ def decide_enabled(trace: Trace) -> bool:
 def decide_gradients(trace: Trace, node: fx.Node) -> bool:
     """Say whether a value that was computed, or an input, has a gradient."""
     is_input = node.op == "placeholder"
-    answer = _is_asked(trace, node) if is_input else _is_enabled(trace) and _has_gradient(trace, node)
+    answer = (
+        _is_asked(trace, node) if is_input else _is_told(node) or (_is_enabled(trace) and _has_gradient(trace, node))
+    )
     return _decide(trace, getattr, (node, "requires_grad"), answer)
 
 
@@ -67,14 +69,21 @@ def _has_gradient(trace: Trace, node: fx.Node) -> bool:
     if _stops(node):
         return False
     behind = walk_back(node, lambda source: not _stops(source))
-    return any(_is_trained(trace, n) or (n.op == "placeholder" and _is_asked(trace, n)) for n in behind)
+    return any(_is_told(n) or _is_trained(trace, n) or (n.op == "placeholder" and _is_asked(trace, n)) for n in behind)
+
+
+def _is_told(node: fx.Node) -> bool:
+    """Say whether code has had a value keep gradients, which it does even where gradients are off."""
+    return node.target == "requires_grad_" and node.args[1] is True
 
 
 def _stops(node: fx.Node) -> bool:
     """Say whether no gradient goes through a node."""
     meta = meta_of(node)
-    if node.op in ("placeholder", "get_attr"):
+    if node.op in ("placeholder", "get_attr") or _is_told(node):
         return False
+    if node.target == "requires_grad_":
+        return True
     if any(context.factory in _STOPPING_REGIONS for context in meta.contexts) or isinstance(meta.value, _PLAIN):
         return True
     if isinstance(meta.value, TensorMeta) and not _is_continuous(meta.value.dtype):

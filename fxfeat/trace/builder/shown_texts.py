@@ -10,7 +10,7 @@ import types
 
 from fxfeat.ir.source_lines import OURS
 
-_SHOWS = re.compile(r"_*(print|warn|log|debug|info|error|critical|exception|assert|check)")
+_SHOWS = re.compile(r"(.*_)?(print|warn|log|debug|info|error|critical|exception|assert|check)")
 
 
 def is_for_people(frame: types.FrameType) -> bool:

@@ -56,6 +56,14 @@ def refuse_unanswerable(trace: Trace, call: TorchCall) -> None:
         refuse(trace, f"the code at {current_line()} {asked or act}", acts_on=node)
 
 
+def is_text_of_number(trace: Trace, call: TorchCall) -> bool:
+    """Say whether opened code makes a text out of the one number that a tensor holds, and goes by it."""
+    if not trace.calls.live or call.args[0].dim():
+        return False
+    frame = _asking_frame(call.caller)
+    return frame is not None and not is_for_people(frame)
+
+
 def _what_it_asks(call: TorchCall) -> str | None:
     """Say what a call asks; what torch asks for itself is of no interest."""
     if is_torch(call.caller) or call.name in ("__set__", "__delete__"):
