@@ -354,7 +354,8 @@ def _check(
     """Emit once what is asked for again; the request is kept, so that its identity stays its own."""
     key = (training, id(request), how)
     if key not in setup.checked:
-        setup.checked[key] = request, emit_checked(setup, recording, training, make)
+        _, other = setup.checked.get((not training, id(request), how), (request, None))
+        setup.checked[key] = request, emit_checked(setup, recording, training, make, other)
     return setup.checked[key][1]
 
 

@@ -47,6 +47,7 @@ def emit(draft: Draft) -> Emission:
         recording.kind,
         recording.opened,
         told=draft.told,
+        told_dtypes=draft.told_dtypes,
         readings=draft.readings,
         replacements=recording.replacements,
     )

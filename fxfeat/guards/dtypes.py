@@ -52,7 +52,7 @@ def tie_dtypes(recording: Recording, others: Iterable[Recording]) -> None:
         recording: a recording.
         others: the same model on the same example in other dtypes; those that ran other code are left alone.
     """
-    runs = [recording, *(other for other in others if _ran_alike(recording, other))]
+    runs = [recording, *(other for other in others if run_alike(recording, other))]
     reads = deque(sorted(zip(*(run.dtype_reads for run in runs), strict=True), key=_position_of))
     readers: dict[Told, tuple[Guard, ...]] = {}
     for nodes in zip(*(run.graph.nodes for run in runs), strict=True):
@@ -63,7 +63,8 @@ def tie_dtypes(recording: Recording, others: Iterable[Recording]) -> None:
             _tie(nodes, readers)
 
 
-def _ran_alike(recording: Recording, other: Recording) -> bool:
+def run_alike(recording: Recording, other: Recording) -> bool:
+    """Say whether two recordings made the same calls, and read as many dtypes."""
     targets = [[node.target for node in run.graph.nodes] for run in (recording, other)]
     return targets[0] == targets[1] and len(recording.dtype_reads) == len(other.dtype_reads)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from fxfeat.errors import FxfeatError
 from fxfeat.guards.checked_sizes import list_checked_sizes, list_failing_sizes
+from fxfeat.guards.refused_sizes import list_refused
 from fxfeat.guards.vary_sizes import Outcome, Outcomes, Vary, vary_sizes
 from fxfeat.inputs.examples import bind
 from fxfeat.inputs.resized import Axis, Group, find_groups, growths, resize
@@ -53,8 +54,12 @@ def find_free_sizes(
     groups = _without(every, bound)
     ranks = {steps: tensor.dim() for steps, tensor in tensors((example.args, example.kwargs))}
 
+    refused: set[Axis] = set()
+
     def vary(varied: tuple[Group, ...]) -> Outcome:
-        return _try(example, emission, emit_at, varied)
+        if not refused.isdisjoint(axis for group in varied for axis in group.axes):
+            return Outcome.FAILED
+        return _try(example, emission, emit_at, varied, refused)
 
     outcomes = vary_sizes(groups, ranks, vary) if emission.told else _leave_free(groups, vary)
     settled = {axis: (group, outcome) for group, outcome in outcomes.items() for axis in group.axes}
@@ -77,6 +82,29 @@ def find_free_sizes(
     widths = {axis for axis, home in homes.items() if home.name.startswith(("length", "size"))}
     varied = (axis for axis in homes if axis in settled)
     return tuple(describe(axis) for axis in varied if settled[axis][1] is not Outcome.FAILED or axis not in widths)
+
+
+def are_free(
+    recording: Recording,
+    example: Example,
+    emission: Emission,
+    emit_at: Callable[[Example], Emission],
+    freedoms: Collection[DimStatus],
+) -> bool:
+    """Say whether code is the same where all sizes change at once that are said to be free.
+
+    Args:
+        recording: what was emitted.
+        example: the example it was recorded with.
+        emission: what is emitted at the example's sizes.
+        emit_at: emits at other sizes.
+        freedoms: what is known of the sizes.
+    """
+    free = {(status.parameter, status.steps, status.dimension) for status in freedoms if status.state == "free"}
+    every, places = find_groups(example), _find_places(recording.root, example)
+    bound = [axis for group in every for axis in group.axes if (*places[axis.steps], axis.dimension) not in free]
+    groups = _without(every, bound)
+    return not groups or not emission.told or _try(example, emission, emit_at, groups, set()) is Outcome.SAME
 
 
 def _without(groups: tuple[Group, ...], axes: Collection[Axis]) -> tuple[Group, ...]:
@@ -122,9 +150,16 @@ def find_dtypes(
 
 
 def _try(
-    example: Example, emission: Emission, emit_at: Callable[[Example], Emission], groups: tuple[Group, ...]
+    example: Example,
+    emission: Emission,
+    emit_at: Callable[[Example], Emission],
+    groups: tuple[Group, ...],
+    refused: set[Axis],
 ) -> Outcome:
-    """Emit at other sizes of some groups until the model runs at one, and say what became of the code."""
+    """Emit at other sizes of some groups until the model runs at one, and say what became of the code.
+
+    Axes of which the model's code says that they must be as they were are added to ``refused``.
+    """
     outcomes: list[Outcome] = []
     ways = [growths(group) for group in groups]
     for turn in range(min(2, max(map(len, ways))) if len(groups) > 1 else len(ways[0])):
@@ -133,20 +168,27 @@ def _try(
             for group, grow in zip(groups, ways, strict=True)
             for axis in group.axes
         }
-        outcomes.append(_compare(emission, emit_at, resize(example, sizes)))
-        if outcomes[-1] in (Outcome.SAME, Outcome.OTHER):
+        try:
+            outcomes.append(_compare(emission, emit_at(resize(example, sizes))))
+        except FxfeatError as error:
+            outcomes.append(Outcome.FAILED)
+            refused |= list_refused(error.__cause__, sizes, _left_alone(example, {*sizes, *refused}))
+        if outcomes[-1] in (Outcome.SAME, Outcome.OTHER) or not refused.isdisjoint(sizes):
             return outcomes[-1]
     return Outcome.CHECKED if Outcome.CHECKED in outcomes else Outcome.FAILED
 
 
-def _compare(emission: Emission, emit_at: Callable[[Example], Emission], grown: Example) -> Outcome:
-    try:
-        other = emit_at(grown)
-    except FxfeatError:
-        return Outcome.FAILED
+def _compare(emission: Emission, other: Emission) -> Outcome:
     if emission.guards != other.guards:
         return Outcome.CHECKED
     return Outcome.SAME if is_same_code(emission, other) else Outcome.OTHER
+
+
+def _left_alone(example: Example, axes: Collection[Axis]) -> frozenset[int]:
+    """Return the lengths of an example's tensors along all other axes."""
+    given = tensors((example.args, example.kwargs))
+    every = (Axis(steps, d, size) for steps, tensor in given for d, size in enumerate(tensor.shape))
+    return frozenset(axis.size for axis in every if axis not in axes)
 
 
 def is_same_code(left: Emission, right: Emission) -> bool:

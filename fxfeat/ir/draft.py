@@ -24,7 +24,8 @@ class Draft:
     ``opens_implicit_inputs`` says to open those, and to leave out no module where code changes what Python holds.
     ``tapped`` are the modules that are not to be opened, with the reasons, and ``tapped_calls`` what became of their
     calls; ``may_stop`` says that they may be stopped behind the last value. ``told`` says that opened code may have
-    gone by a size of an input, ``readings`` are the attributes of modules that it goes by.
+    gone by a size of an input, ``told_dtypes`` that it may have gone by a dtype; ``readings`` are the attributes of
+    modules that it goes by.
     """
 
     recording: Recording
@@ -40,6 +41,7 @@ class Draft:
     tapped_calls: tuple[TappedCall, ...] = ()
     may_stop: bool = True
     told: bool = True
+    told_dtypes: bool = True
     readings: frozenset[Reading] = frozenset()
 
 

@@ -118,7 +118,10 @@ class Purity:
 
 @dataclass(frozen=True)
 class Emission:
-    """Everything emitted for one mode; ``told`` says that its code may have gone by a size of an input."""
+    """Everything emitted for one mode.
+
+    ``told`` says that its code may have gone by a size of an input, ``told_dtypes`` by a dtype.
+    """
 
     source: Source
     rows: tuple[Row, ...]
@@ -133,6 +136,7 @@ class Emission:
     purity: Purity | None = None
     writes_parameters: bool = False
     told: bool = True
+    told_dtypes: bool = True
     readings: frozenset[Reading] = frozenset()
     replacements: tuple[Replacement, ...] = ()
 

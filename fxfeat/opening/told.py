@@ -34,6 +34,22 @@ def is_told(recording: Recording, plan: Plan) -> bool:
     return _is_memory_told(recording, plan, {step.module_call for step in early})
 
 
+def is_told_dtypes(recording: Recording, plan: Plan) -> bool:
+    """Say whether opened code may have gone by a dtype: it read one, or it called what read one and handed that on.
+
+    A whole call that returns one tensor, over memory of its own, hands nothing on.
+    """
+    reads = [read for read in recording.dtype_reads if happens_in_time(recording, plan, read)]
+    if reads and (recording.mutated or recording.changed_attributes or recording.attribute_writes):
+        return True
+    if any(plan.whole_call(recording, read.module_call) is None for read in reads):
+        return True
+    callers = {read.module_call for read in reads}
+    around = callers.union(*(ancestors(recording.module_calls, index) for index in callers))
+    calls = [call for call in _whole_calls(recording, plan) if call.index in around]
+    return not all(map(_returns_a_tensor, calls)) or _is_memory_told(recording, plan, callers)
+
+
 def _whole_calls(recording: Recording, plan: Plan) -> Iterator[ModuleCall]:
     """Yield the calls that opened code makes of modules other than torch's own, whose results have one form."""
     for call in recording.module_calls:

@@ -13,7 +13,7 @@ from fxfeat.ir.guard import Guard
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.opening.plan_openings import plan_openings
 from fxfeat.opening.readings import list_readings
-from fxfeat.opening.told import is_told
+from fxfeat.opening.told import is_told, is_told_dtypes
 from fxfeat.opening.unseen_inputs import find_implicit_inputs
 from fxfeat.passes.call_meta import only_value
 from fxfeat.passes.call_whole import call_whole
@@ -38,6 +38,7 @@ def outline(draft: Draft) -> Draft:
         features=tuple(features[index] for index in range(len(plan.features))),
         opened=tuple(sorted(paths)),
         told=is_told(recording, plan),
+        told_dtypes=is_told_dtypes(recording, plan),
         implicit_inputs=tuple(recording.module_calls[index].path for index in implicit_inputs),
         tapped_calls=tuple(outlined.tapped_calls[index] for index in sorted(outlined.tapped_calls)),
         readings=list_readings(recording, plan),
