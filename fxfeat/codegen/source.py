@@ -25,6 +25,7 @@ from fxfeat.runtime.run_tapped import run_tapped
 _TAB = "    "
 _FOREVER = 1 << 60
 _MOST_NAMES = 3
+_SHORT_METHODS = (("call_method", "size"), ("call_method", "dim"))
 _LETTERS = ("x", "y", "z", "w", "v", "u")
 
 
@@ -83,7 +84,7 @@ class _Writer:
             return False
         if any(source in self.unpacked and source.args[1] == 1 for source in node.all_input_nodes):
             return True  # a value that was copied out of a module which runs whole
-        if node.op != "call_function" and node.target not in ("size", "dim"):
+        if node.op != "call_function" and (node.op, node.target) not in _SHORT_METHODS:
             return False
         if isinstance(meta_of(node).value, TensorMeta) or meta_of(node).writes or node.target is check:
             return False

@@ -45,6 +45,8 @@ class ModuleCall:
     changes. ``after_hooks`` are the arguments as the hooks before ``forward`` left them, and the position then, if it
     has such hooks.
     ``reached`` is the path that the code took, where ``path`` is the first of several attributes of one module.
+    ``leaves_behind`` says that it changed a list or dict that it was given, or put attributes on a tensor that it
+    returned.
     """
 
     index: int
@@ -64,6 +66,7 @@ class ModuleCall:
     contexts: tuple[Context, ...] = ()
     reached: str = ""
     after_hooks: tuple[Any, Any, int] | None = None
+    leaves_behind: bool = False
 
 
 def opaque_in(value: Any) -> list[Opaque]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from fxfeat.ir.module_call import ModuleCall, Opaque, ancestors
+from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.source_lines import is_assertion
@@ -17,12 +17,10 @@ from fxfeat.ir.tree import leaves_of
 from fxfeat.opening.plan import Plan
 
 _RETURNS = ("RETURN_VALUE", "RETURN_CONST")
-_HOLDERS = ("ndarray", "set", "frozenset", "bytearray", "UntypedStorage")
-_PLAIN = (bool, int, float, complex, str, bytes)
 
 
 def find_deciding(recording: Recording, plan: Plan) -> set[int]:
-    """List the whole calls, made by opened code, that return plain values of their own choice.
+    """List the whole calls, made by opened code, that return anything but tensors of their own choice.
 
     They are opened, so that what they decided by is checked.
     """
@@ -44,14 +42,14 @@ def _deciding_calls(recording: Recording) -> set[int]:
 
 
 def _may_return_plain_values(recording: Recording, plan: Plan, call: ModuleCall, checked: frozenset[fx.Node]) -> bool:
-    if call.result is None:
+    if call.result is None or call.leaves_behind:
         return True
-    if isinstance(call.result, dict) and _is_looked_into(recording, plan, call):
+    if isinstance(call.result, (dict, list)) and _is_looked_into(recording, plan, call):
         return True
     if _has_result_of_none(inspect.getattr_static(recording.root.get_submodule(call.path), "forward", None)):
         return True
     parts: list[Any] = leaves_of(call.result)
-    return any(isinstance(part, _PLAIN) or _holds_values(part) or part in checked for part in parts)
+    return any(part in checked if isinstance(part, fx.Node) else part is not None for part in parts)
 
 
 def _is_looked_into(recording: Recording, plan: Plan, call: ModuleCall) -> bool:
@@ -59,10 +57,6 @@ def _is_looked_into(recording: Recording, plan: Plan, call: ModuleCall) -> bool:
     returned = {node for _, node in call.result_nodes}
     outside = (node for node in plan.needed if plan.whole_call(recording, meta_of(node).module_call) != call.index)
     return any(not returned.isdisjoint(node.all_input_nodes) for node in outside)
-
-
-def _holds_values(part: Any) -> bool:
-    return isinstance(part, Opaque) and part.type_name in _HOLDERS
 
 
 @functools.lru_cache(maxsize=4096)

@@ -25,6 +25,7 @@ from fxfeat.isolation.preserved import preserved, preserved_functions
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
 from fxfeat.runtime.tapped_run import never_stopped
+from fxfeat.trace.builder.given_containers import contents_of, have_changed
 from fxfeat.trace.builder.gradients import check_gradients_are_off
 from fxfeat.trace.builder.model_parts import add_modules, read_tensors
 from fxfeat.trace.builder.placeholders import write_inputs
@@ -129,6 +130,7 @@ def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leav
         check_gradients_are_off(trace)
     recorder, given = Recorder(trace), PythonState()
     given.take_objects((example.args, example.kwargs))
+    contents = contents_of((*args, *kwargs.values()))
     with patched(model, recorder, leaves, draws) as calls, _without_log("torch._subclasses.fake_tensor"):
         try:
             with recorder:
@@ -144,6 +146,8 @@ def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leav
             given.restore()
     if writes:
         refuse_from_the_start(trace, "its code writes to an object that it is given")
+    if have_changed(contents):
+        refuse_from_the_start(trace, "its code changes a list or dict that it is given")
 
 
 _UNSET = object()

@@ -2,12 +2,25 @@
 
 import contextlib
 import contextvars
+import enum
+import types
 
 import pytest
 import torch
 from torch import nn
 
 import fxfeat
+
+
+class Kind(enum.Enum):
+    FIRST = "first"
+    SECOND = "second"
+
+
+class Answer:
+    def __init__(self, tensor, text):
+        self.tensor, self.text = tensor, text
+
 
 INPUTS = [torch.full((2, 4), value) + torch.rand(2, 4) for value in (0.5, -2.0, 3.0, -0.5)]
 COUNT = contextvars.ContextVar("count", default=0)
@@ -47,6 +60,11 @@ def choose(model, choice, x):
     return model.first(x) if choice else model.second(x)
 
 
+def mark(tensor, is_first):
+    tensor.is_first = is_first
+    return tensor
+
+
 def halve(model, tensor, array):
     array[:] = array / 2
     return model.first(tensor)
@@ -65,6 +83,35 @@ RESULTS = {
     "a set": (lambda y, x: {float(x.max())}, lambda m, r, x: m.first(x) * max(r)),
     "an array that is written to": (lambda y, x: (y, y.detach().numpy()), lambda m, r, x: halve(m, *r)),
     "a key": (lambda y, x: {is_positive(x): y}, lambda m, r, x: m.first(r[True]) if True in r else m.second(r[False])),
+    "an enum": (
+        lambda y, x: Kind.FIRST if is_positive(x) else Kind.SECOND,
+        lambda m, r, x: getattr(m, r.value)(x),
+    ),
+    "an enum beside a tensor": (
+        lambda y, x: (y, Kind.FIRST if is_positive(x) else Kind.SECOND),
+        lambda m, r, x: choose(m, r[1] is Kind.FIRST, r[0]),
+    ),
+    "a function": (lambda y, x: torch.relu if is_positive(x) else torch.tanh, lambda m, r, x: r(m.first(x))),
+    "a class": (lambda y, x: nn.ReLU if is_positive(x) else nn.Tanh, lambda m, r, x: r()(m.first(x))),
+    "a range": (lambda y, x: range(3 if is_positive(x) else 2), lambda m, r, x: m.first(x) * len(r)),
+    "a dtype": (
+        lambda y, x: torch.float64 if is_positive(x) else torch.float32,
+        lambda m, r, x: choose(m, r is torch.float64, x),
+    ),
+    "an object of its own class": (
+        lambda y, x: Answer(y, "first" if is_positive(x) else "second"),
+        lambda m, r, x: choose(m, r.text == "first", r.tensor),
+    ),
+    "a namespace": (
+        lambda y, x: types.SimpleNamespace(tensor=y, extra=None if is_positive(x) else 1),
+        lambda m, r, x: choose(m, r.extra is None, r.tensor),
+    ),
+    "tensors in a list": (lambda y, x: [y] * (3 if is_positive(x) else 2), lambda m, r, x: m.first(sum(r)) * len(r)),
+    "a generator": (
+        lambda y, x: (part for part in ([y, x] if is_positive(x) else [y])),
+        lambda m, r, x: m.first(sum(r)),
+    ),
+    "an attribute of a tensor": (lambda y, x: mark(y, is_positive(x)), lambda m, r, x: choose(m, r.is_first, r)),
     "a number in a list": (lambda y, x: [y, float(x.max())], lambda m, r, x: m.first(r[0]) * r[1]),
 }
 READS = {
@@ -245,3 +292,57 @@ def test_what_code_sets_is_left_as_it_was():
     with contextlib.suppress(fxfeat.FxfeatError):
         fxfeat.create_feature_extractor(model, ["first"], example_inputs=INPUTS[0])
     assert (do.calls, model.first.weight.steps, hasattr(Does, "calls")) == (0, 0, False)
+
+
+# -- what a whole module leaves in what it is given --------------------------------------------------------------------
+
+
+class Leaves(nn.Module):
+    def __init__(self, value, put):
+        super().__init__()
+        self.layer, self.value, self.put = nn.Linear(4, 4), value, put
+
+    def forward(self, x, notes):
+        self.put(notes, self.value(x))
+        return self.layer(x)
+
+
+class Reads(nn.Module):
+    def __init__(self, value, put, notes, read):
+        super().__init__()
+        self.child, self.notes, self.read = Leaves(value, put), notes, read
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        notes = self.notes()
+        y = self.child(x, notes)
+        return choose(self, self.read(notes) in (True, 3, 2.5, "first", None, Kind.FIRST), y)
+
+
+LEFT = {
+    "a bool": is_positive,
+    "an int": lambda x: 3 if is_positive(x) else 4,
+    "a float": lambda x: 2.5 if is_positive(x) else 3.5,
+    "a text": lambda x: "first" if is_positive(x) else "second",
+    "None": lambda x: None if is_positive(x) else 1,
+    "an enum": lambda x: Kind.FIRST if is_positive(x) else Kind.SECOND,
+}
+PLACES = {
+    "a list": (lambda notes, value: notes.append(value), list, lambda notes: notes[-1]),
+    "a dict": (lambda notes, value: notes.update(value=value), dict, lambda notes: notes["value"]),
+    "a dict in a list": (
+        lambda notes, value: notes[0].update(value=value),
+        lambda: [{}],
+        lambda notes: notes[0]["value"],
+    ),
+}
+
+
+@pytest.mark.parametrize("value", LEFT.values(), ids=LEFT.keys())
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
+def test_what_is_left_in_an_argument_is_right_or_refused(value, place):
+    model = Reads(value, *place)
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=INPUTS[0], engine="code")
+    assert torch.equal(extractor(INPUTS[0])["output"], model(INPUTS[0]))
+    with pytest.raises(fxfeat.GuardError, match=r"return bool\(x.sum\(\) > 0\)"):
+        extractor(INPUTS[1])

@@ -515,3 +515,69 @@ def test_what_a_whole_module_only_decides_on_is_there(make):
     model = make()
     assert_equals_eager(model, ["second", "head"], X, -X, LONGER, -LONGER)
     assert "self.first(x)" in fxfeat.create_feature_extractor(model.eval(), ["head"], example_inputs=X).code
+
+
+# -- buffers that are set anew, and then written to --------------------------------------------------------------------
+
+
+class Queue(nn.Module):
+    def __init__(self, update):
+        super().__init__()
+        self.first, self.update, self.plain = nn.Linear(4, 4), update, torch.zeros(6, 4)
+        self.register_buffer("queue", torch.zeros(6, 4))
+
+    def forward(self, x):
+        key = self.first(x)
+        out = key @ self.queue.clone().t() + key @ self.plain.clone().t()
+        self.update(self, key.detach())
+        return out
+
+
+def rolls_and_puts(model, key):
+    model.queue = torch.roll(model.queue, len(key), 0)
+    model.queue[: len(key)] = key
+
+
+def joins_and_puts(model, key):
+    model.queue = torch.cat([key, model.queue])[:6]
+    model.queue[0] = 7
+
+
+def averages_and_adds(model, key):
+    model.queue = model.queue * 0.9 + key.mean(0) * 0.1
+    model.queue.add_(1)
+
+
+def copies_and_writes_to_a_view(model, key):
+    model.queue = model.queue.clone()
+    view = model.queue[:2]
+    view += 1
+
+
+def rolls_what_is_no_buffer(model, key):
+    model.plain = torch.roll(model.plain, len(key), 0)
+    model.plain[: len(key)] = key
+
+
+def keeps_what_an_alias_overwrites(model, key):
+    model.plain = key.repeat(2, 1)[:6]
+    alias = model.plain
+    alias.mul_(3)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        *(rolls_and_puts, joins_and_puts, averages_and_adds, copies_and_writes_to_a_view),
+        *(rolls_what_is_no_buffer, keeps_what_an_alias_overwrites),
+    ],
+    ids=lambda update: update.__name__,
+)
+def test_a_buffer_set_anew_is_written_to(update):
+    model = Queue(update)
+    reference = copy.deepcopy(model)
+    extractor = fxfeat.create_feature_extractor(model, ["first", "output"], example_inputs=torch.randn(3, 4))
+    assert not extractor.tapped
+    for _ in range(3):
+        x = torch.randn(3, 4)
+        assert torch.equal(extractor(x)["output"], reference(x))

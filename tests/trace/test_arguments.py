@@ -273,3 +273,64 @@ def test_a_slice_beside_a_tensor_is_checked():
     assert torch.equal(extractor((x, slice(0, 2)))["mul"], x[:2] * 2)
     with pytest.raises(fxfeat.GuardError, match="stop = 2"):
         extractor((x, slice(0, 3)))
+
+
+# -- arguments that code changes, or uses up ---------------------------------------------------------------------------
+
+
+class Grows(Base):
+    def forward(self, x, cache):
+        cache.append(self.linear(x))
+        return torch.cat(cache)
+
+
+class Replaces(Base):
+    def forward(self, x, cache):
+        cache["last"] = self.linear(x) + cache["last"]
+        return cache["last"]
+
+
+class Sums(Base):
+    def forward(self, parts):
+        return sum(self.linear(part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cache"), [(Grows, lambda: [X.clone()]), (Grows, list), (Replaces, lambda: {"last": X})]
+)
+def test_a_container_that_code_changes_is_changed(kind, cache):
+    model, given = kind(), cache()
+    with pytest.warns(UserWarning, match="its code changes a list or dict that it is given"):
+        extractor = fxfeat.create_feature_extractor(model, ["linear", "output"], example_inputs=(X, given))
+    assert len(given) == len(cache())
+    mine, theirs = cache(), cache()
+    for x in (X, Y, Z):
+        assert same(extractor(x, mine)["output"], model(x, theirs))
+    assert len(mine) == len(theirs)
+
+
+def test_a_container_that_code_changes_is_not_written_out():
+    with pytest.raises(fxfeat.TraceError, match="its code changes a list or dict that it is given"):
+        fxfeat.create_feature_extractor(Grows(), ["output"], example_inputs=(X, [Y]), engine="code")
+
+
+@pytest.mark.parametrize("engine", ["auto", "code"])
+def test_an_iterator_is_refused(engine):
+    with pytest.raises(fxfeat.TraceError) as raised:
+        fxfeat.create_feature_extractor(Sums(), ["output"], example_inputs=(iter([X, Y]),), engine=engine)
+    assert str(raised.value) == (
+        "The argument 'parts' is a list_iterator, which a single run uses up. Pass a list or a tuple, in "
+        "example_inputs= and to the extractor."
+    )
+
+
+class Resizes(Base):
+    def forward(self, x, size, dim=1):
+        return self.linear(x).reshape(size).sum(dim)
+
+
+@pytest.mark.parametrize("engine", ["auto", "tap"])
+def test_numbers_named_like_methods(engine):
+    model, example = Resizes(), (X, (2, 2, 2), 2)
+    extractor = fxfeat.create_feature_extractor(model, ["linear", "output"], example_inputs=example, engine=engine)
+    assert same(extractor(*example)["output"], model(*example))

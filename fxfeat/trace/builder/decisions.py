@@ -58,7 +58,7 @@ def is_rank(trace: Trace, node: fx.Node) -> bool:
     """
     if trace.decisions.squeezes or not trace.decisions.deciding.issubset(trace.calls.opened):
         return False
-    if node.target == "dim" or (node.target is getattr and node.args[1] == "ndim"):
+    if (node.op, node.target) == ("call_method", "dim") or (node.target is getattr and node.args[1] == "ndim"):
         return True
     inputs = node.all_input_nodes
     if node.target is len:

@@ -9,6 +9,7 @@ import inspect
 import operator
 import types
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,11 @@ def _write_input(trace: Trace, node: fx.Node, value: Any, sole: bool, earlier: l
 
 def _write_plain(trace: Trace, node: fx.Node, value: Any) -> Any:
     amend(node, value=value)
+    if isinstance(value, Iterator):
+        raise TraceError(
+            f"The argument {node.name!r} is a {type(value).__name__}, which a single run uses up. Pass a list or a "
+            "tuple, in example_inputs= and to the extractor."
+        )
     if not _is_comparable(value):
         return value
     if not isinstance(value, (*_CONTAINERS, set)):

@@ -17,7 +17,8 @@ def write_rebinding(trace: Trace, path: str, module: torch.nn.Module, name: str,
     memory = frozenset({storage_of(fake_of(trace, buffer))})
     # `self.table = self.table.to(x.dtype)` puts another tensor there only for another dtype.
     is_other = _handed_in(trace, value) is not _handed_in(trace, buffer)
-    trace.memory.persistent |= memory
+    # What is written to the new tensor from now on is there at the next call, as what was written to the old one.
+    trace.memory.persistent |= memory | {storage_of(fake_of(trace, value))}
     rebound[path, name] = is_other or rebound.get((path, name), False)
     written = node_of(trace, value)
     owner = add_node(trace, "get_attr", path, constant=True, counted=False)

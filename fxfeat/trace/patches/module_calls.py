@@ -18,6 +18,7 @@ from torch import nn
 
 from fxfeat.ir.module_call import ModuleCall, hide_modules, opaque_in
 from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
+from fxfeat.trace.builder.given_containers import contents_of, have_changed
 from fxfeat.trace.builder.leaf_memo import NOTHING, look_at, recall, remember
 from fxfeat.trace.builder.measure import LITERALS
 from fxfeat.trace.builder.memory import inside_whole_call
@@ -197,6 +198,7 @@ def _run_inside(trace: Trace, module: nn.Module, plain: Callable[..., Any], args
 
 def _enter(calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     trace = calls.trace
+    contents = contents_of((*args, *kwargs.values()))
     with _module_call(calls, path, module, *write_arguments(trace, args, kwargs), leaf=False) as close:
         if getattr(module, "tapped", ()) and hasattr(type(module), "find_tapped"):
             refuse(trace, "an extractor inside the model runs modules whole, with hooks of its own")
@@ -209,7 +211,20 @@ def _enter(calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[...
             given = set() if isinstance(result, torch.Tensor) else _containers(args, kwargs)
             result = _hand_back(trace, result, given)
         close(result)
+        if have_changed(contents) or _are_marked(result):
+            _note(trace, leaves_behind=True)
     return result
+
+
+def _are_marked(result: Any) -> bool:
+    """Say whether code has put attributes on a tensor."""
+    return any(vars(tensor) for _, tensor in tensors(result))
+
+
+def _note(trace: Trace, **noted: Any) -> None:
+    """Note more about the module call that runs."""
+    module_calls, index = trace.calls.module_calls, trace.calls.owner
+    module_calls[index] = dataclasses.replace(module_calls[index], **noted)
 
 
 @contextmanager
