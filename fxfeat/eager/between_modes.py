@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from fxfeat.eager.implicit_inputs import around_writes, is_opened, opened_in, shared_path, to_observe, to_run
@@ -44,10 +44,11 @@ def check_modes(setup: Setup, mine: Mode, other: Mode) -> None:
         if _place(read) not in own:
             raise _refuse(setup, mine, other, read)
     # What both change may be a cache, which changes nothing of what is computed.
-    names = list(dict.fromkeys(map(_place, reads)))
+    lost = own & _unwritten(other) - _unwritten(mine)
+    names = list(dict.fromkeys([*map(_place, reads), *sorted(lost)]))
     if names:
         observation = to_observe(setup, mine.recording, mine.training, mine.emission)
-        around = shared_path(_around(mine, other, reads))
+        around = shared_path(_around(mine, other, reads, lost))
         check_repeats(to_run(setup, mine.recording), observation, names, around, between=other.training)
 
 
@@ -71,12 +72,16 @@ def _changed(mode: Mode) -> set[Place]:
     }
 
 
+def _unwritten(mode: Mode) -> set[Place]:
+    """List what code that is written out changed when it was recorded."""
+    opened, recording = opened_in(mode.emission), mode.recording
+    writes = {(write.path, write.name) for write in recording.attribute_writes if is_opened(recording, write, opened)}
+    return writes | {place for place in recording.changed_attributes if place[0] in opened}
+
+
 def _reads_of_the_other(mine: Mode, other: Mode) -> Iterator[AttributeRead]:
     """Yield the reads of what the other mode changes, unless modules that run whole do both."""
-    opened, written_out, changed = opened_in(other.emission), opened_in(mine.emission), _changed(other)
-    writes = (write for write in other.recording.attribute_writes if is_opened(other.recording, write, opened))
-    unwritten = {(write.path, write.name) for write in writes}
-    unwritten |= {place for place in other.recording.changed_attributes if place[0] in opened}
+    written_out, changed, unwritten = opened_in(mine.emission), _changed(other), _unwritten(other)
     for read in mine.recording.attribute_reads:
         is_written_out = is_opened(mine.recording, read, written_out)
         if _place(read) in unwritten or (_place(read) in changed and is_written_out):
@@ -98,9 +103,9 @@ def _refuse(setup: Setup, mine: Mode, other: Mode, read: AttributeRead) -> Trace
     )
 
 
-def _around(mine: Mode, other: Mode, reads: list[AttributeRead]) -> list[str]:
+def _around(mine: Mode, other: Mode, reads: list[AttributeRead], lost: Collection[Place] = ()) -> list[str]:
     """List the modules that read some attributes, that have them, and that set them."""
-    places = {_place(read) for read in reads}
+    places = {*map(_place, reads), *lost}
     writes = [write for write in other.recording.attribute_writes if (write.path, write.name) in places]
     readers = (mine.recording.module_calls[read.module_call].path for read in reads)
     return [*(path for path, _ in places), *readers, *around_writes(writes, other.recording)]

@@ -85,6 +85,14 @@ def observe_by_counting(model: nn.Module, before: PythonState, observation: Obse
         _hooked(model, observation, copy_example(observation.example), look)
 
 
+def buffers_after(model: nn.Module, before: PythonState, observation: Observation) -> dict[str, torch.Tensor]:
+    """Run a model as ``observe`` does, and copy its buffers, by name, as the run leaves them."""
+    with _ready(model, before, observation):
+        example = copy_example(observation.example)
+        model(*example.args, **example.kwargs)
+        return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+
 def is_meta(model: nn.Module) -> bool:
     """Say whether a model has no values to run on."""
     return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))

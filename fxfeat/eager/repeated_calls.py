@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.eager.observe import Observation, is_meta, observe, observe_by_counting
+from fxfeat.eager.observe import Observation, buffers_after, is_meta, observe, observe_by_counting
 from fxfeat.errors import FxfeatError, TraceError
 from fxfeat.ir.emission import Row
 from fxfeat.ir.equality import is_equal
@@ -29,6 +29,8 @@ def check_repeats(
     between: bool | None = None,
 ) -> None:
     """Raise where a second call of the model gives other features, because the first one changed its attributes.
+
+    Buffers that it leaves count as well: the features of a later call, or of the other mode, may read them.
 
     A cache changes attributes too, but not what is computed; so the model is run rather than read.
 
@@ -57,13 +59,14 @@ def check_repeats(
 def _differing(
     model: nn.Module, observation: Observation, changed: Sequence[tuple[str, str]], between: bool | None
 ) -> list[str]:
-    """List the features that a second call gives otherwise than the first."""
+    """List the features, else the buffers, that a second call gives otherwise than the first."""
     if is_meta(model):
         return []
     random = read_random()
     try:
         with same_switches(), preserved(model) as before, torch.no_grad():
             first = copy_observed(model, before, observation)
+            left = _copy_buffers(model, before, observation, random)
         with same_switches(), preserved(model) as state, torch.no_grad():
             if between is not None:
                 set_mode(model, between)
@@ -75,11 +78,24 @@ def _differing(
             restore_random(random)
             with preserved(model) as before:
                 again = copy_observed(model, before, observation)
+                left_again = _copy_buffers(model, before, observation, random)
     except FxfeatError:
         raise
     except Exception:
         return []  # the example is one that the model was recorded on, but does not run on
-    return [key for key in first if key not in again or not equal_values(first[key], again[key])]
+    differing = [key for key in first if key not in again or not equal_values(first[key], again[key])]
+    kept = {f"{path}.{name}" if path else name for path, name in changed}
+    buffers = (name for name in left if name in left_again and name not in kept)
+    return differing or [name for name in buffers if not is_equal(left[name], left_again[name])]
+
+
+def _copy_buffers(model: nn.Module, before: PythonState, observation: Observation, random: Any) -> dict[str, Any]:
+    """Copy what one more call, from the same state on, leaves in buffers, if there are any."""
+    if next(model.buffers(), None) is None:
+        return {}
+    before.restore()
+    restore_random(random)
+    return buffers_after(model, before, observation)
 
 
 def copy_observed(model: nn.Module, before: PythonState, observation: Observation) -> dict[str, Any]:

@@ -54,13 +54,17 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class AttributeWrite:
-    """Something that code in a module call changed about a module of the model, other than its tensors' values."""
+    """Something that code in a module call changed about a module of the model, other than its tensors' values.
+
+    ``is_setting`` says that what it set is a number, a text, None or a tuple, and no state that grows, as a cache does.
+    """
 
     path: str
     name: str
     module_call: int
     position: int
     where: str
+    is_setting: bool = False
 
 
 def spell_attribute(path: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 
@@ -161,7 +162,64 @@ class DrawsOnce(Net):
         return x @ self.scale
 
 
+class Normed(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop, self.rate, self.rates = nn.BatchNorm1d(4), nn.Dropout(0.1), 0.5, [0.5]
+
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        return self.then(self.drop(self.norm(x)))
+
+    def then(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class SetsMomentum(Normed):
+    def then(self, x: torch.Tensor) -> torch.Tensor:
+        self.norm.momentum = 0.9
+        return x
+
+
+class HalvesMomentum(Normed):
+    def then(self, x: torch.Tensor) -> torch.Tensor:
+        self.norm.momentum *= 0.5
+        return x
+
+
+class HalvesMomentumInTraining(Normed):
+    def then(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.norm.momentum *= 0.5
+        return x
+
+
+class FreezesANorm(Normed):
+    def then(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.norm.eval()
+        return x
+
+
+class DropsMore(Normed):
+    def then(self, x: torch.Tensor) -> torch.Tensor:
+        self.drop.p = min(0.9, self.drop.p + 0.2)
+        return x
+
+
+class HasARate(Normed):
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        self.rate *= 0.5
+        return F.batch_norm(x, self.norm.running_mean, self.norm.running_var, None, None, self.training, self.rate)
+
+
+class HasARateInAList(Normed):
+    def go(self, x: torch.Tensor) -> torch.Tensor:
+        self.rates[0] *= 0.5
+        return F.batch_norm(x, self.norm.running_mean, self.norm.running_var, None, None, self.training, self.rates[0])
+
+
 KINDS = [
+    *(SetsMomentum, HalvesMomentum, HalvesMomentumInTraining, FreezesANorm, DropsMore, HasARate, HasARateInAList),
     *(Flag, Average, Tensor, Bag, Counter, SetsByMode, SetsByModeFromTheOther, SetsARate),
     *(DropsACache, ResetsAMask, DrawsOnce),
 ]
@@ -175,8 +233,9 @@ def test_what_is_left_in_python_is_followed(kind: Callable[[], Net], created: bo
     reference = copy.deepcopy(mine)
     with pytest.warns(UserWarning, match="runs whole"):
         extractor = fxfeat.create_feature_extractor(mine, ["last"], example_inputs=X)
-    for training in (False, True, True, False, True):
-        extractor.train(training), reference.train(training)
+    for training in (False, True, True, True, False, True):
+        if extractor.training != training:
+            extractor.train(training), reference.train(training)
         seen, values = eager(reference, X), run(extractor, X)
         assert same_value(values["last"], pick(reference, seen, "last")), training
         with torch.no_grad():
@@ -218,4 +277,23 @@ def test_the_error_names_the_attribute_and_both_modes() -> None:
     assert str(caught.value) == (
         "Flag changes 'ready' in train mode and goes by it in eval mode, which written-out code does not. Ask for "
         "features outside the module that does so, or make it a buffer."
+    )
+
+
+def test_the_error_names_the_setting_of_a_child() -> None:
+    with pytest.raises(fxfeat.TraceError) as caught:
+        fxfeat.create_feature_extractor(SetsMomentum().eval(), ["last"], example_inputs=X, engine="code")
+    assert re.sub(r"at .*?test_between_modes.py:\d+", "at LINE", str(caught.value)) == (
+        "SetsMomentum sets 'norm.momentum' at LINE: `self.norm.momentum = 0.9`, which the next call of that module may "
+        "go by; written-out code does not set it. Ask for features outside the module that does so: then it is called "
+        "whole."
+    )
+
+
+def test_the_error_names_the_buffer_that_a_number_changes() -> None:
+    with pytest.raises(fxfeat.TraceError) as caught:
+        fxfeat.create_feature_extractor(HasARate(), ["last"], example_inputs=X, engine="code")
+    assert str(caught.value) == (
+        "'norm.running_mean' changes from call to call with rate of HasARate, which its code keeps in plain Python; "
+        "written-out code could not. Ask for features outside that module, or make it a buffer."
     )

@@ -33,17 +33,17 @@ def refuse_after_escape(trace: Trace, call: str) -> None:
     refuse(trace, f"a value leaves torch at {current_line()}, so what follows from it cannot be written down")
 
 
-def note_attribute_write(trace: Trace, path: str, name: str) -> None:
+def note_attribute_write(trace: Trace, path: str, name: str, is_setting: bool = False) -> None:
     """Note that the running code changes something about a module, which matters to later calls of it."""
     if trace.calls.opened:
-        trace.obstacles.attribute_writes.append(_describe_write(trace, path, name))
+        trace.obstacles.attribute_writes.append(_describe_write(trace, path, name, is_setting))
 
 
-def note_unchanged(trace: Trace, path: str, name: str) -> None:
+def note_unchanged(trace: Trace, path: str, name: str, is_setting: bool = False) -> None:
     """Note that the running code sets an attribute to what it is, which other code may have changed on another run."""
     if trace.calls.opened:
-        trace.obstacles.unchanged.append(_describe_write(trace, path, name))
+        trace.obstacles.unchanged.append(_describe_write(trace, path, name, is_setting))
 
 
-def _describe_write(trace: Trace, path: str, name: str) -> AttributeWrite:
-    return AttributeWrite(path, name, trace.calls.owner, trace.numbering.position, current_line())
+def _describe_write(trace: Trace, path: str, name: str, is_setting: bool) -> AttributeWrite:
+    return AttributeWrite(path, name, trace.calls.owner, trace.numbering.position, current_line(), is_setting)

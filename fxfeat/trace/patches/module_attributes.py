@@ -28,6 +28,7 @@ _SAYING_NOTHING = frozenset(dir(nn.Module())) - {*_TELLING_THE_MODE}
 """What every module has; most reads are of that, and the quicker they are told the better."""
 
 _PARTS = (torch.Tensor, nn.Module)
+_SETTINGS = (bool, int, float, complex, str, tuple, type(None))
 
 
 def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Replacement]:
@@ -107,7 +108,7 @@ def _note_write(trace: Trace, module: nn.Module, name: str, value: Any) -> None:
     path = trace.model.paths[id(module)][0]
     if not isinstance(value, torch.Tensor):
         note = note_unchanged if _current(module, name) is value else note_attribute_write
-        note(trace, path, name)
+        note(trace, path, name, isinstance(value, _SETTINGS))
         return
     current = module._buffers.get(name, vars(module).get(name))
     # What the code itself made before, in this run, is no state of the model's to be written to.
