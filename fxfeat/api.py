@@ -32,7 +32,7 @@ from fxfeat.names.request import read_request
 from fxfeat.names.several import Request
 from fxfeat.names.table import name_nodes
 from fxfeat.opening.choose_taps import choose_taps, warn_of
-from fxfeat.passes.left_out import memory_of_state, state_to_keep
+from fxfeat.passes.left_out import list_state, memory_of_state, state_to_keep
 from fxfeat.trace.copied_recording import are_clear
 from fxfeat.trace.setup import Setup, read_setup, record_mode, trace_each_mode
 
@@ -247,11 +247,23 @@ def _keep_state_of_each_other(
     """Emit again where a mode leaves out updates of what the other uses, as of averages that only one reads."""
     for training, other in ((True, forms[False]), (False, forms[True])):
         form = forms[training]
-        if not _is_written_out(form) or not _is_written_out(other):
+        if not isinstance(form, Emission) or not isinstance(other, Emission):
             return
-        state = state_to_keep(record_named(setup, training, requests[training]), form, other)
+        state = _state_to_keep(setup, training, requests[training], form, other)
         if state:
             forms[training] = emit_request(setup, training, requests[training], flatten, kept=state)
+
+
+def _state_to_keep(setup: Setup, training: bool, request: Request, form: Emission, other: Emission) -> frozenset[str]:
+    try:
+        recording = record_named(setup, training, request)
+    except TraceError:  # the model runs whole as it cannot be recorded
+        return (
+            list_state((name for name, _ in setup.model.named_buffers(remove_duplicate=False)), other)
+            if any(call.stops for call in form.tapped)
+            else frozenset()
+        )
+    return state_to_keep(recording, form, other)
 
 
 def _check_forms(current: Emission | FxfeatError, other: Emission | FxfeatError, is_one_request: bool) -> None:
@@ -383,6 +395,7 @@ def _emit_whole(setup: Setup, training: bool | None, request: Request, reason: s
     except TraceError as error:
         if error.path is None:
             raise
-        return tap_unrecorded(setup, training, request, reason, error, how.on_model, how.may_stop)
+        return tap_unrecorded(setup, training, request, reason, error, how.on_model, how.may_stop, how.kept)
+    recording = dataclasses.replace(recording, kept=memory_of_state(recording, how.kept))
     features = list(select_features(recording, request))
     return tap_recorded(recording, features, setup.examples[0], reason, how.on_model, how.may_stop)

@@ -7,7 +7,7 @@ import functools
 
 from fxfeat.codegen.emit import emit
 from fxfeat.eager.guard_dtypes import goes_by_dtypes, guard_dtypes, record_recast, tie
-from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, emit_what_arrives
+from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, check_settings_of_others, emit_what_arrives
 from fxfeat.eager.one_mode import OneMode, emit_at, emit_draft, record_again, record_assuming
 from fxfeat.eager.purity import find_purity
 from fxfeat.errors import UNSEEN_STATE, TraceError
@@ -69,6 +69,7 @@ def _check_all(mode: OneMode, unchecked: Emission) -> Checked:
     mode, emission = _assume(mode, unchecked)
     mode, emission = _leave_unneeded(mode, emission)
     check_calls(setup, mode.recording, training, emission)
+    check_settings_of_others(setup, mode.recording, emission)
     unneeded = mode.assumptions.unneeded
     found = find_free_sizes(mode.recording, setup.examples[0], emission, lambda example: emit_at(mode, example))
     freedoms = tuple(dataclasses.replace(one, state="free") if one.parameter in unneeded else one for one in found)
@@ -104,6 +105,7 @@ def _check_as(mode: OneMode, unchecked: Emission, other: Checked) -> Checked | N
     if other.assumptions != AS_IT_IS:
         mode, emission = record_again(mode, other.assumptions)
     check_calls(setup, mode.recording, mode.training, emission)
+    check_settings_of_others(setup, mode.recording, emission)
     freedoms = other.emission.freedoms
     if not are_free(mode.recording, setup.examples[0], emission, lambda example: emit_at(mode, example), freedoms):
         return None

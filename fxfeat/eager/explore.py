@@ -22,6 +22,9 @@ from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.torch_settings import same_switches
 
+_STATISTICS = ("running_mean", "running_var")
+"""What norms write to, though their schemas do not say so."""
+
 
 @dataclass(frozen=True)
 class ModuleCallSeen:
@@ -148,7 +151,7 @@ class _Seen(TorchDispatchMode):
 
     def _note(self, path: str, argument: torch.Argument) -> None:
         self.used.setdefault(path, self._time)
-        if argument.alias_info is not None and argument.alias_info.is_write:
+        if argument.name in _STATISTICS or (argument.alias_info is not None and argument.alias_info.is_write):
             self.written[path] = self._time
 
 

@@ -73,7 +73,21 @@ def check_calls(setup: Setup, recording: Recording, training: bool | None, emiss
         changed = [("", "what its attributes hold")]
     if changed:
         check_repeats(to_run(setup, recording), to_observe(setup, recording, training, emission), changed, at)
-    _check_settings_of_others(setup, recording, opened)
+
+
+def check_settings_of_others(setup: Setup, recording: Recording, emission: Emission) -> None:
+    """Raise where opened code sets what a module that stays whole may go by: next time, or in the other mode alone."""
+    opened = opened_in(emission)
+    for write in recording.attribute_writes:
+        if write.is_setting and write.path not in opened and is_opened(recording, write, opened):
+            name = spell_attribute(write.path, write.name)
+            raise TraceError(
+                f"{type(setup.model).__name__} sets {name!r} at {write.where}, which the next call of that module may "
+                "go by; written-out code does not set it. Ask for features outside the module that does so: then it "
+                "is called whole.",
+                path=shared_path(around_writes([write], recording)),
+                reason=f"its code sets {name!r}, which the next call may go by",
+            )
 
 
 def to_observe(setup: Setup, recording: Recording, training: bool | None, emission: Emission) -> Observation:
@@ -95,20 +109,6 @@ def _check_settings(setup: Setup, recording: Recording, opened: set[str]) -> Non
                 "module that runs whole: written-out code leaves the first out. Ask for features outside of both.",
                 path=shared_path(around_writes((write, other), recording)),
                 reason=f"its code sets {name!r}, which a module inside changes as well",
-            )
-
-
-def _check_settings_of_others(setup: Setup, recording: Recording, opened: set[str]) -> None:
-    """Raise where opened code sets what a module that stays whole may go by: next time, or in the other mode alone."""
-    for write in recording.attribute_writes:
-        if write.is_setting and write.path not in opened and is_opened(recording, write, opened):
-            name = spell_attribute(write.path, write.name)
-            raise TraceError(
-                f"{type(setup.model).__name__} sets {name!r} at {write.where}, which the next call of that module may "
-                "go by; written-out code does not set it. Ask for features outside the module that does so: then it "
-                "is called whole.",
-                path=shared_path(around_writes([write], recording)),
-                reason=f"its code sets {name!r}, which the next call may go by",
             )
 
 

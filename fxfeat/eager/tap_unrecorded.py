@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from torch import fx, nn
@@ -35,6 +36,7 @@ def tap_unrecorded(
     error: TraceError,
     on_model: bool = False,
     may_stop: bool = True,
+    kept: Collection[str] = (),
 ) -> Emission:
     """Emit an extractor that runs a whole model which cannot be recorded: names are those of its modules.
 
@@ -46,6 +48,7 @@ def tap_unrecorded(
         error: what recording it raised.
         on_model: write code that runs on the model's own tree of modules.
         may_stop: whether the run may be stopped behind the last value.
+        kept: buffers to keep up, by path, whether or not these values need them.
 
     Raises:
         TraceError: the given one, where the model does not run on the examples in eager mode either.
@@ -64,7 +67,7 @@ def tap_unrecorded(
         ends.append(call.start if tap.is_input else call.stop)
     taps = tuple(dict.fromkeys(feature.tap for feature in features if feature.tap is not None))
     stops = may_stop and all(tap.call is not None and tap.path for tap in taps)
-    stops = stops and not _changes_later(seen, max(ends))
+    stops = stops and not _changes_later(seen, max(ends), {path.rpartition(".")[0] for path in kept})
     used = _used(setup.model, seen, max(ends)) if stops else frozenset(seen.used) | _finished(seen, None)
     whole = TappedCall("", "", reason, taps, stops, used)
     recording = _stand_for(setup.model, example, leaves, training)
@@ -91,9 +94,10 @@ def _explore(setup: Setup, training: bool | None, error: TraceError) -> tuple[Ex
     raise error
 
 
-def _changes_later(seen: Exploration, end: int) -> bool:
-    """Say whether the run changes, behind a moment, what the next one may go by."""
-    return seen.changes_python or any(time > end and seen.used[path] < end for path, time in seen.written.items())
+def _changes_later(seen: Exploration, end: int, kept: set[str]) -> bool:
+    """Say whether the run changes, behind a moment, what the next one may go by; ``kept`` are modules to keep up."""
+    late = (path for path, time in seen.written.items() if time > end)
+    return seen.changes_python or any(path in kept or seen.used[path] < end for path in late)
 
 
 def _used(model: nn.Module, seen: Exploration, end: int) -> frozenset[str]:

@@ -13,10 +13,16 @@ from fxfeat.ir.recording import Recording
 from fxfeat.runtime.run_tapped import run_tapped
 
 
-def left_out(recording: Recording, graph: fx.Graph, nodes: Iterable[fx.Node]) -> list[fx.Node]:
-    """List those of some recorded nodes that neither stand in a graph nor run in a module that it calls."""
-    calls = [meta_of(node) for node in graph.nodes if node.op == "call_module" or node.target is run_tapped]
-    whole = {meta.module_call for meta in calls}
+def left_out(
+    recording: Recording, graph: fx.Graph, nodes: Iterable[fx.Node], stopped: Collection[str] = ()
+) -> list[fx.Node]:
+    """List those of some recorded nodes that neither stand in a graph nor run in a module that it calls.
+
+    Of what runs in the tapped calls ``stopped``, by key, it is not known.
+    """
+    tapped = (node for node in graph.nodes if node.target is run_tapped and node.args[1] not in stopped)
+    calls = [*(node for node in graph.nodes if node.op == "call_module"), *tapped]
+    whole = {meta_of(node).module_call for node in calls}
     written = {meta_of(node).position for node in graph.nodes if node.op in ("call_function", "call_method")}
 
     def is_there(node: fx.Node) -> bool:
@@ -27,15 +33,20 @@ def left_out(recording: Recording, graph: fx.Graph, nodes: Iterable[fx.Node]) ->
     return [node for node in nodes if not is_there(node)]
 
 
-def list_state(recording: Recording, emission: Emission) -> frozenset[str]:
-    """List the parameters and buffers that code uses, by path."""
+def list_state(state: Iterable[str], emission: Emission) -> frozenset[str]:
+    """List those of some parameters and buffers, by path, that code uses."""
     modules, tensors = emission.used_state.modules, emission.used_state.tensors
+    owners = {".".join(filter(None, (call.path, inner))) for call in emission.tapped for inner in call.used}
 
     def is_used(path: str) -> bool:
         steps = path.split(".")
-        return path in tensors or any(".".join(steps[:end]) in modules for end in range(1, len(steps)))
+        return (
+            path in tensors
+            or ".".join(steps[:-1]) in owners
+            or any(".".join(steps[:end]) in modules for end in range(1, len(steps)))
+        )
 
-    return frozenset(filter(is_used, recording.state))
+    return frozenset(filter(is_used, state))
 
 
 def memory_of_state(recording: Recording, state: Collection[str]) -> frozenset[Storage]:
@@ -49,7 +60,9 @@ def state_to_keep(recording: Recording, emission: Emission, other: Emission) -> 
     updates = [node for node in recording.nodes if meta_of(node).writes & every]
     if emission.graph is None or not updates:
         return frozenset()
-    state = list_state(recording, other)
+    state = list_state(recording.state, other)
     memory = memory_of_state(recording, state)
-    missing = left_out(recording, emission.graph, (node for node in updates if meta_of(node).writes & memory))
+    stopped = {call.key for call in emission.tapped if call.stops}
+    needed = (node for node in updates if meta_of(node).writes & memory)
+    missing = left_out(recording, emission.graph, needed, stopped)
     return state if missing else frozenset()

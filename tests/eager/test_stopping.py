@@ -1,5 +1,6 @@
 """A run that is stopped behind its last value is as if it had gone on: nothing notices, and nothing is left undone."""
 
+import copy
 import random
 import threading
 
@@ -210,3 +211,91 @@ def test_what_lies_behind_may_fail_where_the_run_goes_on():
     extractor = fxfeat.create_feature_extractor(model, ["second"], example_inputs=X, engine="tap")
     model.last.double()
     assert torch.equal(extractor(X)["second"], model.second(model.first(X)))
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.norm(x)
+        return self.behind(self.last(y))
+
+    def behind(self, y):
+        return y
+
+
+class DampsStatistics(Normed):
+    def behind(self, y):
+        self.norm.running_mean.mul_(0.5)
+        return y
+
+
+class DampsStatisticsInTraining(Normed):
+    def behind(self, y):
+        if self.training:
+            self.norm.running_var *= 0.5
+        return y
+
+
+class NormsAgain(Normed):
+    def behind(self, y):
+        return self.norm(y)
+
+
+class Center(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("values", torch.zeros(4))
+
+
+class KeepsACenter(Normed):
+    """Each mode uses it on another side of the norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.center = Center()
+
+    def forward(self, x):
+        return super().forward(x if self.training else x - self.center.values)
+
+    def behind(self, y):
+        if self.training:
+            self.center.values.mul_(0.5).add_(y.detach().mean(0))
+        return y
+
+
+class CannotBeRecorded(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        if torch.overrides._get_current_function_mode_stack():
+            raise RuntimeError("no modes here")
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("kind", [DampsStatistics, DampsStatisticsInTraining, NormsAgain, KeepsACenter])
+def test_what_is_left_for_the_other_mode_is_done(kind, recorded):
+    mine = kind()
+    if not recorded:
+        mine = CannotBeRecorded(mine)
+    reference, seen = copy.deepcopy(mine), []
+    name = "norm@0" if recorded else "inner.norm@0"
+    reference.get_submodule(name[:-2]).register_forward_hook(lambda module, args, result: seen.append(result.clone()))
+    extractor = fxfeat.create_feature_extractor(mine, [name], example_inputs=X, engine="tap")
+    for training in (True, True, False, True, False):
+        seen.clear()
+        reference.train(training)(X), extractor.train(training)
+        assert torch.equal(extractor(X)[name], seen[0])
+
+
+def test_a_run_is_stopped_before_what_no_mode_reads():
+    model, ran = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4)), []
+    extractor = fxfeat.create_feature_extractor(model, ["0"], example_inputs=X, engine="tap")
+    model[2].register_forward_hook(lambda *_: ran.append(1))
+    extractor.train()(X), extractor.eval()(X)
+    assert ran == []
