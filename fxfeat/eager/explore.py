@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections import Counter
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.torch_settings import same_switches
+from fxfeat.runtime.counted_calls import CountedCalls
 
 _STATISTICS = ("running_mean", "running_var")
 """What norms write to, though their schemas do not say so."""
@@ -108,8 +110,8 @@ class _Seen(TorchDispatchMode):
             if tensor is not None
         }
         self._time = 0
-        self._begun: Counter[nn.Module] = Counter()
-        self._under_way: list[tuple[nn.Module, int, int]] = []
+        self._calls = CountedCalls()
+        self._starts: dict[types.FrameType, int] = {}
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -125,20 +127,16 @@ class _Seen(TorchDispatchMode):
     def _enter(self, module: nn.Module, args: Any) -> None:
         if module in self._paths and threading.get_ident() == self._thread:
             self._time += 1
-            self._under_way.append((module, self._begun[module], self._time))
-            self._begun[module] += 1
+            frame = sys._getframe(1)
+            self._starts[frame] = self._time
+            self._calls.enter(module, frame)
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         if module not in self._paths or threading.get_ident() != self._thread:
             return
         self._time += 1
-        while self._under_way:
-            ended, number, start = self._under_way.pop()
-            if ended is module:
-                self.calls.append(
-                    ModuleCallSeen(self._paths[module], number, start, self._time, result, (args, kwargs))
-                )
-                return
+        number, start = self._calls.leave(module), self._starts.pop(sys._getframe(1))
+        self.calls.append(ModuleCallSeen(self._paths[module], number, start, self._time, result, (args, kwargs)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

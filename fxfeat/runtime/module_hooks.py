@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,12 +58,12 @@ def _put_on(undo: ExitStack, register: Callable[..., RemovableHandle], hook: Any
 def _hooks_of(run: TappedRun, wanted: Mapping[nn.Module, Sequence[Tap]]) -> tuple[Any, Any]:
     def enter(module: nn.Module, args: Any) -> None:
         if module in wanted and run.is_ours():
-            run.enter(module)
+            run.calls.enter(module, sys._getframe(1))
 
     def leave(module: nn.Module, args: Any, result: Any) -> None:
         if module not in wanted or not run.is_ours():
             return
-        number = run.leave(module)
+        number = run.calls.leave(module)
         for tap in wanted[module]:
             if not tap.is_input:
                 _copy(run, tap, result, number)
@@ -78,7 +79,7 @@ def _looks_at_arguments(run: TappedRun, taps: Sequence[Tap], only: nn.Module | N
             return
         for tap in taps:
             if tap.is_input:
-                _copy(run, tap, (args, kwargs), run.under_way[-1][1])
+                _copy(run, tap, (args, kwargs), run.calls.under_way[-1].number)
 
     return look
 

@@ -57,7 +57,7 @@ def run_tapped(extractor: HoldsTapped, key: str, /, *args: Any, **kwargs: Any) -
     """
     module, call = extractor.find_tapped(key)
     run, modes = TappedRun(call, sys._getframe()), _Modes()
-    around = [(outer, len(outer.under_way)) for outer in _runs.under_way]
+    around = [(outer, len(outer.calls.under_way)) for outer in _runs.under_way]
     _runs.under_way.append(run)
     try:
         result = _run(module, run, args, kwargs)
@@ -68,7 +68,7 @@ def run_tapped(extractor: HoldsTapped, key: str, /, *args: Any, **kwargs: Any) -
         modes.restore()
         result = None
         for outer, depth in around:
-            del outer.under_way[depth:]
+            del outer.calls.under_way[depth:]
     except Exception:
         # Behind the last value, parts of the model may be elsewhere: they are not the extractor's.
         if not (call.stops and run.is_complete()):
@@ -152,7 +152,7 @@ def explain_missing(module: nn.Module, run: TappedRun, tap: Tap) -> str:
             "torch.backends.mha.set_fastpath_enabled(False)."
         )
     owner = module.get_submodule(tap.path)
-    count = run.calls[owner]
+    count = run.calls.counts[owner]
     if tap.function:
         return f"{tap.name!r} was not computed: the code of {where} went another way with this input. {again}."
     times = "did not run" if not count else "ran once" if count == 1 else f"ran {count} times"

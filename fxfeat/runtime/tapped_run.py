@@ -6,17 +6,16 @@ import contextvars
 import sys
 import threading
 import types
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from fxfeat.ir.tap import Tap, TappedCall
 from fxfeat.ir.tree import follow, has
 from fxfeat.runtime.clone import clone_all
+from fxfeat.runtime.counted_calls import CountedCalls
 from fxfeat.runtime.handlers import would_notice
 
 
@@ -70,8 +69,7 @@ class TappedRun:
         self._frame: types.FrameType | None = frame
         self.values: dict[str, Any] = {}
         self.lists: dict[str, dict[int, Any]] = {tap.name: {} for tap in call.taps if tap.every}
-        self.calls: Counter[nn.Module] = Counter()
-        self.under_way: list[tuple[nn.Module, int]] = []
+        self.calls = CountedCalls()
         self.fused: list[str] = []
         self._thread = threading.get_ident()
         self._backward = torch._C._current_graph_task_id()
@@ -79,21 +77,6 @@ class TappedRun:
     def is_ours(self) -> bool:
         """Say whether what happens right now belongs to this run."""
         return self._thread == threading.get_ident() and self._backward == torch._C._current_graph_task_id()
-
-    def enter(self, module: nn.Module) -> int:
-        """Note that a module is called; return the number of the call."""
-        number = self.calls[module]
-        self.calls[module] += 1
-        self.under_way.append((module, number))
-        return number
-
-    def leave(self, module: nn.Module) -> int:
-        """Note that a module has returned; return the number of the call. Calls inside that failed end with it."""
-        while self.under_way:
-            ended, number = self.under_way.pop()
-            if ended is module:
-                return number
-        return self.calls[module] - 1
 
     def copy_listed(self, tap: Tap, value: Any, number: int) -> None:
         """Keep a copy of a value for call ``number`` of a module, where the steps of a tap lead somewhere in it."""
@@ -128,6 +111,7 @@ class TappedRun:
     def end(self) -> None:
         """Let go of the frame that began the run, and put each list in the order of the calls."""
         self._frame = None
+        self.calls.under_way.clear()
         for name, values in self.lists.items():
             self.values[name] = [values[number] for number in sorted(values)]
 

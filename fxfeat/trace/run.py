@@ -147,6 +147,10 @@ def _record_once(
     if run.trace.obstacles.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise run.trace.obstacles.failure
+    raised = next((call.path for call in run.trace.calls.module_calls if call.stop < 0), None)
+    if raised is not None:
+        # A hook sees only calls that return, and numbers count those.
+        raise RuntimeError(f"its code goes on after a call of {raised!r} that raised an error")
     _widen_writes(model, run.trace)
     return _finish(model, leaves, run, conditions)
 

@@ -829,3 +829,55 @@ def test_a_hook_on_the_gradient_of_the_last_value_is_put_there(engine):
     handle.remove()
     seen["y"].sum().backward()
     assert torch.equal(gradient, model.first.weight.grad)
+
+
+# -- calls that raise --------------------------------------------------------------------------------------------------
+
+
+class Retries(nn.Module):
+    """The first call of ``layer`` raises: on fake tensors too where it is given other sizes, not where another dtype."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.layer, self.head, self.dtype = nn.Linear(4, 4), nn.Linear(4, 4), dtype
+
+    def forward(self, x):
+        try:
+            x = self.layer(x.to(self.dtype) if self.dtype else x[:, :3])
+        except RuntimeError:
+            x = self.layer(x)
+        return self.head(self.layer(x))
+
+
+@each_engine
+@pytest.mark.parametrize("dtype", [None, torch.float64])
+def test_a_call_that_raises_does_not_count(engine, dtype):
+    torch.manual_seed(0)
+    model, returned, given = Retries(dtype).eval(), [], []
+
+    def note(module, args, result):
+        given.append(args[0])
+        returned.append(result)
+
+    hook = model.layer.register_forward_hook(note)
+    model(X)
+    hook.remove()
+    assert len(returned) == 2
+    names = ["layer@0", "layer@1", "layer@*", "layer@0:in", "layer@1:in"]
+    values = make(model, names, engine)(X)
+    for name, expected in zip(names, [*returned, returned, *given], strict=True):
+        assert same_value(values[name], expected), name
+    assert torch.equal(make(model, ["layer@0:in"], engine)(X)["layer@0:in"], given[0])
+    assert torch.equal(make(model, ["layer"], engine)(X)["layer"], returned[0])
+    with pytest.raises(fxfeat.NodeNotFoundError) as caught:
+        make(model, ["layer@2"], engine)
+    assert str(caught.value) == "'layer@2' was asked for, but 'layer' is called 2 times; the last call is 'layer@1'."
+
+
+def test_code_alone_does_not_do_what_a_call_that_raises_leaves():
+    with pytest.raises(fxfeat.TraceError) as caught:
+        make(Retries(None).eval(), ["layer"], "code")
+    assert str(caught.value) == (
+        "Retries could not be recorded in eval mode with inputs ((2, 4) float32): RuntimeError: its code goes on after "
+        "a call of 'layer' that raised an error. If it needs other inputs, pass example_inputs=."
+    )
