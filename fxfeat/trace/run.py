@@ -147,12 +147,18 @@ def _record_once(
     if run.trace.obstacles.failure is not None and kind != "real":
         # The model's own code caught it and went another way than it would on real tensors.
         raise run.trace.obstacles.failure
-    raised = next((call.path for call in run.trace.calls.module_calls if call.stop < 0), None)
-    if raised is not None:
-        # A hook sees only calls that return, and numbers count those.
-        raise RuntimeError(f"its code goes on after a call of {raised!r} that raised an error")
+    _check_that_calls_return(run.trace)
     _widen_writes(model, run.trace)
     return _finish(model, leaves, run, conditions)
+
+
+def _check_that_calls_return(trace: Trace) -> None:
+    """Raise where a module is called again after a call that raised: hooks see, and names count, those that return."""
+    calls = trace.calls.module_calls
+    returning = {call.module for call in calls if call.stop >= 0}
+    raised = next((call.path for call in calls if call.stop < 0 and call.module in returning), None)
+    if raised is not None:
+        raise RuntimeError(f"its code goes on after a call of {raised!r} that raised an error")
 
 
 def _widen_writes(model: nn.Module, trace: Trace) -> None:

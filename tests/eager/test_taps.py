@@ -835,7 +835,7 @@ def test_a_hook_on_the_gradient_of_the_last_value_is_put_there(engine):
 
 
 class Retries(nn.Module):
-    """The first call of ``layer`` raises: on fake tensors too where it is given other sizes, not where another dtype."""
+    """The first call of ``layer`` raises: on fake tensors too by its sizes, not by its dtype."""
 
     def __init__(self, dtype):
         super().__init__()
