@@ -19,6 +19,7 @@ from fxfeat.isolation.preserved import lent_buffers, preserved
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.random_state import draw_from_each, read_random, restore_random
 from fxfeat.isolation.torch_settings import same_switches
+from fxfeat.runtime.transformed import refuse_transformed
 
 
 def check_repeats(
@@ -103,6 +104,7 @@ def copy_observed(model: nn.Module, before: PythonState, observation: Observatio
     seen: dict[str, Any] = {}
 
     def copy(row: Row, value: Any) -> None:
+        refuse_transformed(row.name, value, TraceError)
         seen[row.key] = copy_tensors(value)
 
     random = read_random()

@@ -22,6 +22,7 @@ from fxfeat.ir.recording import Recording
 from fxfeat.ir.tap import Tap, TappedCall
 from fxfeat.ir.tree import follow
 from fxfeat.names.several import Names, Request, expand
+from fxfeat.runtime.transformed import refuse_transformed
 from fxfeat.trace.builder.measure import measure_all
 from fxfeat.trace.builder.placeholders import STARS
 from fxfeat.trace.leaves import Leaves, choose_leaves
@@ -62,6 +63,8 @@ def tap_unrecorded(
         origin = Origin(tap.path, call.call, (), tap.steps, is_input=tap.is_input, every=tap.every)
         features.append(Feature((key,), query, None, (), 0, origin=origin, tap=tap, whole=0))
         calls = [other for other in seen.calls if other.path == call.path] if tap.every else [call]
+        for other in calls:
+            refuse_transformed(query, _value_of(other, tap), TraceError)
         measured = [measure_all(_value_of(other, tap)) for other in sorted(calls, key=lambda other: other.call)]
         values[query] = measured if tap.every else measured[0]
         ends.append(call.start if tap.is_input else call.stop)

@@ -12,11 +12,13 @@ from typing import Any, Protocol
 
 import torch
 
+from fxfeat.errors import GuardError
 from fxfeat.ir.tap import Tap, TappedCall
 from fxfeat.ir.tree import follow, has
 from fxfeat.runtime.clone import clone_all
 from fxfeat.runtime.counted_calls import CountedCalls
 from fxfeat.runtime.handlers import would_notice
+from fxfeat.runtime.transformed import refuse_transformed
 
 
 class Trial(Protocol):
@@ -81,7 +83,7 @@ class TappedRun:
     def copy_listed(self, tap: Tap, value: Any, number: int) -> None:
         """Keep a copy of a value for call ``number`` of a module, where the steps of a tap lead somewhere in it."""
         if has(value, tap.steps):
-            self.lists[tap.name][number] = clone_all(follow(value, tap.steps))
+            self.lists[tap.name][number] = _copy_of(tap, value)
 
     def copy(self, tap: Tap, value: Any) -> None:
         """Keep a copy of a value, where the steps of a tap lead somewhere in it.
@@ -91,7 +93,7 @@ class TappedRun:
         """
         if not has(value, tap.steps):
             return
-        self.keep(tap, clone_all(follow(value, tap.steps)))
+        self.keep(tap, _copy_of(tap, value))
 
     def keep(self, tap: Tap, copied: Any) -> None:
         """Keep what was copied.
@@ -118,3 +120,9 @@ class TappedRun:
     def is_complete(self) -> bool:
         """Say whether every value has been seen."""
         return len(self.values) == len(self.call.taps)
+
+
+def _copy_of(tap: Tap, value: Any) -> Any:
+    part = follow(value, tap.steps)
+    refuse_transformed(tap.name, part, GuardError)
+    return clone_all(part)

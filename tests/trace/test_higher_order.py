@@ -124,3 +124,38 @@ def test_a_branch_on_a_value_is_right_on_both_sides():
     extractor = fxfeat.create_feature_extractor(model, ["given", "cond", "result"], example_inputs=X)
     for inputs in (X.abs(), -X.abs(), LONGER.abs(), -LONGER.abs()):
         assert fxfeat.verify(model, extractor, inputs).ok
+
+
+class Transforms(nn.Module):
+    def __init__(self, transform):
+        super().__init__()
+        self.inner, self.transform = nn.Linear(4, 4), transform
+
+    def forward(self, x):
+        return self.transform(lambda row: self.inner(row).tanh().sum(), x)
+
+
+TRANSFORMS = [
+    lambda function, x: torch.func.vmap(torch.func.grad(function))(x),
+    lambda function, x: torch.func.vmap(function)(x),
+    lambda function, x: torch.func.grad(function)(x),
+    lambda function, x: torch.func.vjp(function, x)[0],
+    lambda function, x: torch.func.jacrev(function)(x),
+]
+
+
+@pytest.mark.parametrize("name", ["1.inner", "1.inner@*", "1.inner:in", "1.tanh"])
+@pytest.mark.parametrize("engine", ["auto", "tap"])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.filterwarnings("ignore:.*runs whole:UserWarning")
+def test_what_a_transform_computes_inside_has_no_value(transform, engine, name):
+    model, x = nn.Sequential(nn.Linear(4, 4), Transforms(transform)), torch.rand(2, 4)
+    extractor = fxfeat.create_feature_extractor(model, [name], example_inputs=x, engine=engine)
+    with pytest.raises(fxfeat.GuardError) as caught:
+        extractor(x)
+    assert str(caught.value) == (
+        f"{name!r} is computed inside a transform of torch.func, such as vmap or grad, and has no value outside of it. "
+        "Ask for what the module around the transform returns."
+    )
+    around = fxfeat.create_feature_extractor(model, ["1"], example_inputs=x, engine=engine)
+    assert torch.equal(around(x)["1"], model(x))
