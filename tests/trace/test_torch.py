@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 
 import einops
@@ -381,3 +382,55 @@ class UsesADtypeThatABlockReturned(Base):
 )
 def test_dtypes_that_are_handed_on(kind, names):
     assert_equals_eager(kind(), names, X, LONGER)
+
+
+class NormsUnderCheckpoint(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.block, self.head = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4)), nn.Linear(4, 2)
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        return self.head(checkpoint(self.block, x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("names", [["head"], ["block.1", "head"]])
+@pytest.mark.filterwarnings("ignore:.*runs whole:UserWarning")
+def test_what_a_checkpoint_updates_is_updated_again_in_the_backward_pass(names, reentrant):
+    torch.manual_seed(0)
+    model, seen = NormsUnderCheckpoint(reentrant), {}
+    reference, x = copy.deepcopy(model), torch.randn(8, 4, requires_grad=True)
+
+    def keep(name):
+        def hook(module, args, result):
+            seen.setdefault(name, result.clone())
+
+        return hook
+
+    for name in names:
+        reference.get_submodule(name).register_forward_hook(keep(name))
+    extractor = fxfeat.create_feature_extractor(model, names, example_inputs=x)
+    reference(x).sum().backward()
+    values = extractor(x)
+    for name in names:
+        assert torch.equal(values[name], seen[name]) and values[name].requires_grad == seen[name].requires_grad
+    values["head"].sum().backward()
+    assert torch.equal(model.block[0].running_mean, reference.block[0].running_mean)
+    assert torch.equal(extractor.eval()(x)["head"], reference.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("reentrant", "what"),
+    [
+        (False, "updates buffers in a checkpoint, and again when that is computed a second time"),
+        (True, "computes without gradients in a reentrant checkpoint"),
+    ],
+)
+def test_the_refusal_of_a_checkpoint_names_the_line(reentrant, what):
+    with pytest.raises(fxfeat.TraceError) as caught:
+        fxfeat.create_feature_extractor(NormsUnderCheckpoint(reentrant), ["head"], example_inputs=X, engine="code")
+    source = "`return self.head(checkpoint(self.block, x, use_reentrant=self.reentrant))`"
+    assert re.sub(r"at .*?test_torch.py:\d+", "at LINE", str(caught.value)) == (
+        f"In NormsUnderCheckpoint, the code at LINE: {source} {what}. Ask for features outside what it leads to."
+    )

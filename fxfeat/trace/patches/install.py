@@ -15,6 +15,7 @@ from fxfeat.trace.leaves import Leaves
 from fxfeat.trace.patches.autocast import casting
 from fxfeat.trace.patches.called_names import CalledNames, wrap_names
 from fxfeat.trace.patches.catching import catching
+from fxfeat.trace.patches.checkpoints import checkpointing
 from fxfeat.trace.patches.fast_paths import choosing_fast_paths
 from fxfeat.trace.patches.modes import asking
 from fxfeat.trace.patches.module_attributes import accessing
@@ -55,7 +56,9 @@ def patched(model: nn.Module, recorder: Recorder, leaves: Leaves, draws: PythonD
         for home, name, replacement in itertools.chain(*seen, drawing(trace, draws)):
             names.replacements[id(getattr(home, name))] = replacement
             patch(undo, home, name, replacement)
-        for home, name, replacement in itertools.chain(choosing_fast_paths(trace), catching(trace)):
+        for home, name, replacement in itertools.chain(
+            choosing_fast_paths(trace), catching(trace), checkpointing(trace)
+        ):
             patch(undo, home, name, replacement)
         count_modes(undo, recorder, lambda: trace.calls.live_here, trace.settings.modes)
         for home, name, replacement in casting(trace):

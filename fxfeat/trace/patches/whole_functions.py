@@ -15,6 +15,7 @@ from fxfeat.trace.builder.memory import inside_whole_call
 from fxfeat.trace.builder.operands import to_run, write_arguments
 from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.patches.checkpoints import enter_reentrant
 from fxfeat.trace.proxies import numbers
 from fxfeat.trace.proxies.sequences import plain_numbers, plain_parts
 from fxfeat.trace.unobserved import unobserved
@@ -50,7 +51,7 @@ def applying(trace: Trace) -> Any:
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if cls is CheckpointFunction and trace.calls.live_here:
-            return args[0](*args[2:])
+            return enter_reentrant(trace, args[0], *args[2:])
         return call_whole(trace, plain.__get__(None, cls), args, kwargs)
 
     return classmethod(apply)
