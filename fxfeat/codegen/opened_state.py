@@ -17,10 +17,10 @@ from fxfeat.codegen.containers import Opened
 from fxfeat.codegen.own_modes_followed import OwnModes
 from fxfeat.errors import GuardError
 from fxfeat.ir.emission import Emission
-from fxfeat.ir.guard import Reading
+from fxfeat.ir.guard import IN_PLACE, PRE_HOOKS, Reading
 from fxfeat.isolation.own_modes import Setting
 from fxfeat.runtime.global_hooks import list_global_hooks
-from fxfeat.runtime.library_hooks import only_look
+from fxfeat.runtime.library_hooks import may_write, only_look
 from fxfeat.runtime.snapshot import NOTHING, is_portable, is_still, read, take
 
 _MODE = "training"
@@ -34,7 +34,8 @@ Form = Mapping[Reading, Any]
 class Watched:
     """One module, and what it must have by some names.
 
-    ``plain`` is told by identity at a glance, ``empty`` are the names of containers that held nothing.
+    ``plain`` is told by identity at a glance, ``empty`` are the names of containers that held nothing. ``whole`` says
+    that it runs whole, and is given a feature that it must not write to.
     """
 
     module: weakref.ref[nn.Module]
@@ -42,6 +43,7 @@ class Watched:
     plain: tuple[tuple[str, Any], ...]
     empty: tuple[str, ...]
     others: tuple[tuple[Reading, Any], ...]
+    whole: bool = False
 
 
 @dataclass
@@ -109,7 +111,9 @@ class OpenedState:
                 ]
             target = original if mine is None or stands_in else mine
             if target is not None:
-                watched.append(_watch(target, path, {key: values[key] for key in values if key not in expected}))
+                rest = {key: values[key] for key in values if key not in expected}
+                is_opened = stands_in or any(reading.name == "forward" for reading in rest)
+                watched.append(_watch(target, path, rest, whole=target is mine and not is_opened))
         self.watched[form], self.modes[form] = tuple(watched), tuple(modes)
 
     def note_modes(self) -> None:
@@ -151,11 +155,13 @@ def _part(root: nn.Module | None, path: str) -> nn.Module | None:
     return root
 
 
-def _watch(module: nn.Module, path: str, values: Form) -> Watched:
+def _watch(module: nn.Module, path: str, values: Form, whole: bool = False) -> Watched:
     plain = {key: value for key, value in values.items() if _is_plain(module, key.name, value)}
     empty = tuple(key.name for key in values if key.name in _HOOKS and not module.__dict__[key.name])
     others = tuple((key, value) for key, value in values.items() if key not in plain and key.name not in empty)
-    return Watched(weakref.ref(module), path, tuple((key.name, value) for key, value in plain.items()), empty, others)
+    return Watched(
+        weakref.ref(module), path, tuple((key.name, value) for key, value in plain.items()), empty, others, whole
+    )
 
 
 def _is_plain(module: nn.Module, name: str, value: Any) -> bool:
@@ -164,16 +170,32 @@ def _is_plain(module: nn.Module, name: str, value: Any) -> bool:
 
 def _check(module: nn.Module, watched: Watched) -> None:
     own = module.__dict__
+    if watched.whole:
+        _check_writing(module, watched)
     for name, value in watched.plain:
         if own.get(name, NOTHING) is not value and not is_still(value, read(module, name)):
             raise GuardError(_spell(watched.path, module, name, value, take(read(module, name))))
-    for name in watched.empty:
+    for name in () if watched.whole else watched.empty:
         if own[name] and not (name == _AFTER and only_look(module, own[name].values())):
             raise GuardError(_spell(watched.path, module, name, None, None))
     for reading, value in watched.others:
         now = read(module, reading.name)
         if not is_still(value, now):
             raise GuardError(_spell(watched.path, module, reading.name, value, take(now, reading.words)))
+
+
+def _check_writing(module: nn.Module, watched: Watched) -> None:
+    """Raise where a module that runs whole was changed so that it may write to a feature."""
+    own, what = module.__dict__, ""
+    if own.get(IN_PLACE) and any(name == IN_PLACE for name, _ in watched.plain):
+        what = f"{IN_PLACE!r} was set on"
+    elif own[PRE_HOOKS] and PRE_HOOKS in watched.empty and any(map(may_write, own[PRE_HOOKS].values())):
+        what = "A hook that writes to what it is given was put on"
+    if what:
+        raise GuardError(
+            f"{what} {watched.path!r} ({module._get_name()}) since the extractor was made: it would write to a value "
+            f"that is a feature. {_AGAIN}."
+        )
 
 
 def _check_everywhere(hooks: Any) -> None:

@@ -76,6 +76,10 @@ def spell_attribute(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+PRE_HOOKS, IN_PLACE = "_forward_pre_hooks", "inplace"
+"""Names of what may have a module write to what it is given."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """An attribute of a module that code reads; ``words`` are the names that the code takes further of an object."""

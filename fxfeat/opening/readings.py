@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from fxfeat.ir.guard import Reading
-from fxfeat.ir.recording import Recording
-from fxfeat.opening.plan import Plan, happens_in_time
+from collections.abc import Iterator
 
-_AROUND = ("forward", "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+from torch import fx
+
+from fxfeat.ir.guard import IN_PLACE, PRE_HOOKS, Reading
+from fxfeat.ir.node_meta import Storage, meta_of
+from fxfeat.ir.recording import Recording
+from fxfeat.ir.tree import nodes_in
+from fxfeat.opening.plan import Plan, arguments_of, happens_in_time, whole_calls_of
+
+_AROUND = ("forward", PRE_HOOKS, "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 """What every call of a module goes by."""
 
 
 def list_readings(recording: Recording, plan: Plan) -> frozenset[Reading]:
-    """List what opened code read of modules before all that is needed was done, and what runs around it."""
+    """List what opened code read of modules before all that is needed was done, and what runs around it.
+
+    What would have whole modules write to a feature that they are given is listed as well.
+    """
     inside = (
         read.reading
         for read in recording.attribute_reads
         if plan.whole_call(recording, read.module_call) is None and happens_in_time(recording, plan, read)
     )
     paths = {recording.module_calls[index].path for index in plan.opened}
-    return frozenset({*inside, *(Reading(path, name) for path in paths for name in _AROUND)})
+    return frozenset(
+        {*inside, *(Reading(path, name) for path in paths for name in _AROUND), *_list_writing(recording, plan)}
+    )
+
+
+def _list_writing(recording: Recording, plan: Plan) -> Iterator[Reading]:
+    """Yield what keeps whole modules from writing to the features that they are given."""
+    paths: set[str] = set()
+    for index in whole_calls_of(recording, plan):
+        call = recording.module_calls[index]
+        earlier = [part.value for part in plan.features if part.tap is None and part.produced_at <= call.start]
+        if not _memory_of(nodes_in(earlier)).isdisjoint(_memory_of(arguments_of(call))):
+            paths.add(call.path)
+    for path in paths:
+        for inner, module in recording.root.get_submodule(path).named_modules(prefix=path):
+            if vars(module).get(IN_PLACE) is False:
+                yield Reading(inner, IN_PLACE)
+            if not vars(module)[PRE_HOOKS]:
+                yield Reading(inner, PRE_HOOKS)
+
+
+def _memory_of(nodes: list[fx.Node]) -> frozenset[Storage]:
+    return frozenset[Storage]().union(*(meta_of(node).aliases for node in nodes))

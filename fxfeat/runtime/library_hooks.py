@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from fxfeat.ir.source_lines import is_library
+
 _CHANGES = frozenset(("STORE_ATTR", "STORE_SUBSCR", "DELETE_ATTR", "DELETE_SUBSCR"))
 
 
@@ -21,6 +23,30 @@ def only_look(module: nn.Module, hooks: Iterable[Any]) -> bool:
     sets nothing. Whoever did not put it there does not miss it where code is written out.
     """
     return all(_is_of_library(module, hook) and _leaves_result(hook.__code__) for hook in hooks)
+
+
+def may_write(hook: Any) -> bool:
+    """Say whether a hook before ``forward`` may write to what the module is given; torch's own set weights up.
+
+    >>> may_write(lambda module, args: args[0].mul_(2)), may_write(lambda module, args: (args[0] * 2,))
+    (True, False)
+    """
+    function = hook if isinstance(hook, FunctionType) else getattr(hook, "__func__", type(hook).__call__)
+    if not isinstance(function, FunctionType):
+        return True
+    return not is_library(function) and _writes(function.__code__)
+
+
+@functools.cache
+def _writes(code: CodeType) -> bool:
+    if any(name.endswith("_") and not name.startswith("_") for name in code.co_names):
+        return True
+    steps = list(dis.get_instructions(code))
+    return any(step.opname in ("STORE_SUBSCR", "STORE_SLICE") or _is_in_place(step) for step in steps)
+
+
+def _is_in_place(step: dis.Instruction) -> bool:
+    return step.opname.startswith("INPLACE_") or (step.opname == "BINARY_OP" and step.argrepr.endswith("="))
 
 
 def _is_of_library(module: nn.Module, hook: Any) -> bool:
