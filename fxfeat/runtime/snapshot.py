@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import enum
 import reprlib
+import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ _ATOMS = (
 _PARTS = (torch.Tensor, nn.Module)
 _CONTAINERS = (list, tuple, set, frozenset, dict, collections.deque)
 _TABLES = ("_parameters", "_buffers", "_modules")
-_MOST = 64
+_MOST, _MOST_BYTES = 64, 4096
 _DEEPEST = 3
 _SHORT = reprlib.Repr()
 _SHORT.maxother = 80
@@ -40,6 +41,22 @@ class Thing:
     def is_still(self, value: Any) -> bool:
         """Say whether a value is the same object, and not one that came after it."""
         return id(value) == self.identity and (self.reference is None or self.reference() is value)
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What a NumPy array held."""
+
+    array: Any
+
+    def __repr__(self) -> str:
+        return _SHORT.repr(self.array)
+
+    def is_still(self, value: Any) -> bool:
+        """Say whether a value is an array that holds the same."""
+        ours = self.array
+        is_alike = type(value) is type(ours) and (value.dtype, value.shape) == (ours.dtype, ours.shape)
+        return is_alike and bool(value.tobytes() == ours.tobytes())
 
 
 @dataclass(frozen=True)
@@ -100,11 +117,19 @@ def take(value: Any, words: frozenset[str] = frozenset(), depth: int = 0) -> Any
     if isinstance(value, (*_ATOMS, Unset)):
         return value
     if isinstance(value, _PARTS):
-        return PART
+        # A module's own tensors and children are seen by the code; what stands in a list is not.
+        return Thing(id(value), _refer(value)) if depth else PART
+    if _is_small_array(value):
+        return Values(value.copy())
     names = None if isinstance(value, _CONTAINERS) else _names_taken(value, words)
     if depth >= _DEEPEST or (len(value) > _MOST if names is None else not names):
         return Thing(id(value), _refer(value))
     return Contents(type(value), tuple(take(part, words, depth + 1) for part in _parts_of(value, names)), names)
+
+
+def _is_small_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray) and value.nbytes <= _MOST_BYTES
 
 
 def _parts_of(value: Any, names: tuple[str, ...] | None) -> Sequence[Any]:
@@ -143,8 +168,8 @@ def is_still(taken: Any, value: Any) -> bool:
         return True
     if type(taken) is Contents:
         return type(value) is taken.kind and _holds_still(taken, _parts_of(value, taken.names))
-    if type(taken) is Thing:
-        return taken.is_still(value)
+    if type(taken) in (Thing, Values):
+        return bool(taken.is_still(value))
     if taken is PART:
         return isinstance(value, _PARTS)
     return type(taken) is type(value) and bool(taken == value) and repr(taken) == repr(value)

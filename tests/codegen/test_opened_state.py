@@ -6,6 +6,7 @@ import pickle
 import types
 import weakref
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -330,3 +331,48 @@ def test_what_the_model_counts_by_itself_is_its_own():
     extractor = fxfeat.create_feature_extractor(model, ["0.w", "1"], example_inputs=X)
     for _ in range(3):
         assert torch.equal(extractor(X)["1"], model(X))
+
+
+class HoldsValues(nn.Module):
+    """Opened code reads an array of NumPy's, and tensors in a list, in a dict and of an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.weights, self.bag = np.array([1.0, 2.0]), [torch.ones(4)]
+        self.table, self.box = {"shift": torch.ones(4)}, types.SimpleNamespace(shift=torch.ones(4))
+
+    def forward(self, x):
+        y = self.last(self.first(x)) * float(self.weights.sum())
+        return y + self.bag[0] + self.table["shift"] + self.box.shift
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("weights", lambda model: model.weights.__setitem__(0, 5.0)),
+        ("weights", lambda model: setattr(model, "weights", np.array([9.0, 9.0]))),
+        ("weights", lambda model: setattr(model, "weights", np.array([1.0, 2.0], dtype=np.float32))),
+        ("bag", lambda model: model.bag.__setitem__(0, torch.zeros(4))),
+        ("table", lambda model: model.table.update(shift=torch.zeros(4))),
+        ("box", lambda model: setattr(model.box, "shift", torch.zeros(4))),
+    ],
+)
+def test_what_arrays_and_containers_hold_is_looked_at(name, change):
+    model, x = HoldsValues().eval(), torch.rand(2, 4)
+    extractor = fxfeat.create_feature_extractor(model, ["first", "output"], example_inputs=x)
+    assert torch.equal(extractor(x)["output"], model(x))
+    change(model)
+    with pytest.raises(fxfeat.GuardError, match=rf"^'{name}' of the HoldsValues was .* and its code is written out as"):
+        extractor(x)
+
+
+def test_equal_arrays_and_tensors_that_are_written_to_stay():
+    model, x = HoldsValues().eval(), torch.rand(2, 4)
+    extractor = fxfeat.create_feature_extractor(model, ["first", "output"], example_inputs=x)
+    model.weights = np.array([1.0, 2.0])
+    model.bag[0].mul_(2)
+    model.table["shift"].mul_(3)
+    assert torch.equal(extractor(x)["output"], model(x))
+    again = copy.deepcopy(extractor)
+    assert torch.equal(again(x)["output"], model(x))
