@@ -140,7 +140,7 @@ def find_every(recording: Recording, table: NameTable, query: str) -> list[Named
 
 
 def _find(recording: Recording, table: NameTable, query: str) -> NamedValue | InsideLeaf:
-    if query in table.nodes:
+    if _is_node(table, query):
         return NamedValue(query, table.nodes[query], None)
     if query in table.calls:
         return NamedValue(query, None, table.calls[query])
@@ -150,7 +150,7 @@ def _find(recording: Recording, table: NameTable, query: str) -> NamedValue | In
     parsed = parse_query(query)
     if parsed.is_input:
         return _find_input(recording, table, query, parsed)
-    if parsed.call is None and parsed.steps and parsed.name in table.nodes:
+    if parsed.call is None and parsed.steps and _is_node(table, parsed.name):
         return NamedValue(query, table.nodes[parsed.name], None, parsed.steps)
     if parsed.call is None and parsed.steps and parsed.name in table.calls:
         return NamedValue(query, None, table.calls[parsed.name], parsed.steps)
@@ -167,6 +167,11 @@ def _find(recording: Recording, table: NameTable, query: str) -> NamedValue | In
     if leaf is not None and parsed.name in table.paths:
         return InsideLeaf(leaf)
     raise NodeNotFoundError(explain_missing(recording, table, query, parsed.name))
+
+
+def _is_node(table: NameTable, name: str) -> bool:
+    """Say whether a name is that of a node; an argument of the name of the model's result gives way to that."""
+    return name in table.nodes and not (name == OUTPUT and table.nodes[name].op == "placeholder")
 
 
 def _find_module_call(

@@ -14,7 +14,7 @@ from fxfeat.names.query import suggest
 from fxfeat.names.wrappers import WRAPPING, leave_out, spell_out
 
 _MANY = 8
-_WILD = {"**.": r"((?:[^.]+\.)*)", ".**": r"((?:\.[^.]+)+)", "*": r"([^.]*)", "?": r"([^.])"}
+_WILD = {"**.": r"((?:[^.]+\.)*)", ".**": r"((?:\.[^.]+)+)", "**": r"(.+)", "*": r"([^.]*)", "?": r"([^.])"}
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _to_expression(pattern: str) -> str:
     >>> re.fullmatch(_to_expression("layer?.*"), "layer1.0.conv1"), re.fullmatch(_to_expression("**.conv1"), "conv1")[1]
     (None, '')
     """
-    parts = re.split(r"(\*\*\.|\.\*\*$|\*|\?)", pattern)
+    parts = re.split(r"(\*\*\.|\.\*\*$|^\*\*$|\*|\?)", pattern)
     return "".join(_WILD[part] if part in _WILD else re.escape(part) for part in parts)
 
 

@@ -304,3 +304,22 @@ def test_a_leafs_name_means_the_same_whether_or_not_a_name_lies_inside_it():
         found = fxfeat.create_feature_extractor(model, names, **kwargs)(x)
         assert torch.equal(found["pair"], once)
         assert torch.equal(found["pair_1"], twice)
+
+
+class TakesAnOutput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x, output=None):
+        return {"sum": self.layer(x) + output}
+
+
+@pytest.mark.parametrize("engine", ["auto", "tap"])
+def test_an_argument_of_the_name_of_the_result_gives_way(engine):
+    model, given = TakesAnOutput(), (torch.rand(2, 4), torch.rand(2, 4))
+    names = ["output", "output['sum']"]
+    extractor = fxfeat.create_feature_extractor(model, names, example_inputs=given, engine=engine)
+    values = extractor(*given)
+    assert torch.equal(values["output"]["sum"], model(*given)["sum"])
+    assert torch.equal(values["output['sum']"], model(*given)["sum"])

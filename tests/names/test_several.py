@@ -61,6 +61,7 @@ IN_ORDER = [*(f"blocks.{index}" for index in range(1, 11)), "blocks.0"]
         (["blocks.1*.conv"], ["blocks.1.conv", "blocks.10.conv"]),
         (["head", "*.3"], ["head", "blocks.3"]),
         (["**.conv"], [f"{name}.conv" for name in IN_ORDER]),
+        (["**"], [name for block in IN_ORDER for name in (block, f"{block}.conv", f"{block}.act")] + ["head"]),
         (["blocks.3.**"], ["blocks.3.conv", "blocks.3.act"]),
         (["blocks.2", "blocks.?0", "blocks.2*"], ["blocks.2", "blocks.10"]),
         (["blocks.4.c*:in", "blocks.4.a*@1"], ["blocks.4.conv:in", "blocks.4.act@1"]),
