@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -80,12 +81,11 @@ def features_only(
     Source: timm's ``create_model(..., features_only=True)``.
     """
     check_format(output_fmt)
+    output_stride = _read_output_stride(output_stride)
     return_dict = read_return_dict(return_dict, feature_cls)
     setup = read_setup(model, None, None, example_inputs, engine)
     search = search_levels(setup)
     levels, example = search.levels, as_example_inputs(setup.examples[0])
-    whole = read_int(output_stride)
-    output_stride = output_stride if whole is None else whole
     is_limited = output_stride is not None and output_stride != coarsest(levels[-1].reduction)
     if output_stride is not None and is_limited:
         levels = tuple(limit_level(level, output_stride) for level in levels)
@@ -110,6 +110,13 @@ def _limit(cut: FeatureExtractor, output_stride: int, example: Any, engine: Engi
     extractor = create_feature_extractor(limited, names, example_inputs=example, engine=engine)
     extractor.original, extractor.parameters_before = cut.original, cut.parameters_before
     return extractor
+
+
+def _read_output_stride(output_stride: Any) -> int | None:
+    whole = read_int(output_stride)
+    if output_stride is not None and (whole is None or whole < 1):
+        raise RequestError(f"output_stride is {output_stride!r}; it must be an int above 0, such as 8, 16 or 32.")
+    return whole
 
 
 def read_return_dict(return_dict: bool, feature_cls: Any) -> bool:
@@ -153,12 +160,16 @@ def limit_level(level: Level, output_stride: int) -> Level:
     return replace(level, reduction=reduction, layout=replace(level.layout, grid=grid, scale=scale))
 
 
-def _place_of(model: nn.Module, image: fx.Node) -> tuple[int, str]:
-    """Say which argument of ``forward`` holds the image: its position and its name."""
-    argument = image if image.op == "placeholder" else image.args[0]
-    name = str(getattr(argument, "target", "")).lstrip("*")
+def _place_of(model: nn.Module, image: fx.Node) -> tuple[int, str, tuple[Any, ...]]:
+    """Say which argument of ``forward`` holds the image: its position, its name, and the keys that lead to it there."""
+    argument, keys = image, []
+    while argument.op != "placeholder":
+        if argument.target is operator.getitem:
+            keys.insert(0, argument.args[1])
+        argument = next(iter(argument.all_input_nodes))
+    name = str(argument.target).lstrip("*")
     names = list(inspect.signature(model.forward).parameters)
-    return (names.index(name) if name in names else 0), name
+    return (names.index(name) if name in names else 0), name, tuple(keys)
 
 
 def describe_level(level: Level, batch: int, output_fmt: Order) -> dict[str, Any]:

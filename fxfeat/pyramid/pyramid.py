@@ -33,7 +33,7 @@ class FeaturePyramid(nn.Module):
     extractor: FeatureExtractor
     feature_info: FeatureInfo
     layouts: dict[int, Layout]
-    image: tuple[int, str]
+    image: tuple[int, str, tuple[Any, ...]]
     output_fmt: Order
     return_dict: bool
     normed_by: str | None
@@ -43,7 +43,7 @@ class FeaturePyramid(nn.Module):
         extractor: FeatureExtractor,
         feature_info: FeatureInfo,
         layouts: dict[int, Layout],
-        image: tuple[int, str],
+        image: tuple[int, str, tuple[Any, ...]],
         output_fmt: Order = "NCHW",
         return_dict: bool = False,
         normed_by: str | None = None,
@@ -109,10 +109,10 @@ class FeaturePyramid(nn.Module):
         return {key: norm(value) for key, value in values.items()}
 
     def _size_of_image(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
-        position, name = self.image
+        position, name, keys = self.image
         image = kwargs[name] if name in kwargs else args[position]
-        while not isinstance(image, torch.Tensor):
-            image = image[0]
+        for key in () if isinstance(image, torch.Tensor) else keys:
+            image = image[key]
         # A signal may come without channels.
         rank = len(next(iter(self.layouts.values())).grid)
         return tuple(image.shape[-rank:])

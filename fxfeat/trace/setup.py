@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -69,12 +70,13 @@ def read_setup(
 
     Raises:
         RequestError: where one has a wrong type.
-        TraceError: where no example can be worked out.
+        TraceError: for a scripted or traced model, or where no example can be worked out.
     """
     if not isinstance(model, nn.Module):
         raise RequestError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
     check_engine(engine)
     model = unwrap(model)
+    _check_runs_in_python(model)
     _check_sizes(model)
     choose_leaves(tracer_kwargs)
     if example_inputs is not None:
@@ -88,6 +90,14 @@ def read_setup(
             "example input out from. Pass example_inputs=, for instance example_inputs=torch.rand(2, 3, 224, 224)."
         )
     return Setup(model, dict(tracer_kwargs or {}), examples, example_inputs is None, engine)
+
+
+def _check_runs_in_python(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(
+            f"model is a {type(model).__name__}: what torch.jit scripted or traced no longer runs in Python, and cannot "
+            "be looked into. Pass the nn.Module that it was made from."
+        )
 
 
 def _check_sizes(model: nn.Module) -> None:
