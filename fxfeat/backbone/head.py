@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import networkx as nx
@@ -22,7 +23,7 @@ from fxfeat.ir.recording import Recording
 from fxfeat.names.table import name_nodes
 from fxfeat.trace.setup import Setup, record_mode
 from fxfeat.vision.data_flow import draw_memory_flow, find_chain, inputs_of
-from fxfeat.vision.operations import is_squash
+from fxfeat.vision.operations import is_squash, kind_of, slides
 from fxfeat.vision.shapes import is_tensor, shape_of
 from fxfeat.vision.value_names import name_value
 
@@ -60,18 +61,18 @@ def find_head(recording: Recording, larger: Recording | None) -> Head:
     """
     positions = find_positions(recording, larger)
     flow = draw_memory_flow(recording)
-    failures: list[str] = []
+    failures: dict[fx.Node, str] = {}
     for scores in _results(recording):
         if scores not in flow or not any(source in flow for source in inputs_of(recording)):
             continue
         head = _find_head_of(recording, flow, scores, positions)
-        if isinstance(head, Head):
+        if isinstance(head, Head) and not _lead_on(flow, head.classifiers, failures):
             return head
-        failures.append(head)
+        failures[scores] = head if isinstance(head, str) else "what would be its classifier leads to another result"
     encoder = _find_encoder(recording, flow, positions, larger)
     if encoder is not None:
         return encoder
-    instead = "; ".join(dict.fromkeys(failures)) or "its result depends on no input"
+    instead = "; ".join(dict.fromkeys(failures.values())) or "its result depends on no input"
     raise RequestError(
         f"{type(recording.root).__name__} has no head: fxfeat looked for a value with positions, pooling after it and "
         f"a linear layer that makes scores, but {instead}. For inner values of such a model, use "
@@ -79,10 +80,17 @@ def find_head(recording: Recording, larger: Recording | None) -> Head:
     )
 
 
+def _lead_on(flow: nx.DiGraph, classifiers: tuple[Classifier, ...], results: Iterable[fx.Node]) -> bool:
+    """Say whether other results are made of what classifiers give, as a decoder makes an image of a code."""
+    return any(nx.has_path(flow, classifier.result, result) for classifier in classifiers for result in results)
+
+
 def _find_head_of(recording: Recording, flow: nx.DiGraph, scores: fx.Node, positions: frozenset[fx.Node]) -> Head | str:
     """Split a model before the classifiers of one result, or say why it cannot be."""
     if scores in positions:
         return f"its result of shape {shape_of(scores)} still has positions, so nothing pools it"
+    if len(shape_of(scores)) < 2:
+        return f"its result of shape {shape_of(scores)} has no axis of scores, as a loss and a similarity have none"
     ends = find_classifiers(recording, flow, scores, positions)
     classifiers = find_removed(recording, scores, positions) if isinstance(ends, Blocked) else ends
     ways = [(classifier.source, classifier.result) for classifier in classifiers] or [(scores, scores)]
@@ -90,6 +98,10 @@ def _find_head_of(recording: Recording, flow: nx.DiGraph, scores: fx.Node, posit
     features = tuple(node for node in cuts if node is not None)
     if len(features) < len(cuts):
         return "no one value lies on every path from the input to its classifier"
+    if isinstance(ends, Blocked) and sum(size > 1 for size in shape_of(scores)[1:]) > 2:
+        return f"its result of shape {shape_of(scores)} has positions of its own, as what a decoder makes has"
+    if isinstance(ends, Blocked) and features == (scores,):
+        return f"its result comes from {ends.what}, and no one value with positions lies on every path to that"
     between = find_between(flow, classifiers, scores)
     squashes = frozenset(node for node in between if is_squash(recording, node))
     names = tuple(name_value(recording, node, name_nodes(recording)) or node.name for node in features)
@@ -107,7 +119,9 @@ def _find_encoder(
     spread = [node for node in _results(recording) if node in positions and node in flow and node.op != "placeholder"]
     if not spread:
         return None
-    result = spread[0]
+    result = _take_coarsest(flow, spread, larger)
+    if len(shape_of(result)) < 3 or _rises(recording, flow, positions, result, larger):
+        return None
     chain = [node for node in find_chain(flow, inputs_of(recording), [result]) if node in positions and is_tensor(node)]
     # Of a sequence, only a larger one shows which axis holds the channels.
     axes = len(shape_of(result)) if larger is not None or len(shape_of(result)) > 3 else -1
@@ -117,6 +131,32 @@ def _find_encoder(
     name = name_value(recording, result, name_nodes(recording)) or result.name
     why = f"features are {name!r} {shape_of(result)}, the model's result, which it does not pool"
     return Head((result,), result, (), frozenset(), (name,), f"{why}; no classifier was found", {})
+
+
+def _take_coarsest(flow: nx.DiGraph, results: list[fx.Node], larger: Recording | None) -> fx.Node:
+    """Take the first result, or the last of those that are made of it at lower and lower resolutions, as stages are."""
+    taken = results[0]
+    for result in results[1:]:
+        ranks = len(shape_of(taken)), len(shape_of(result))
+        lower = min(ranks) > 2 and _count_places(result, larger) * 2 <= _count_places(taken, larger)
+        taken = result if lower and nx.has_path(flow, taken, result) else taken
+    return taken
+
+
+def _rises(
+    recording: Recording, flow: nx.DiGraph, positions: frozenset[fx.Node], result: fx.Node, larger: Recording | None
+) -> bool:
+    """Say whether maps grow on the way to a result and it stays as fine, also where a way round them leads there."""
+    before = nx.ancestors(flow, result) | {result}
+    spread = [node for node in before if node in positions and is_tensor(node) and len(shape_of(node)) > 3]
+    chain = [node for node in find_chain(flow, inputs_of(recording), [result]) if node in spread]
+    places = {node: _count_places(node, larger) for node in spread}
+    finest = max((2 * places[node] for node in chain[-1:]), default=0.0)
+    grown = (node for node in spread if (slides(recording, node) or "shuffle" in kind_of(recording, node)))
+    return any(
+        any(places[source] * 2 < places[node] < finest for source in node.all_input_nodes if source in places)
+        for node in grown
+    )
 
 
 def _count_places(node: fx.Node, larger: Recording | None) -> float:
