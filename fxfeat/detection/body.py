@@ -18,7 +18,7 @@ from fxfeat.inputs.examples import bind
 from fxfeat.ir.engine import Engine
 from fxfeat.ir.example import Example
 from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
-from fxfeat.pyramid.features_only import describe_level
+from fxfeat.pyramid.features_only import describe_level, place_of
 from fxfeat.pyramid.final_norm import find_final_norm
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.search import LevelSearch, search_levels
@@ -160,7 +160,8 @@ def _cut(
     extractor = create_feature_extractor(model, names, example_inputs=inputs, engine=request.engine)
     info = FeatureInfo([describe_level(level, search.maps.extent.batch, "NCHW") for level in search.levels], wanted)
     info[wanted[0]].update(module=normed.name, why=f"{info[wanted[0]]['why']}, after the final norm")
-    return FeaturePyramid(extractor, info, {wanted[0]: normed.layout}, (0, str(search.maps.image.target)))
+    place = place_of(model, search.maps.image)
+    return FeaturePyramid(extractor, info, {wanted[0]: normed.layout}, place)
 
 
 def _rehearse_training(pyramid: FeaturePyramid, image: torch.Tensor) -> Rehearsal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import networkx as nx
-from torch import fx
+from torch import fx, nn
 
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.recording import Recording
@@ -15,6 +15,7 @@ from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.residual_sums import take_sums
+from fxfeat.vision.data_flow import find_chain, results_of
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
 from fxfeat.vision.reduction import Reduction, join_axes
@@ -22,6 +23,7 @@ from fxfeat.vision.shapes import position_of
 from fxfeat.vision.value_names import name_value
 
 _LEAST_SHARE = 0.5
+_HOLDERS = (nn.ModuleList, nn.ModuleDict)
 
 
 def find_blocks(
@@ -58,7 +60,7 @@ def _make_levels(recording: Recording, maps: Maps, run: list[Block], reduction: 
     levels = []
     for index, block in enumerate(run):
         name = _name_block(recording, block, table)
-        kind = type(recording.root.get_submodule(block.module_call.path)).__name__
+        kind = type(recording.root.get_submodule(block.path)).__name__
         why = f"block {index + 1} of {len(run)}: {kind}, repeated at one resolution"
         levels.append(Level(index, name, reduction, maps.layouts[block.node], block.node, why))
     return tuple(levels)
@@ -73,6 +75,8 @@ def _name_block(recording: Recording, block: Block, table: NameTable) -> str:
 def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[Block]]:
     groups: dict[object, list[Block]] = {}
     lists: dict[object, list[Block]] = {}
+    wholes: dict[object, dict[str, Block]] = {}
+    spine = set(find_chain(flow, [maps.image], results_of(recording)))
     for module_call in recording.module_calls[1:]:
         module = recording.root.get_submodule(module_call.path)
         node = _find_map(module_call, maps.layouts, flow)
@@ -80,11 +84,21 @@ def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[
             continue
         layout = maps.layouts[node]
         place = (module_call.parent, layout.grid, layout.order)
-        groups.setdefault((type(module), *place), []).append(Block(module_call, node))
         container, _, index = module_call.path.rpartition(".")
+        owner, _, number = container.rpartition(".")
+        if number.isdigit() and node not in spine and isinstance(recording.root.get_submodule(container), _HOLDERS):
+            wholes.setdefault((owner, *place), {})[container] = Block(module_call, node, container)
+            continue
+        # The class of a container tells nothing, so what stands alone is not taken for one of a list.
+        listed = index.isdigit() and type(module) is nn.Sequential
+        groups.setdefault((type(module), listed, *place), []).append(Block(module_call, node))
         if index.isdigit():
             lists.setdefault((container, *place), []).append(Block(module_call, node))
-    every = [*groups.values(), *(_drop_first_alone(recording, blocks) for blocks in lists.values())]
+    every = [
+        *groups.values(),
+        *(list(parts.values()) for parts in wholes.values()),
+        *(_drop_first_alone(recording, blocks) for blocks in lists.values()),
+    ]
     return [_take_line(flow, group) for group in every]
 
 
@@ -115,7 +129,7 @@ def _is_most(recording: Recording, run: list[Block]) -> bool:
     """Say whether a run is at least half of all up to its end, by its parameters or by its mixing operations."""
     start, stop = run[0].module_call.start, run[-1].module_call.stop
     before = {call.path for call in recording.module_calls if call.stop <= stop and (call.leaf or call.start < start)}
-    everything = before | {block.module_call.path for block in run}
+    everything = before | {block.path for block in run}
     if _count_parameters(recording, run) >= _LEAST_SHARE * _count_in(recording, everything):
         return True
     mixing = [node for node in recording.nodes[:stop] if mixes(recording, node)]
@@ -123,7 +137,7 @@ def _is_most(recording: Recording, run: list[Block]) -> bool:
 
 
 def _count_parameters(recording: Recording, run: list[Block]) -> int:
-    return _count_in(recording, {block.module_call.path for block in run})
+    return _count_in(recording, {block.path for block in run})
 
 
 def _count_in(recording: Recording, paths: set[str]) -> int:

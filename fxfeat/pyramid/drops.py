@@ -13,9 +13,11 @@ from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.descent import Descent
 from fxfeat.pyramid.flow import Sources, find_sources
 from fxfeat.pyramid.resolution import DROP, is_drop
+from fxfeat.stride.read_windows import read_window
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
-from fxfeat.vision.shapes import position_of
+from fxfeat.vision.operations import function_of
+from fxfeat.vision.shapes import is_tensor, position_of, shape_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def find_drops(
     for before, after in zip(descent.chain, descent.chain[1:], strict=False):
         if is_drop(layouts[before], layouts[after]):
             region = [node for node in lowering if position_of(before) < position_of(node) <= position_of(after)]
-            drops += _split(region, before, layouts[after], sources, layouts)
+            drops += _split(recording, region, before, layouts[after], sources, layouts)
     drops = sorted([*drops, *dilated], key=lambda drop: position_of(drop.nodes[-1]))
     return [_place(recording, descent, drop, drops, sources, layouts) for drop in drops]
 
@@ -66,7 +68,12 @@ def _lowers(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> 
 
 
 def _split(
-    region: list[fx.Node], before: fx.Node, after: Layout, sources: Sources, layouts: dict[fx.Node, Layout]
+    recording: Recording,
+    region: list[fx.Node],
+    before: fx.Node,
+    after: Layout,
+    sources: Sources,
+    layouts: dict[fx.Node, Layout],
 ) -> list[Drop]:
     """Split a step of the chain into drops where it passes by resolutions that run side by side.
 
@@ -74,7 +81,7 @@ def _split(
     """
     sizes = _find_sizes(region, layouts[before], after, layouts)
     if not sizes:
-        return [Drop(tuple(region), before, _measure(region[0], sources, layouts))]
+        return [Drop(tuple(region), before, _measure(recording, region[0], sources, layouts))]
     drops = []
     for size, following in itertools.pairwise([layouts[before].size, *sizes, after.size]):
         lowered = {node: [s for s in sources[node] if _is_near(layouts[s].size, size)] for node in region}
@@ -84,11 +91,15 @@ def _split(
     return drops
 
 
-def _measure(node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> tuple[int, ...]:
+def _measure(recording: Recording, node: fx.Node, sources: Sources, layouts: dict[fx.Node, Layout]) -> tuple[int, ...]:
     """Say how many times lower an operation makes the resolution along each axis.
 
     Measured at the operation, not over the whole chain: convolutions without padding shrink a grid without a stride.
+    A window says so itself: of few places, those that are cut off at the border are many.
     """
+    window = read_window(recording, node)
+    if window is not None and window.kind != "pad" and max(window.stride) > 1 and layouts[node].order == "NCHW":
+        return window.stride
     before = [layouts[source] for source in sources[node] if is_drop(layouts[source], layouts[node])]
     source = max(before, key=lambda layout: layout.size)
     return tuple(max(1, round(now / then)) for then, now in zip(source.scale, layouts[node].scale, strict=True))
@@ -158,6 +169,11 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
         if module_call.start <= call.start and call.stop <= first and not call.leaf and _returns(call, before)
     ]
     worked = {n for call in blocks for n in recording.nodes[call.start : call.stop] if mixes(recording, n)}
+    # One block that adds to what it was given is a stage of depth one.
+    if worked and any(
+        call.start <= position_of(node) < call.stop for node in before if _is_sum(node) for call in blocks
+    ):
+        return True
     left = [node for node in recording.nodes[first : module_call.stop] if mixes(recording, node)]
     # A body holds stages, however long those after the drop are.
     body = 2 * (len(worked) + len(left)) > sum(mixes(recording, node) for node in recording.nodes)
@@ -166,6 +182,11 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
     after = recording.nodes[last + 1 : module_call.stop]
     ends = not any(has_weights(recording, node) for node in after)
     return ends and sum(mixes(recording, node) for node in before) > 1
+
+
+def _is_sum(node: fx.Node) -> bool:
+    terms = [source for source in node.all_input_nodes if is_tensor(source) and shape_of(source) == shape_of(node)]
+    return function_of(node).strip("_") in ("add", "iadd") and len(terms) > 1
 
 
 def _returns(module_call: ModuleCall, nodes: list[fx.Node]) -> bool:

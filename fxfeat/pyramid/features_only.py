@@ -99,7 +99,7 @@ def features_only(
         plant(extractor, setup.model, UsedState(frozenset((normed,)), frozenset()), {})
     info = FeatureInfo([describe_level(level, search.maps.extent.batch, output_fmt) for level in levels], wanted)
     layouts = {index: levels[index].layout for index in wanted}
-    place = _place_of(setup.model, search.maps.image)
+    place = place_of(setup.model, search.maps.image)
     return FeaturePyramid(extractor, info, layouts, place, output_fmt, return_dict, normed)
 
 
@@ -160,9 +160,9 @@ def limit_level(level: Level, output_stride: int) -> Level:
     return replace(level, reduction=reduction, layout=replace(level.layout, grid=grid, scale=scale))
 
 
-def _place_of(model: nn.Module, image: fx.Node) -> tuple[int, str, tuple[Any, ...]]:
+def place_of(model: nn.Module, image: fx.Node) -> tuple[int, str, tuple[Any, ...]]:
     """Say which argument of ``forward`` holds the image: its position, its name, and the keys that lead to it there."""
-    argument, keys = image, []
+    argument, keys = image, list[Any]()
     while argument.op != "placeholder":
         if argument.target is operator.getitem:
             keys.insert(0, argument.args[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,7 @@ from fxfeat.pyramid.places import Places, lay_places, move_places
 from fxfeat.pyramid.read_layout import Extent, read_layout
 from fxfeat.pyramid.read_tokens import is_in_order, read_tokens
 from fxfeat.pyramid.strays import Stray, Strays, inherit_stray, judge_moved, rearranges
+from fxfeat.stride.read_windows import read_window
 from fxfeat.trace.setup import Setup
 from fxfeat.vision.larger_recording import enlarge, find_image_axes, find_length_axes, record_larger
 from fxfeat.vision.layout import Layout
@@ -125,6 +127,9 @@ def _read(
         return None, stray
     near = _near(node, seen.layouts, seen.grids)
     layout = read_layout(shape, other, seen.extent, near, slides(recording, node))
+    given = node.all_input_nodes[0] if node.all_input_nodes else None
+    if layout is not None and other is None and (given in seen.layouts or given in seen.strays):
+        layout = _count_steps(recording, node, layout, near)
     # Three axes fit too much: rows of an image, letters of a text, what many steps have made of one axis.
     if layout is not None and (moves or len(shape) == 3):
         layout = layout if _keeps_order(layout, seen.places) else None
@@ -136,6 +141,16 @@ def _read(
     if read is not None or not moves or not carries:
         return read, None
     return None, judge_moved(recording, node, stray, seen.places is not None)
+
+
+def _count_steps(recording: Recording, node: fx.Node, layout: Layout, near: Sequence[Layout]) -> Layout:
+    """Count the steps of a window, or those of a map of the same grid: without padding a grid shrinks beside them."""
+    window, source = read_window(recording, node), next(iter(near), None)
+    if source is None:
+        return layout
+    if window is not None and window.kind != "pad" and (source.order, layout.order) == ("NCHW", "NCHW"):
+        return replace(layout, scale=tuple(map(operator.mul, source.scale, window.stride)))
+    return replace(layout, scale=source.scale) if source.grid == layout.grid else layout
 
 
 def _read_tokens(shape: Shape, other: Shape | None, seen: Seen) -> Layout | None:

@@ -39,7 +39,8 @@ def take_sums(recording: Recording, maps: Maps, flow: nx.DiGraph, run: Sequence[
     steps = [_find_steps(maps, *part) for part in zip(run, chains, stops, strict=True)]
     count = _count_alike([[kind_of(recording, node) for node in nodes] for nodes in steps])
     if not count:
-        return list(run)
+        pairs = zip(run, chains, steps, strict=True)
+        return [replace(b, node=nodes[0]) if nodes and b.node not in chain else b for b, chain, nodes in pairs]
     return [replace(block, node=nodes[count - 1]) for block, nodes in zip(run, steps, strict=True)]
 
 

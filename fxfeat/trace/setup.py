@@ -95,8 +95,8 @@ def read_setup(
 def _check_runs_in_python(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(
-            f"model is a {type(model).__name__}: what torch.jit scripted or traced no longer runs in Python, and cannot "
-            "be looked into. Pass the nn.Module that it was made from."
+            f"model is a {type(model).__name__}: what torch.jit scripted or traced no longer runs in Python, so it "
+            "cannot be looked into. Pass the nn.Module that it was made from."
         )
 
 

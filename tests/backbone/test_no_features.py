@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,9 +19,7 @@ class Encoder(nn.Module):
     def __init__(self):
         super().__init__()
         widths = (3, 8, 16, 32)
-        self.stages = nn.ModuleList(
-            nn.Conv2d(before, after, 3, 2, 1) for before, after in zip(widths, widths[1:], strict=False)
-        )
+        self.stages = nn.ModuleList(nn.Conv2d(before, after, 3, 2, 1) for before, after in itertools.pairwise(widths))
 
     def climb(self, x):
         maps = []

@@ -102,6 +102,6 @@ def test_a_scripted_model(entry, compile_):
     with pytest.raises(fxfeat.TraceError) as caught:
         ENTRIES[entry](scripted, torch.rand(1, 3, 32, 32))
     assert str(caught.value).endswith(
-        ": what torch.jit scripted or traced no longer runs in Python, and cannot be looked into. Pass the nn.Module "
-        "that it was made from."
+        ": what torch.jit scripted or traced no longer runs in Python, so it cannot be looked into. Pass the "
+        "nn.Module that it was made from."
     )

@@ -256,3 +256,52 @@ def test_a_model_without_levels_is_told_what_was_looked_for():
         "resolution drops on the way, or blocks of one class repeated at one resolution. Found: for an image of 8x8, "
         "maps of these sizes: 2 of 8x8. To take values by name, use fxfeat.create_feature_extractor."
     )
+
+
+class Small(nn.Module):
+    """Convolutions without padding, and a classifier that takes one size of image alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5), nn.Linear(256, 10)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.a(x)), 2)
+        x = F.max_pool2d(F.relu(self.b(x)), 2)
+        return self.fc(x.flatten(1))
+
+
+def test_convolutions_without_padding_do_not_count_as_strides_at_one_size():
+    assert levels_of(Small(), torch.rand(1, 1, 28, 28)) == [(1, 6, "relu"), (2, 16, "relu_1"), (4, 16, "max_pool2d_1")]
+
+
+@pytest.mark.parametrize("size", [(33, 47), (33, 33), (64, 47)])
+def test_few_places_have_the_steps_of_their_strides(size):
+    model = nn.Sequential(*(nn.Conv2d(width, 8, 3, 2, 1) for width in (3, 8, 8, 8, 8)))
+    assert levels_of(model, torch.rand(1, 3, *size)) == [(2**i, 8, str(i - 1)) for i in range(1, 6)]
+
+
+class Adds(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.mix = conv(width, width)
+
+    def forward(self, x):
+        return x + self.mix(x)
+
+
+class Short(nn.Module):
+    """A stage that lowers the resolution after its own blocks."""
+
+    def __init__(self, depth, before, after):
+        super().__init__()
+        self.blocks, self.down = nn.Sequential(*(Adds(before) for _ in range(depth))), nn.Conv2d(before, after, 2, 2)
+
+    def forward(self, x):
+        return self.down(self.blocks(x))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_stage_of_any_depth_ends_before_its_reduction(depth):
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), Short(depth, 8, 16), Short(depth, 16, 32), Adds(32))
+    assert levels_of(model) == [(4, 8, "1.blocks"), (8, 16, "2.blocks"), (16, 32, "3")]

@@ -129,3 +129,48 @@ class Stages(nn.Module):
 def test_the_sum_ends_a_stage():
     info = fxfeat.features_only(Stages().eval(), example_inputs=IMAGE).feature_info
     assert info.module_name() == ["add_1", "add_3"]
+
+
+class Listed(Alternating):
+    """Pairs of branches in a list of lists, all of one class, which the stem is of as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Sequential(nn.Linear(192, WIDTH), nn.LayerNorm(WIDTH))
+        self.pairs = nn.ModuleList(self.pair() for _ in "1234")
+
+    def pair(self):
+        return nn.ModuleList([feed(), feed()])
+
+    def start(self, x):
+        x = x.reshape(len(x), 3, 8, 8, 4, 8).permute(0, 2, 4, 3, 5, 1)
+        return self.patch(x.reshape(len(x), 32, 192))
+
+    def step(self, index, x):
+        x = self.pairs[index][0](x) + x
+        return self.pairs[index][1](x) + x
+
+
+class Named(Listed):
+    def pair(self):
+        return nn.ModuleDict({"first": feed(), "second": feed()})
+
+    def step(self, index, x):
+        x = self.pairs[index]["first"](x) + x
+        return self.pairs[index]["second"](x) + x
+
+
+@pytest.mark.parametrize("kind", [Listed, Named])
+def test_two_branches_in_one_container_are_one_block(kind):
+    model = kind().eval()
+    pyramid = fxfeat.features_only(model, 4, example_inputs=IMAGE)
+    expected = []
+    with torch.no_grad():
+        x = model.start(IMAGE)
+        for index in range(4):
+            x = model.step(index, x)
+            expected.append(x.transpose(1, 2).reshape(1, WIDTH, 8, 4))
+        assert all(map(torch.equal, pyramid(IMAGE), expected))
+    assert pyramid.feature_info.get("why")[0] == (
+        f"block 1 of 4: {type(model.pairs[0]).__name__}, repeated at one resolution"
+    )
