@@ -15,6 +15,7 @@ from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.resolution import is_drop
 from fxfeat.vision.data_flow import find_chain, results_of
 from fxfeat.vision.layout import Layout
+from fxfeat.vision.learnt import mixes
 from fxfeat.vision.operations import JOINS, function_of
 from fxfeat.vision.shapes import position_of
 
@@ -74,7 +75,7 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
     """Say whether the model goes lower in resolution than all that every path goes through.
 
     A block may look at a smaller copy of its map and come back. A U goes down twice or more, or from the image itself,
-    or has several blocks at its bottom; and a map that is returned counts in any case.
+    or has several blocks or a stage of the model at its bottom; and a map that is returned counts in any case.
     """
     layouts, results = maps.layouts, set(results_of(recording))
     deeper = [node for node in flow if node in layouts and is_drop(layouts[bottom], layouts[node])]
@@ -84,7 +85,17 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
         return True
     below = flow.subgraph(deeper)
     twice = any(is_drop(layouts[left], layouts[right]) for left, right in below.edges)
-    return twice or _has_blocks(recording, below)
+    return twice or _has_blocks(recording, below) or _is_stage(recording, flow, layouts, deeper)
+
+
+def _is_stage(recording: Recording, flow: nx.DiGraph, layouts: dict[fx.Node, Layout], deeper: list[fx.Node]) -> bool:
+    """Say whether the code that goes down and comes up again is what also made the resolutions before."""
+    if not any(mixes(recording, node) for node in deeper):
+        return False
+    first, last = min(map(position_of, deeper)), max(position_of(n) for node in deeper for n in flow.successors(node))
+    holding = [call for call in recording.module_calls if call.start <= first and last < call.stop]
+    before = [node for node in flow if node in layouts and holding[-1].start <= position_of(node) < first]
+    return any(is_drop(layouts[one], layouts[node]) for one, node in flow.subgraph(before).edges)
 
 
 def _has_blocks(recording: Recording, flow: nx.DiGraph) -> bool:

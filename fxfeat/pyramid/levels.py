@@ -17,10 +17,12 @@ from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.maps import Maps
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
-from fxfeat.vision.operations import CONVOLUTION_LAYERS, module_of
+from fxfeat.vision.operations import CONVOLUTION_LAYERS, function_of, is_layout, module_of
 from fxfeat.vision.reduction import Reduction, join_axes
-from fxfeat.vision.shapes import position_of
+from fxfeat.vision.shapes import position_of, shape_of
 from fxfeat.vision.value_names import name_value
+
+_NORMS = frozenset(("layer_norm", "rms_norm"))
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def _last_end(
     stop = min(container.stop, _find_stage_end(recording, drop), container.stop if head is None else head.start)
     last = position_of(drop.nodes[-1])
     lowest = [node for node in descent.chain if last <= position_of(node) < stop] or [descent.chain[-1]]
+    lowest = _leave_norm(recording, container, last, lowest)
     tail = _find_tail(recording, layouts, drop, container, lowest)
     if tail is not None:
         why = f"the last map of the lowest resolution before {tail.path}, which only adds channels"
@@ -95,6 +98,32 @@ def _last_end(
         return lowest[-2], f"the last map of the lowest resolution before {lowest[-1]}, which makes scores of it"
     where = f"inside {container.path}" if container.path else "before the head"
     return lowest[-1], f"the last map of the lowest resolution {where}"
+
+
+def _leave_norm(recording: Recording, container: ModuleCall, drop: int, lowest: list[fx.Node]) -> list[fx.Node]:
+    """Leave out the norm of each place that a model calls after its stages, and what brings its channels to it."""
+    inside = (call for call in recording.module_calls if call.parent == container.index)
+    calls = {call.result: call for call in inside if isinstance(call.result, fx.Node)}
+    for index in range(len(lowest) - 1, 0, -1):
+        node = lowest[index]
+        if function_of(node) in _NORMS or (node in calls and _norms_places(recording, calls[node], node)):
+            worked = any(has_weights(recording, n) for n in recording.nodes[drop + 1 : position_of(node)])
+            return _leave_turns(recording, container, lowest[:index]) if worked else lowest
+        if not is_layout(recording, node):
+            return lowest
+    return lowest
+
+
+def _leave_turns(recording: Recording, container: ModuleCall, lowest: list[fx.Node]) -> list[fx.Node]:
+    own = [is_layout(recording, node) and meta_of(node).module_call == container.index for node in lowest[1:]]
+    return lowest[: len(lowest) - sum(1 for _ in itertools.takewhile(bool, reversed(own)))]
+
+
+def _norms_places(recording: Recording, call: ModuleCall, node: fx.Node) -> bool:
+    """Say whether a module has vectors of one width alone, that of the map, and no statistics of other images."""
+    module, shape = recording.root.get_submodule(call.path), shape_of(node)
+    sizes = {tuple(parameter.shape) for parameter in module.parameters()}
+    return not list(module.buffers()) and len(sizes) == 1 and sizes <= {(shape[1],), (shape[-1],)}
 
 
 def _makes_scores(recording: Recording, node: fx.Node) -> bool:

@@ -275,3 +275,29 @@ def test_strides_that_there_are_not(asked, message):
     with pytest.raises(fxfeat.RequestError) as caught:
         fxfeat.features_only(Levels().eval(), example_inputs=IMAGE, **asked)
     assert str(caught.value) == message
+
+
+class OneStep(nn.Module):
+    """A decoder that goes up one step alone."""
+
+    def __init__(self):
+        super().__init__()
+        widths = ((3, 4), (4, 8), (8, 16), (16, 32))
+        self.e = nn.ModuleList(nn.Conv2d(before, after, 3, 2, 1) for before, after in widths)
+        self.d = nn.Conv2d(48, 8, 3, 1, 1)
+
+    def forward(self, x):
+        maps = []
+        for stage in self.e:
+            x = stage(x).relu()
+            maps.append(x)
+        return self.d(torch.cat([F.interpolate(x, scale_factor=2), maps[2]], 1))
+
+
+@pytest.mark.parametrize("output_stride", [None, 8, 4])
+def test_a_decoder_of_one_step_is_none_of_the_encoder(output_stride):
+    info = fxfeat.features_only(
+        OneStep().eval(), output_stride=output_stride, example_inputs=torch.rand(1, 3, 64, 64)
+    ).feature_info
+    assert info.channels() == [4, 8, 16, 32]
+    assert info.reduction() == [min(output_stride or 16, 2**step) for step in range(1, 5)]

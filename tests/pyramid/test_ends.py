@@ -175,3 +175,29 @@ BODIES = {
 @pytest.mark.parametrize("body", BODIES)
 def test_a_body_with_one_drop_has_a_level_before_it(body):
     assert [level[:2] for level in levels_of(Bodied(*BODIES[body]), IMAGE)] == [(4, 16), (8, 24)]
+
+
+class Normed(nn.Module):
+    """Stages of tokens in a list, each with its reduction at its end, and a norm after the last."""
+
+    def __init__(self, norm, before, after):
+        super().__init__()
+        self.layers = nn.ModuleList([conv(3, 8, 4, 4), layer(8, 16, 2), layer(16, 32, 2), layer(32, 32)])
+        self.norm, self.before, self.after, self.head = norm, before, after, nn.Linear(32, 4)
+
+    def forward(self, x):
+        for stage in self.layers:
+            x = stage(x)
+        return self.head(self.after(self.norm(self.before(x))).mean((2, 3)))
+
+
+NORMS = {
+    "of tokens": (nn.LayerNorm(32), lambda x: x.permute(0, 2, 3, 1), lambda x: x.permute(0, 3, 1, 2)),
+    "of groups": (nn.GroupNorm(4, 32), lambda x: x, lambda x: x),
+}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_the_final_norm_is_no_level(kind):
+    model = Normed(*NORMS[kind]).eval()
+    assert levels_of(model, IMAGE) == [(4, 8, "layers.0"), (8, 16, "layers.1"), (16, 32, "layers.3")]
