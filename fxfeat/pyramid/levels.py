@@ -17,7 +17,7 @@ from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.maps import Maps
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
-from fxfeat.vision.operations import CONVOLUTION_LAYERS, function_of, is_layout, module_of
+from fxfeat.vision.operations import CONVOLUTION_LAYERS, JOINS, function_of, is_layout, module_of
 from fxfeat.vision.reduction import Reduction, join_axes
 from fxfeat.vision.shapes import position_of, shape_of
 from fxfeat.vision.value_names import name_value
@@ -95,7 +95,13 @@ def _last_end(
         why = f"the last map of the lowest resolution before {tail.path}, which only adds channels"
         return _last_before(lowest, tail), why
     if len(lowest) > 1 and _makes_scores(recording, lowest[-1]):
-        return lowest[-2], f"the last map of the lowest resolution before {lowest[-1]}, which makes scores of it"
+        why = f"the last map of the lowest resolution before {lowest[-1]}, which makes scores of it"
+        return _leave_join(recording, container, lowest[:-1]), why
+    scores = _find_scores(recording, drop, container, lowest)
+    if scores is not None:
+        before = [node for node in lowest if position_of(node) < scores.start]
+        why = f"the last map of the lowest resolution before {scores.path}, which makes scores of it"
+        return _leave_join(recording, container, before), why
     where = f"inside {container.path}" if container.path else "before the head"
     return lowest[-1], f"the last map of the lowest resolution {where}"
 
@@ -132,6 +138,32 @@ def _makes_scores(recording: Recording, node: fx.Node) -> bool:
         return False
     holding = (call for call in recording.module_calls[1:] if call.start <= position_of(node) < call.stop)
     return not _mixes_inside(recording, next(holding, recording.module_calls[0]))
+
+
+def _find_scores(recording: Recording, drop: Drop, container: ModuleCall, lowest: list[fx.Node]) -> ModuleCall | None:
+    """Find the call beside the stages that ends in a bare 1x1 convolution, behind which nothing is learnt."""
+    layer, last = module_of(recording, lowest[-1]), position_of(lowest[-1])
+    if not isinstance(layer, CONVOLUTION_LAYERS) or set(layer.kernel_size) != {1}:
+        return None
+    if any(has_weights(recording, node) for node in recording.nodes[last + 1 :]):
+        return None
+    beside = [call for call in recording.module_calls if call.parent == container.index]
+    start, stage = position_of(lowest[0]), drop.stage.path if drop.stage is not None else ""
+    heads = (call for call in beside if start < call.start <= last < call.stop)
+    return next((call for call in heads if not _are_listed(call.path, stage)), None)
+
+
+def _are_listed(path: str, other: str) -> bool:
+    """Say whether two modules are in one list, so that nothing tells a head from a stage."""
+    container, _, index = path.rpartition(".")
+    beside, _, place = other.rpartition(".")
+    return index.isdigit() and place.isdigit() and container == beside
+
+
+def _leave_join(recording: Recording, container: ModuleCall, before: list[fx.Node]) -> fx.Node:
+    """Take the map that scores are made of, or the one before where that joins several looks at it."""
+    joins = function_of(before[-1]) in JOINS and meta_of(before[-1]).module_call == container.index
+    return before[-2] if joins and len(before) > 1 else before[-1]
 
 
 def _last_before(nodes: list[fx.Node], module_call: ModuleCall) -> fx.Node:

@@ -201,3 +201,26 @@ NORMS = {
 def test_the_final_norm_is_no_level(kind):
     model = Normed(*NORMS[kind]).eval()
     assert levels_of(model, IMAGE) == [(4, 8, "layers.0"), (8, 16, "layers.1"), (16, 32, "layers.3")]
+
+
+class Segments(Stages):
+    """Scores by a head of several layers, of the last map or of several looks at it."""
+
+    def __init__(self, looks, narrow):
+        super().__init__()
+        self.looks = nn.ModuleList([nn.Conv2d(32, 4, 3, 1, rate, rate) for rate in range(1, 1 + looks)])
+        width = 32 + 4 * looks
+        self.head = nn.Conv2d(width, 3, 1)
+        if narrow:
+            self.head = nn.Sequential(conv(width, 8), nn.ReLU(), nn.Dropout(), nn.Conv2d(8, 3, 1))
+
+    def forward(self, x):
+        y = self.c(self.b(self.a(x)))
+        y = torch.cat([y, *(look(y) for look in self.looks)], 1) if self.looks else y
+        return F.interpolate(self.head(y), x.shape[2:])
+
+
+@pytest.mark.parametrize("looks", [0, 2])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_score_head_of_several_layers_is_no_level(looks, narrow):
+    assert levels_of(Segments(looks, narrow), IMAGE) == [(2, 8, "a"), (4, 16, "b"), (8, 32, "c")]
