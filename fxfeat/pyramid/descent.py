@@ -89,9 +89,12 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
 
 
 def _is_stage(recording: Recording, flow: nx.DiGraph, layouts: dict[fx.Node, Layout], deeper: list[fx.Node]) -> bool:
-    """Say whether the code that goes down and comes up again is what also made the resolutions before."""
+    """Say whether what goes down never comes back, or code goes down and up that also made the resolutions before."""
     if not any(mixes(recording, node) for node in deeper):
         return False
+    after = {later for node in deeper for later in nx.descendants(flow, node)} - set(deeper)
+    if not any(node in layouts for node in after):
+        return True
     first, last = min(map(position_of, deeper)), max(position_of(n) for node in deeper for n in flow.successors(node))
     holding = [call for call in recording.module_calls if call.start <= first and last < call.stop]
     before = [node for node in flow if node in layouts and holding[-1].start <= position_of(node) < first]

@@ -15,11 +15,13 @@ from fxfeat.pyramid.descent import find_descent
 from fxfeat.pyramid.dilations import add_dilated
 from fxfeat.pyramid.drops import find_drops
 from fxfeat.pyramid.flow import draw_image_flow
+from fxfeat.pyramid.formats import TOKENS
 from fxfeat.pyramid.levels import Level, find_levels
 from fxfeat.pyramid.maps import Maps, find_maps
 from fxfeat.trace.setup import Setup, record_mode
 from fxfeat.vision.learnt import has_weights, mixes
 from fxfeat.vision.reduction import join_axes
+from fxfeat.vision.shapes import position_of
 
 _MOST_OFF = 0.1
 """How far a step may be from a whole number, as a part of it: without padding a map shrinks beside its stride."""
@@ -64,7 +66,7 @@ def search_levels(setup: Setup) -> LevelSearch:
     if not levels:
         raise TraceError(_explain_none(recording, maps))
     if _is_projection_alone(recording, flow, levels):
-        raise TraceError(_explain_projection(recording, levels[0]))
+        raise TraceError(_explain_projection(recording, maps, flow, levels[0]))
     return LevelSearch(recording, maps, _measure_levels(recording, maps, levels), False)
 
 
@@ -104,11 +106,20 @@ def _is_projection_alone(recording: Recording, flow: nx.DiGraph, levels: tuple[L
     )
 
 
-def _explain_projection(recording: Recording, level: Level) -> str:
+def _explain_projection(recording: Recording, maps: Maps, flow: nx.DiGraph, level: Level) -> str:
+    after = sorted(nx.descendants(flow, level.node), key=position_of)
+    if any(node in maps.layouts and maps.layouts[node].order in TOKENS for node in (level.node, *after)):
+        made = "the projection that makes its tokens"
+        lost = (
+            "the tokens after it lie on the image cannot be followed, since they are dropped, merged, or put into an "
+            "order that depends on values"
+        )
+    else:
+        first = next((node for node in after if node not in maps.layouts), level.node)
+        made, lost = "the first layer's", f"what {first} gives of it lies on the image cannot be followed"
     return (
-        f"{type(recording.root).__name__} has no levels. Its only map is {level.module}, the projection that makes its "
-        "tokens; where the tokens after it lie on the image cannot be followed, since they are dropped, merged, or put "
-        "into an order that depends on values. To take values by name, use fxfeat.create_feature_extractor."
+        f"{type(recording.root).__name__} has no levels. Its only map is {level.module}, {made}; where {lost}. To take "
+        "values by name, use fxfeat.create_feature_extractor."
     )
 
 

@@ -301,3 +301,41 @@ def test_a_decoder_of_one_step_is_none_of_the_encoder(output_stride):
     ).feature_info
     assert info.channels() == [4, 8, 16, 32]
     assert info.reduction() == [min(output_stride or 16, 2**step) for step in range(1, 5)]
+
+
+class TwoHeads(nn.Module):
+    """Two resolutions, whose heads' results are joined as rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 16, 3, 2, 1)
+        self.heads = nn.ModuleList([nn.Conv2d(8, 12, 1), nn.Conv2d(16, 12, 1)])
+
+    def forward(self, x):
+        a = self.a(x)
+        b = self.b(a)
+        return torch.cat([head(y).flatten(2) for head, y in zip(self.heads, (a, b), strict=True)], 2)
+
+
+def test_a_resolution_that_never_comes_back_is_a_level():
+    assert levels_of(TwoHeads()) == [(4, 8, "a"), (8, 16, "b")]
+
+
+class Collapsing(nn.Module):
+    """A volume whose frames are averaged."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv3d(3, 4, 3, (1, 2, 2), 1), nn.Conv2d(4, 8, 3, 2, 1), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.fc(self.b(self.a(x).mean(2)).mean((2, 3)))
+
+
+def test_a_reason_without_tokens_where_there_are_none():
+    with pytest.raises(fxfeat.TraceError) as caught:
+        fxfeat.features_only(Collapsing().eval(), example_inputs=torch.rand(1, 3, 8, 64, 64))
+    assert str(caught.value) == (
+        "Collapsing has no levels. Its only map is a, the first layer's; where what mean gives of it lies on the image "
+        "cannot be followed. To take values by name, use fxfeat.create_feature_extractor."
+    )
