@@ -13,7 +13,7 @@ from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.block import Block
 from fxfeat.pyramid.maps import Maps
 from fxfeat.vision.data_flow import find_dominators
-from fxfeat.vision.operations import kind_of
+from fxfeat.vision.operations import ARITHMETIC, function_of, kind_of
 from fxfeat.vision.shapes import position_of
 
 
@@ -40,8 +40,13 @@ def take_sums(recording: Recording, maps: Maps, flow: nx.DiGraph, run: Sequence[
     count = _count_alike([[kind_of(recording, node) for node in nodes] for nodes in steps])
     if not count:
         pairs = zip(run, chains, steps, strict=True)
-        return [replace(b, node=nodes[0]) if nodes and b.node not in chain else b for b, chain, nodes in pairs]
+        return [_take_sum(block, nodes) if block.node not in chain else block for block, chain, nodes in pairs]
     return [replace(block, node=nodes[count - 1]) for block, nodes in zip(run, steps, strict=True)]
+
+
+def _take_sum(block: Block, steps: Sequence[fx.Node]) -> Block:
+    """Take the first step after a block where it is arithmetic with what the block returned."""
+    return replace(block, node=steps[0]) if steps and function_of(steps[0]) in ARITHMETIC else block
 
 
 def _climb(above: dict[fx.Node, fx.Node | None], node: fx.Node | None) -> list[fx.Node]:
