@@ -151,7 +151,8 @@ def close_opened(extractor: nn.Module, state: OpenedState, reserved: Collection[
 
 def _part(root: nn.Module | None, path: str) -> nn.Module | None:
     for name in path.split(".") if path else ():
-        root = root._modules.get(name) if root is not None else None
+        # The table of a scripted module has no `get`.
+        root = root._modules[name] if root is not None and name in root._modules else None
     return root
 
 

@@ -171,11 +171,12 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_dict_that_is_changed_before_a_module_gets_it(change):
-    assert outcome(Changes(change), ({"x": X, "z": X + 1},), ({"x": X * 2, "z": X},)) == "right"
+    # The caller's own dict changes with it, which only the model's own code does.
+    assert outcome(Changes(change), ({"x": X, "z": X + 1},), ({"x": X * 2, "z": X},)) == "refused"
 
 
 def test_a_list_that_is_changed_before_a_module_gets_it():
-    assert outcome(Changes(lambda held: held.append(held[0] * 2)), ([X, X + 1],), ([X * 2, X],)) == "right"
+    assert outcome(Changes(lambda held: held.append(held[0] * 2)), ([X, X + 1],), ([X * 2, X],)) == "refused"
 
 
 class Pyramid(nn.Module):
