@@ -92,11 +92,14 @@ def _check_all(mode: OneMode, unchecked: Emission) -> Checked:
 
 def _is_like(mode: OneMode, unchecked: Emission, other: Checked) -> bool:
     """Say whether code is the same in both modes, and was told as much."""
-    mine, theirs = mode.recording, other.draft.recording
-    told = (mine.reads_values, mine.asks_gradients, has_same_tensor(mine), unchecked.told, unchecked.told_dtypes)
-    others = other.unchecked
-    told_there = (theirs.reads_values, theirs.asks_gradients, has_same_tensor(theirs), others.told, others.told_dtypes)
-    return told == told_there and unchecked.guards == others.guards and is_same_code(unchecked, others)
+    told = _list_told(mode.recording, unchecked), _list_told(other.draft.recording, other.unchecked)
+    return told[0] == told[1] and is_same_code(unchecked, other.unchecked)
+
+
+def _list_told(recording: Recording, unchecked: Emission) -> tuple[object, ...]:
+    """List what code was told, and what it checks of that by itself."""
+    asked = (recording.reads_values, recording.asks_gradients, has_same_tensor(recording))
+    return (*asked, unchecked.told, unchecked.told_dtypes, unchecked.guards)
 
 
 def _check_as(mode: OneMode, unchecked: Emission, other: Checked) -> Checked | None:

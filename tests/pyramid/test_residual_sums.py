@@ -93,17 +93,21 @@ class WithToken(Alternating):
         return torch.cat([self.gains.view(1, 1, 4).repeat(len(x), 1, 4), x], 1)
 
 
+def sums_of(model):
+    """Return what is there after each of four steps, as maps of the places; a token may stand before these."""
+    x, sums = model.start(IMAGE), []
+    for index in range(4):
+        x = model.step(index, x)
+        sums.append(x[:, -32:].transpose(1, 2).reshape(1, WIDTH, 8, 4))
+    return sums
+
+
 @pytest.mark.parametrize("kind", [Alternating, WideMixes, OneBranch, SideBySide, Scaled, NormAfter, InPlace, WithToken])
 def test_the_sum_is_the_level(kind):
     model = kind().eval()
     pyramid = fxfeat.features_only(model, 4, example_inputs=IMAGE)
-    expected = []
     with torch.no_grad():
-        x = model.start(IMAGE)
-        for index in range(4):
-            x = model.step(index, x)
-            expected.append(x[:, -32:].transpose(1, 2).reshape(1, WIDTH, 8, 4))
-        assert all(map(torch.equal, pyramid(IMAGE), expected))
+        assert all(map(torch.equal, pyramid(IMAGE), sums_of(model)))
     assert pyramid.feature_info.reduction() == [8] * 4
 
 
@@ -164,13 +168,8 @@ class Named(Listed):
 def test_two_branches_in_one_container_are_one_block(kind):
     model = kind().eval()
     pyramid = fxfeat.features_only(model, 4, example_inputs=IMAGE)
-    expected = []
     with torch.no_grad():
-        x = model.start(IMAGE)
-        for index in range(4):
-            x = model.step(index, x)
-            expected.append(x.transpose(1, 2).reshape(1, WIDTH, 8, 4))
-        assert all(map(torch.equal, pyramid(IMAGE), expected))
+        assert all(map(torch.equal, pyramid(IMAGE), sums_of(model)))
     assert pyramid.feature_info.get("why")[0] == (
         f"block 1 of 4: {type(model.pairs[0]).__name__}, repeated at one resolution"
     )
