@@ -159,3 +159,20 @@ def test_what_a_transform_computes_inside_has_no_value(transform, engine, name):
     )
     around = fxfeat.create_feature_extractor(model, ["1"], example_inputs=x, engine=engine)
     assert torch.equal(around(x)["1"], model(x))
+
+
+class TakesDerivativesForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.func.jvp(self.inner, (x,), (x,))[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*runs whole")
+@pytest.mark.parametrize("engine", ["auto", "tap"])
+def test_what_only_has_a_tangent_has_a_value(engine):
+    model, x = TakesDerivativesForward().eval(), torch.rand(2, 4)
+    extractor = fxfeat.create_feature_extractor(model, ["inner"], example_inputs=torch.rand(2, 4), engine=engine)
+    assert torch.equal(extractor(x)["inner"], model.inner(x))
