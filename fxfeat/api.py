@@ -14,7 +14,8 @@ from torch import nn
 from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
 from fxfeat.codegen.retracing import OnGuard, Retracing, check_on_guard
 from fxfeat.eager.between_modes import Mode, check_modes
-from fxfeat.eager.emit_checked import Checked, emit_checked, emit_in_train_mode
+from fxfeat.eager.checked import Checked
+from fxfeat.eager.emit_checked import emit_checked, emit_in_train_mode
 from fxfeat.eager.implicit_inputs import MakeDraft
 from fxfeat.eager.stopping import leaves_undone
 from fxfeat.eager.tap_recorded import tap_recorded

@@ -6,39 +6,26 @@ import dataclasses
 import functools
 
 from fxfeat.codegen.emit import emit
-from fxfeat.eager.guard_dtypes import goes_by_dtypes, guard_dtypes, record_recast, tie
+from fxfeat.eager.as_in_other_mode import check_as, is_like
+from fxfeat.eager.checked import Checked, describe
+from fxfeat.eager.guard_dtypes import goes_by_dtypes, guard_dtypes
 from fxfeat.eager.implicit_inputs import MakeDraft, check_calls, check_settings_of_others, emit_what_arrives
 from fxfeat.eager.one_mode import OneMode, emit_at, emit_draft, record_again, record_assuming
 from fxfeat.eager.purity import find_purity
 from fxfeat.errors import UNSEEN_STATE, TraceError
 from fxfeat.guards.choose_assumptions import choose_assumptions
-from fxfeat.guards.free_sizes import are_free, find_free_sizes, find_input_guards, is_same_code
-from fxfeat.guards.same_tensor import has_same_tensor, join_same_tensor
+from fxfeat.guards.free_sizes import find_free_sizes, find_input_guards, is_same_code
+from fxfeat.guards.same_tensor import join_same_tensor
 from fxfeat.guards.unneeded_inputs import are_unneeded, list_unneeded
-from fxfeat.ir.assumptions import AS_IT_IS, STAND_INS, Assumptions
-from fxfeat.ir.draft import Draft, last_produced_at
-from fxfeat.ir.emission import DimStatus, Emission
+from fxfeat.ir.assumptions import AS_IT_IS, STAND_INS
+from fxfeat.ir.draft import last_produced_at
+from fxfeat.ir.emission import Emission
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.passes.left_out import left_out
 from fxfeat.passes.run_passes import rewrite
 from fxfeat.trace.copied_recording import as_training, derive_training
 from fxfeat.trace.setup import Setup
-
-
-@dataclasses.dataclass(frozen=True)
-class Checked:
-    """Code with the checks that it needs, and the draft that it was emitted from.
-
-    ``unchecked`` is the code before anything was found out, under ``assumptions`` about what it was told;
-    ``any_float`` says that it was found to be good for other floating dtypes.
-    """
-
-    draft: Draft
-    emission: Emission
-    unchecked: Emission
-    assumptions: Assumptions = AS_IT_IS
-    any_float: bool = True
 
 
 def emit_checked(
@@ -59,7 +46,7 @@ def emit_checked(
     """
     make, unchecked = emit_what_arrives(setup, recording, training, make)
     mode = OneMode(setup, training, make, recording, make(recording))
-    checked = _check_as(mode, unchecked, other) if other is not None and _is_like(mode, unchecked, other) else None
+    checked = check_as(mode, unchecked, other) if other is not None and is_like(mode, unchecked, other) else None
     return checked or _check_all(mode, unchecked)
 
 
@@ -76,50 +63,15 @@ def _check_all(mode: OneMode, unchecked: Emission) -> Checked:
     input_guards = find_input_guards(freedoms)
     if input_guards and not any(status.state == "free" for status in freedoms):
         _check_same_again(mode, emission)
-    goes, any_float = goes_by_dtypes(emission), True
+    goes, floats = goes_by_dtypes(emission), Checked.floats
     if goes:
-        mode, dtypes, any_float = guard_dtypes(mode, emission)
+        mode, dtypes, floats = guard_dtypes(mode, emission)
         input_guards += tuple(guard for guard in dtypes if guard.parameter not in unneeded)
     draft = dataclasses.replace(mode.draft, input_guards=input_guards)
     if input_guards or goes:
         emission = emit_draft(draft)
-    emission = _describe(setup, draft.recording, training, emission, freedoms)
-    return Checked(draft, emission, unchecked, mode.assumptions, any_float)
-
-
-# -- as in the other mode ----------------------------------------------------------------------------------------------
-
-
-def _is_like(mode: OneMode, unchecked: Emission, other: Checked) -> bool:
-    """Say whether code is the same in both modes, and was told as much."""
-    told = _list_told(mode.recording, unchecked), _list_told(other.draft.recording, other.unchecked)
-    return told[0] == told[1] and is_same_code(unchecked, other.unchecked)
-
-
-def _list_told(recording: Recording, unchecked: Emission) -> tuple[object, ...]:
-    """List what code was told, and what it checks of that by itself."""
-    asked = (recording.reads_values, recording.asks_gradients, has_same_tensor(recording))
-    return (*asked, unchecked.told, unchecked.told_dtypes, unchecked.guards)
-
-
-def _check_as(mode: OneMode, unchecked: Emission, other: Checked) -> Checked | None:
-    """Give code the checks that it has in the other mode; None where what they leave free changes it."""
-    setup, emission = mode.setup, unchecked
-    if other.assumptions != AS_IT_IS:
-        mode, emission = record_again(mode, other.assumptions)
-    check_calls(setup, mode.recording, mode.training, emission)
-    check_settings_of_others(setup, mode.recording, emission)
-    freedoms = other.emission.freedoms
-    if not are_free(mode.recording, setup.examples[0], emission, lambda example: emit_at(mode, example), freedoms):
-        return None
-    if goes_by_dtypes(emission):
-        mode = tie(mode, record_recast(mode)) if other.any_float else guard_dtypes(mode, emission)[0]
-    draft = dataclasses.replace(mode.draft, input_guards=other.draft.input_guards)
-    emission = emit_draft(draft)
-    if not is_same_code(emission, other.emission):
-        return None
-    emission = _describe(setup, draft.recording, mode.training, emission, freedoms)
-    return Checked(draft, emission, unchecked, mode.assumptions, other.any_float)
+    emission = describe(emission, draft.recording, freedoms, find_purity(setup, draft.recording, training))
+    return Checked(draft, emission, unchecked, mode.assumptions, floats)
 
 
 # -- train mode, where one trace serves both ---------------------------------------------------------------------------
@@ -141,7 +93,8 @@ def emit_in_train_mode(setup: Setup, checked: Checked, make: MakeDraft) -> Emiss
     emission = checked.emission if _does_all(checked) else _emit_derived(checked, make)
     if not is_same_code(emission, checked.emission):
         return None
-    return _describe(setup, as_training(recording), True, emission, checked.emission.freedoms)
+    trained = as_training(recording)
+    return describe(emission, trained, checked.emission.freedoms, find_purity(setup, trained, True))
 
 
 def _does_all(checked: Checked) -> bool:
@@ -158,18 +111,6 @@ def _emit_derived(checked: Checked, make: MakeDraft) -> Emission:
     draft = make(derive_training(checked.draft.recording))
     opens = checked.draft.opens_implicit_inputs
     return emit_draft(dataclasses.replace(draft, input_guards=checked.draft.input_guards, opens_implicit_inputs=opens))
-
-
-def _describe(
-    setup: Setup, recording: Recording, training: bool | None, emission: Emission, freedoms: tuple[DimStatus, ...]
-) -> Emission:
-    """Add to an emission what is known of the run that it comes from."""
-    return dataclasses.replace(
-        emission,
-        freedoms=freedoms,
-        purity=find_purity(setup, recording, training),
-        writes_parameters=recording.writes_parameters,
-    )
 
 
 # -- what the code was told --------------------------------------------------------------------------------------------

@@ -44,7 +44,11 @@ def record_again(mode: OneMode, assumptions: Assumptions) -> tuple[OneMode, Emis
     return dataclasses.replace(mode, recording=recording, draft=draft, assumptions=assumptions), emit_draft(draft)
 
 
+def record_at(mode: OneMode, example: Example) -> Recording:
+    """Record with another example."""
+    return record_variant(mode.setup, mode.recording, mode.training, example, assumptions=mode.assumptions)
+
+
 def emit_at(mode: OneMode, example: Example) -> Emission:
     """Emit for another example."""
-    other = record_variant(mode.setup, mode.recording, mode.training, example, assumptions=mode.assumptions)
-    return emit_draft(mode.make(other))
+    return emit_draft(mode.make(record_at(mode, example)))

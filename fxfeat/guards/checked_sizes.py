@@ -9,10 +9,9 @@ from typing import Any
 from torch import fx, nn
 
 from fxfeat.ir.emission import Emission
-from fxfeat.ir.guard import Guard
+from fxfeat.ir.guard import OF_CALL, Guard
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.source_lines import is_assertion
 from fxfeat.ir.tree import Steps
 from fxfeat.runtime.check import check
 
@@ -35,21 +34,58 @@ def list_checked_sizes(emission: Emission) -> frozenset[Place]:
 def list_failing_sizes(recording: Recording) -> frozenset[Place]:
     """List the sizes of inputs at others of which the model's own code raises, whatever is asked for.
 
-    Its assertions say so, and layers that take an input as it comes, as long as nothing was decided before.
+    Its assertions say so, and layers that take an input as it comes, as long as nothing was decided on it before.
     """
-    decided = (guard.position for guard in recording.guards if _is_decision(guard))
-    end = min(decided, default=len(recording.nodes))
-    asserted = (guard for guard in recording.guards if guard.position < end)
-    sizes = {place for guard in asserted for place in _fixed_by(guard.node, guard.expected)}
+    decisions = [(guard.position, _decided_on(guard)) for guard in recording.guards if _is_decision(guard)]
+    # What is one of several has an assertion for each.
+    asserted = (guard for guard in recording.guards if guard.asserts and " in " not in guard.source)
+    fixed = [(guard.position, place) for guard in asserted for place in _fixed_by(guard.node, guard.expected)]
+    widths = ((meta_of(node).position, _width_taken(recording, node)) for node in _layers(recording))
+    fixed += [(position, place) for position, place in widths if place is not None]
+
+    def is_sure(place: Place, position: int) -> bool:
+        before = (places for earlier, places in decisions if earlier <= position)
+        return not any(places is None or place in places for places in before)
+
+    return frozenset(place for position, place in fixed if is_sure(place, position))
+
+
+def list_taken_as_given(recording: Recording) -> frozenset[tuple[str, Steps]]:
+    """List the inputs that layers take as they come, before anything but a size was decided on, or a dtype was read.
+
+    They have the dtype of the layers' weights, or the model does not run.
+    """
+    decided = [guard for guard in recording.guards if _is_decision(guard) and _decided_on(guard) is None]
+    end = min((step.position for step in (*decided, *recording.dtype_reads)), default=len(recording.nodes))
+    layers = [node for node in _layers(recording) if node.args and _is_placeholder(node.args[0])]
+    taken = (_width_taken(recording, node) for node in layers if meta_of(node).position < end)
+    return frozenset(place[:2] for place in taken if place is not None)
+
+
+def _layers(recording: Recording) -> list[fx.Node]:
     others = {replacement.path for replacement in recording.replacements}
-    layers = (node for node in recording.nodes[:end] if node.op == "call_module" and node.target not in others)
-    widths = (_width_taken(recording, node) for node in layers)
-    return frozenset(sizes | {place for place in widths if place is not None})
+    return [node for node in recording.nodes if node.op == "call_module" and node.target not in others]
 
 
 def _is_decision(guard: Guard) -> bool:
-    """Say whether code may have gone another way: an assertion has none, nor has an input that is no tensor."""
-    return not is_assertion(guard.source) and guard.node.op != "placeholder"
+    """Say whether code may have gone another way: an assertion has none, nor has what kinds the inputs are."""
+    return not guard.asserts and guard.where != OF_CALL
+
+
+def _decided_on(guard: Guard) -> frozenset[Place] | None:
+    """List the sizes of inputs that a decision goes by; None where it goes by more."""
+    places: set[Place] = set()
+    waiting = [guard.node]
+    while waiting:
+        node = waiting.pop()
+        place = _place_of(node)
+        if place is not None:
+            places.add(place)
+        elif _is_placeholder(node) or not node.all_input_nodes:
+            return None
+        else:
+            waiting += node.all_input_nodes
+    return frozenset(places)
 
 
 def _width_taken(recording: Recording, node: fx.Node) -> Place | None:
@@ -62,6 +98,8 @@ def _width_taken(recording: Recording, node: fx.Node) -> Place | None:
 
 
 _EXTENTS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+_CASTS = ("to", "type", "float", "double", "half", "bfloat16", "cpu", "cuda", "contiguous", "detach", "clone")
+"""Methods that give a tensor of the sizes of the one they are asked of."""
 
 
 def _fixed_by(node: Any, expected: Any) -> Iterator[Place]:
@@ -89,8 +127,14 @@ def _place_of(node: Any) -> Place | None:
     return None
 
 
+def _is_placeholder(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.op == "placeholder"
+
+
 def _dimension(tensor: Any, dimension: Any) -> Place | None:
     steps: Steps = ()
+    while isinstance(tensor, fx.Node) and tensor.op == "call_method" and tensor.target in _CASTS:
+        tensor = tensor.args[0]
     while isinstance(tensor, fx.Node) and tensor.target is operator.getitem:
         steps, tensor = (("item", tensor.args[1]), *steps), tensor.args[0]
     if not isinstance(tensor, fx.Node) or tensor.op != "placeholder" or type(dimension) is not int:

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx
 
+from fxfeat.ir.emission import Emission
+from fxfeat.ir.example import Example
 from fxfeat.ir.guard import Guard
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import is_structure, parts_of, replace_at, walk
+from fxfeat.ir.tree import is_structure, parts_of, replace_at, tensors, walk
 
 Recast = dict[torch.dtype, torch.dtype]
 Told = tuple[Any, ...]
 """What each of several recordings was told at the same place."""
+
+Floats = Literal["any", "alike", "fixed"]
+"""Code is good for inputs of any floating dtype, for any that inputs and weights share, or for the example's alone."""
 
 RECASTS: tuple[Recast, ...] = (
     {torch.float32: torch.float64},
@@ -43,6 +48,33 @@ def has_dtypes(nodes: list[fx.Node]) -> bool:
     """Say whether any node has a floating dtype among its arguments."""
     dtypes = (dtype for node in nodes for dtype in parts_of((node.args, node.kwargs), torch.dtype))
     return any(dtype.is_floating_point for dtype in dtypes)
+
+
+def read_floats(recording: Recording, emission: Emission) -> list[Guard]:
+    """List where opened code was told a floating dtype.
+
+    Args:
+        recording: what was recorded.
+        emission: what is emitted for it.
+    """
+    opened = {"", *emission.opened}
+    reads = (read for read in recording.dtype_reads if read.expected.is_floating_point)
+    return [read for read in reads if recording.module_calls[read.module_call].path in opened]
+
+
+def have_one_float(recording: Recording, emission: Emission, example: Example) -> bool:
+    """Say whether opened code was told one floating dtype only, and was told that of each input that has one.
+
+    Args:
+        recording: what was recorded.
+        emission: what is emitted for it.
+        example: the example it was recorded with.
+    """
+    reads = read_floats(recording, emission)
+    sources = {read.node.all_input_nodes[0] for read in reads}
+    inputs = [source for source in sources if source.op == "placeholder"]
+    floats = [tensor.dtype for _, tensor in tensors((example.args, example.kwargs)) if tensor.is_floating_point()]
+    return len({read.expected for read in reads} | set(floats)) == 1 and len(inputs) == len(floats)
 
 
 def tie_dtypes(recording: Recording, others: Iterable[Recording]) -> None:

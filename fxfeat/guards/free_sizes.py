@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection
 
 import torch
@@ -29,6 +30,14 @@ _STATES: dict[Outcome, State] = {
 _EXTENTS = {-1: "width", -2: "height", -3: "depth", -4: "time"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """Axes of which the model's code says that they must be as they were, and sizes at which others ran."""
+
+    refused: set[Axis]
+    ran_at: dict[Axis, int]
+
+
 def find_free_sizes(
     recording: Recording, example: Example, emission: Emission, emit_at: Callable[[Example], Emission]
 ) -> tuple[DimStatus, ...]:
@@ -46,7 +55,7 @@ def find_free_sizes(
     Returns:
         What is known of each batch, extent and length; a layer's width, which no model could change, is left out.
     """
-    every, places = find_groups(example), _find_places(recording.root, example)
+    every, places = find_groups(example), find_places(recording.root, example)
     axes = {axis: (*places[axis.steps], axis.dimension) for group in every for axis in group.axes}
     checked, failing = list_checked_sizes(emission), list_failing_sizes(recording)
     bound = {axis: Outcome.FAILED for axis, place in axes.items() if place in failing}
@@ -54,12 +63,12 @@ def find_free_sizes(
     groups = _without(every, bound)
     ranks = {steps: tensor.dim() for steps, tensor in tensors((example.args, example.kwargs))}
 
-    refused: set[Axis] = set()
+    tried = Tried(set(), {})
 
     def vary(varied: tuple[Group, ...]) -> Outcome:
-        if not refused.isdisjoint(axis for group in varied for axis in group.axes):
+        if not tried.refused.isdisjoint(axis for group in varied for axis in group.axes):
             return Outcome.FAILED
-        return _try(example, emission, emit_at, varied, refused)
+        return _try(example, emission, emit_at, varied, tried)
 
     outcomes = vary_sizes(groups, ranks, vary) if emission.told else _leave_free(groups, vary)
     settled = {axis: (group, outcome) for group, outcome in outcomes.items() for axis in group.axes}
@@ -77,34 +86,28 @@ def find_free_sizes(
     def describe(axis: Axis) -> DimStatus:
         outcome = settled[axis][1]
         runs = outcome is not Outcome.FAILED
-        return DimStatus(*places[axis.steps], axis.dimension, axis.size, name(axis), _STATES[outcome], runs)
+        place, ran_at = (*places[axis.steps], axis.dimension), tried.ran_at.get(axis)
+        return DimStatus(*place, axis.size, name(axis), _STATES[outcome], runs, ran_at)
 
     widths = {axis for axis, home in homes.items() if home.name.startswith(("length", "size"))}
     varied = (axis for axis in homes if axis in settled)
     return tuple(describe(axis) for axis in varied if settled[axis][1] is not Outcome.FAILED or axis not in widths)
 
 
-def are_free(
-    recording: Recording,
-    example: Example,
-    emission: Emission,
-    emit_at: Callable[[Example], Emission],
-    freedoms: Collection[DimStatus],
-) -> bool:
-    """Say whether code is the same where all sizes change at once that are said to be free.
+def grow_free(recording: Recording, example: Example, freedoms: Collection[DimStatus]) -> Example | None:
+    """Return an example in which all sizes that are free are others, at which the model ran; None where none is.
 
     Args:
-        recording: what was emitted.
+        recording: what was recorded.
         example: the example it was recorded with.
-        emission: what is emitted at the example's sizes.
-        emit_at: emits at other sizes.
         freedoms: what is known of the sizes.
     """
-    free = {(status.parameter, status.steps, status.dimension) for status in freedoms if status.state == "free"}
-    every, places = find_groups(example), _find_places(recording.root, example)
-    bound = [axis for group in every for axis in group.axes if (*places[axis.steps], axis.dimension) not in free]
-    groups = _without(every, bound)
-    return not groups or not emission.told or _try(example, emission, emit_at, groups, set()) is Outcome.SAME
+    free = {(one.parameter, one.steps, one.dimension): one.ran_at for one in freedoms if one.state == "free"}
+    places = find_places(recording.root, example)
+    axes = [axis for group in find_groups(example) for axis in group.axes]
+    sizes = {axis: free.get((*places[axis.steps], axis.dimension)) for axis in axes}
+    grown = {axis: size for axis, size in sizes.items() if size is not None}
+    return resize(example, grown) if grown else None
 
 
 def _without(groups: tuple[Group, ...], axes: Collection[Axis]) -> tuple[Group, ...]:
@@ -139,7 +142,7 @@ def find_dtypes(
         any_float: whether the code was found to be the same in other floating dtypes.
     """
     asked = {dtype.is_floating_point for dtype in read}
-    places = _find_places(model, example)
+    places = find_places(model, example)
     concerned = [pair for pair in tensors((example.args, example.kwargs)) if pair[1].is_floating_point() in asked]
     return tuple(
         InputGuard(*places[steps], None, True, "dtype.is_floating_point")
@@ -154,28 +157,35 @@ def _try(
     emission: Emission,
     emit_at: Callable[[Example], Emission],
     groups: tuple[Group, ...],
-    refused: set[Axis],
+    tried: Tried,
 ) -> Outcome:
-    """Emit at other sizes of some groups until the model runs at one, and say what became of the code.
-
-    Axes of which the model's code says that they must be as they were are added to ``refused``.
-    """
+    """Emit at other sizes of some groups until the model runs at one, say what became of the code, and note it."""
     outcomes: list[Outcome] = []
-    ways = [growths(group) for group in groups]
-    for turn in range(min(2, max(map(len, ways))) if len(groups) > 1 else len(ways[0])):
-        sizes = {
-            axis: grow[min(turn, len(grow) - 1)](axis)
-            for group, grow in zip(groups, ways, strict=True)
-            for axis in group.axes
-        }
+    for sizes in _list_sizes(groups):
         try:
             outcomes.append(_compare(emission, emit_at(resize(example, sizes))))
         except FxfeatError as error:
             outcomes.append(Outcome.FAILED)
-            refused |= list_refused(error.__cause__, sizes, _left_alone(example, {*sizes, *refused}))
-        if outcomes[-1] in (Outcome.SAME, Outcome.OTHER) or not refused.isdisjoint(sizes):
+            tried.refused.update(list_refused(error.__cause__, sizes, _left_alone(example, {*sizes, *tried.refused})))
+        if outcomes[-1] is Outcome.SAME:
+            tried.ran_at.update(sizes)
+        if outcomes[-1] in (Outcome.SAME, Outcome.OTHER) or not tried.refused.isdisjoint(sizes):
             return outcomes[-1]
     return Outcome.CHECKED if Outcome.CHECKED in outcomes else Outcome.FAILED
+
+
+def _list_sizes(groups: tuple[Group, ...]) -> list[dict[Axis, int]]:
+    """List other sizes for the axes of some groups, likeliest to suit a model first."""
+    ways = [growths(group) for group in groups]
+    turns = min(2, max(map(len, ways))) if len(groups) > 1 else len(ways[0])
+    return [
+        {
+            axis: grow[min(turn, len(grow) - 1)](axis)
+            for group, grow in zip(groups, ways, strict=True)
+            for axis in group.axes
+        }
+        for turn in range(turns)
+    ]
 
 
 def _compare(emission: Emission, other: Emission) -> Outcome:
@@ -199,7 +209,7 @@ def is_same_code(left: Emission, right: Emission) -> bool:
     return all(mine is theirs or is_equal(mine, theirs) for mine, theirs in pairs)
 
 
-def _find_places(model: nn.Module, example: Example) -> dict[Steps, tuple[str, Steps]]:
+def find_places(model: nn.Module, example: Example) -> dict[Steps, tuple[str, Steps]]:
     """Map the steps to each tensor of an example to the argument of ``forward`` that holds it, and the steps there."""
     bound = bind(model, example).arguments.items()
     places = {id(tensor): (name, steps) for name, value in bound for steps, tensor in tensors(value)}

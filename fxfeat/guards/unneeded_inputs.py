@@ -9,6 +9,7 @@ from torch import fx
 
 from fxfeat.guards.free_sizes import is_same_code
 from fxfeat.ir.emission import Emission
+from fxfeat.ir.guard import OF_CALL
 from fxfeat.runtime.check import check
 
 _LOOKING = (isinstance, len, set, getattr, operator.getitem, operator.is_, "dim")
@@ -26,7 +27,7 @@ def list_unneeded(emission: Emission, given: Collection[str]) -> frozenset[str]:
 def _only_looks(node: fx.Node) -> bool:
     if node.target is check:
         # What the model's own code went by is checked by the line that did.
-        return str(node.args[2]).startswith("the call:") or getattr(node.args[0], "target", "") == "dim"
+        return str(node.args[2]).startswith(f"{OF_CALL}:") or getattr(node.args[0], "target", "") == "dim"
     if node.target is operator.is_ and node.args[1] is not None:
         return False  # whether it is the same tensor as another input
     return node.target in _LOOKING and all(map(_only_looks, node.users))

@@ -20,6 +20,7 @@ _TEXT_LENGTH = 16
 _IMAGE_SIZES = (224, 256, 299, 64, 32, 28)
 _CLIPS = ((16, 112, 112), (16, 224, 224), (64, 64, 64), (32, 32, 32))
 _SIGNAL_LENGTHS = (16000, 1024, 128)
+_PIXELS = "pixel_values"
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -125,6 +126,10 @@ def guess_examples(model: nn.Module, concrete_args: dict[str, Any] | None = None
     if not wanted:
         yield Example((), given)
         return
+    images = _images_beside(model, {*given, *(parameter.name for parameter in wanted)})
+    if images is not None and len(wanted) == 1:
+        text = next(_main_inputs(model, wanted[0].name))
+        yield Example((), {wanted[0].name: text, _PIXELS: images, **given})
     for main in _main_inputs(model, wanted[0].name):
         values = {parameter.name: _like(parameter, main) for parameter in wanted}
         leading = _count_leading(model, wanted)
@@ -132,6 +137,17 @@ def guess_examples(model: nn.Module, concrete_args: dict[str, Any] | None = None
         named = {p.name: values[p.name] for p in wanted[leading:] if p.kind not in _VARIADIC}
         extra = (main,) if any(p.kind is p.VAR_POSITIONAL for p in wanted) else ()
         yield Example(positional + extra, {**named, **given})
+
+
+def _images_beside(model: nn.Module, names: set[str]) -> torch.Tensor | None:
+    """Draw images for a model that takes them beside its texts, as CLIP does."""
+    config = getattr(model, "config", None)
+    if not (hasattr(config, "text_config") and hasattr(config, "vision_config")) or _PIXELS in names:
+        return None
+    layer = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if layer is None or _PIXELS not in inspect.signature(model.forward).parameters:
+        return None
+    return next(_images(model, layer.in_channels))
 
 
 def _count_leading(model: nn.Module, wanted: list[inspect.Parameter]) -> int:

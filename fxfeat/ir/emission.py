@@ -88,7 +88,7 @@ class DimStatus:
 
     The size is ``shape[dimension]`` of the tensor at ``steps`` from the argument ``parameter``; ``axis`` is what it is
     called: batch, height, width, depth, time, length or size. ``runs`` says whether the model was seen to run at
-    others.
+    others, ``ran_at`` is one of them.
     """
 
     parameter: str
@@ -98,6 +98,7 @@ class DimStatus:
     axis: str
     state: State
     runs: bool = True
+    ran_at: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.parameter}{spell(self.steps)}.shape[{self.dimension}] ({self.axis} {self.size}) is {self.state}"

@@ -10,12 +10,16 @@ from torch import fx
 from fxfeat.ir.node_meta import Storage
 from fxfeat.ir.tree import Steps
 
+OF_CALL = "the call"
+"""Where it is decided what kinds the inputs are, and whether gradients are on: outside of the model's code."""
+
 
 @dataclass(frozen=True)
 class Guard:
     """A decision that the model's Python took on a size or a value.
 
-    ``hooks_settle`` says that it falls the recorded way wherever a hook looks at a module inside.
+    ``hooks_settle`` says that it falls the recorded way wherever a hook looks at a module inside, ``asserts`` that the
+    other way leads to an error.
     """
 
     node: fx.Node
@@ -25,6 +29,7 @@ class Guard:
     module_call: int = 0
     position: int = 0
     hooks_settle: bool = False
+    asserts: bool = False
 
 
 @dataclass(frozen=True)

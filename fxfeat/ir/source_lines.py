@@ -19,13 +19,31 @@ _TORCH = f"{Path(torch.__file__).parent}/"
 
 def model_line() -> tuple[str, str]:
     """Return ``("file.py:12", "if x.shape[0] > 1:")`` for the innermost frame outside fxfeat and torch."""
+    filename, line = _model_place()
+    return f"{_shorten(filename)}:{line}", linecache.getline(filename, line).strip()
+
+
+def is_raising() -> bool:
+    """Say whether the line of the model that runs is an ``if`` under which it raises, whatever else holds."""
+    return _raises_below(*_model_place())
+
+
+@functools.lru_cache(maxsize=16384)
+def _raises_below(filename: str, line: int) -> bool:
+    condition, _, statement = linecache.getline(filename, line).strip().rpartition(":")
+    if not condition.startswith("if ") or " and " in condition or (" or " in condition and " not " in condition):
+        return False
+    return (statement or linecache.getline(filename, line + 1)).strip().startswith("raise ")
+
+
+def _model_place() -> tuple[str, int]:
+    """Return the file and the line of the innermost frame outside fxfeat and torch."""
     frame = (
         _first(sys._getframe(1), (OURS, _TORCH, contextlib.__file__))
         or _first(sys._getframe(1), (OURS,))
         or sys._getframe(1)
     )
-    filename, line = frame.f_code.co_filename, frame.f_lineno
-    return f"{_shorten(filename)}:{line}", linecache.getline(filename, line).strip()
+    return frame.f_code.co_filename, frame.f_lineno
 
 
 def is_assertion(source: str) -> bool:

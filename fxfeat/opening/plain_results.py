@@ -12,7 +12,6 @@ from torch import fx
 from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.source_lines import is_assertion
 from fxfeat.ir.tree import leaves_of
 from fxfeat.opening.plan import Plan
 
@@ -36,7 +35,7 @@ def find_deciding(recording: Recording, plan: Plan) -> set[int]:
 
 def _deciding_calls(recording: Recording) -> set[int]:
     """List the calls in which anything was decided on a size or a value, or was done that cannot be written out."""
-    owners = {guard.module_call for guard in recording.guards if not is_assertion(guard.source)}
+    owners = {guard.module_call for guard in recording.guards if not guard.asserts}
     owners |= {unsupported.module_call for unsupported in recording.unsupported}
     return owners | {outer for owner in owners for outer in ancestors(recording.module_calls, owner)}
 

@@ -7,7 +7,7 @@ import operator
 from torch import fx
 
 from fxfeat.ir.draft import Draft
-from fxfeat.ir.guard import InputGuard
+from fxfeat.ir.guard import OF_CALL, InputGuard
 from fxfeat.ir.node_meta import NodeMeta, meta_of
 from fxfeat.ir.tree import spell
 from fxfeat.runtime.check import check
@@ -18,7 +18,7 @@ def guard_inputs(draft: Draft) -> Draft:
     # By the parameter's name: the node of one that is called input, as one of Python's functions, has another.
     inputs = {str(node.target).lstrip("*"): node for node in draft.graph.nodes if node.op == "placeholder"}
     # Behind the checks of what kinds the inputs are: what is no tensor has no shape.
-    kinds = [node for node in draft.graph.nodes if node.target is check and str(node.args[2]).startswith("the call:")]
+    kinds = [node for node in draft.graph.nodes if node.target is check and str(node.args[2]).startswith(f"{OF_CALL}:")]
     last = [*inputs.values(), *kinds][-1] if inputs else None
     for guard in reversed(draft.input_guards):
         if guard.parameter in inputs and last is not None:

@@ -1,7 +1,7 @@
 """Tensors to run a model on: meta tensors that hold no data, fake ones that know their device, or real copies.
 
 Meta is the fastest and enough for nearly every model. Fake helps where code asks about devices. Real is for models
-whose Python reads values.
+whose Python reads values. ``own_names`` are the attributes that torch itself puts on them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class MetaTensors:
     """Tensors without data; devices are looked up on the originals instead."""
 
     kind: Kind = "meta"
+    own_names: frozenset[str] = frozenset()
 
     def __init__(self, recast: Recast | None = None) -> None:
         self._recast = recast or {}
@@ -68,6 +69,8 @@ class FakeModeTensors:
     def __init__(self, recast: Recast | None = None) -> None:
         self._recast = recast or {}
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with self._mode:
+            self.own_names = frozenset((*vars(torch.empty(0)), "_is_param"))
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Make a fake tensor for a real tensor."""
@@ -89,6 +92,7 @@ class RealTensors:
     """Copies of the real tensors, for models whose Python reads values."""
 
     kind: Kind = "real"
+    own_names: frozenset[str] = frozenset()
 
     def __init__(self, recast: Recast | None = None) -> None:
         self._recast = recast or {}
@@ -110,6 +114,7 @@ class Originals:
     """The tensors themselves, for watching an eager run."""
 
     kind: Kind = "real"
+    own_names: frozenset[str] = frozenset()
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensor itself."""

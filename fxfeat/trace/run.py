@@ -18,7 +18,6 @@ from fxfeat.ir.example import Example
 from fxfeat.ir.guard import AttributeRead
 from fxfeat.ir.node_meta import RNG, CallPath, Storage, meta_of
 from fxfeat.ir.recording import Kind, Recording
-from fxfeat.ir.source_lines import is_assertion
 from fxfeat.ir.value_replacement import Replacement
 from fxfeat.trace.builder.measure import storage_of
 from fxfeat.trace.builder.memory import all_written, writes_to
@@ -162,7 +161,7 @@ def _check_that_calls_return(trace: Trace) -> None:
 
 
 def _widen_writes(model: nn.Module, trace: Trace) -> None:
-    branches = {guard.module_call for guard in trace.decisions.guards if not is_assertion(guard.source)}
+    branches = {guard.module_call for guard in trace.decisions.guards if not guard.asserts}
     deciding = branches | {unsupported.module_call for unsupported in trace.obstacles.unsupported}
     widen_writes(model, trace.graph, tuple(trace.calls.module_calls), deciding, trace.memory.ties)
 

@@ -47,23 +47,63 @@ class Fixing(nn.Module):
         return self.conv(x)
 
 
-ASSERTING = [_asserts, _compares_the_other_way, _unpacks]
-DECIDING = [_compares, _takes_from_the_size]
+FIXING = [_asserts, _compares_the_other_way, _unpacks, _compares, _takes_from_the_size]
 
 
-@pytest.mark.parametrize("fix", [*ASSERTING, *DECIDING])
+@pytest.mark.parametrize("fix", FIXING)
 def test_one_check_and_no_other_heights(fix: Callable[[torch.Tensor], None]) -> None:
     with counting() as counts:
         extractor = fxfeat.create_feature_extractor(Fixing(fix), ["conv"], example_inputs=torch.rand(2, 3, 8, 9))
     assert extractor.code.count("    check(") == 1
-    # Once for both modes, and at another batch and width. Behind a decision, the layer may not be what fails with two
-    # other numbers of channels.
-    assert counts["recordings"] == (2 if fix in ASSERTING else 4)
+    # Once for both modes, and at another batch and width: with other channels the layer fails, whatever the height.
+    assert counts["recordings"] == 2
     states = {status.axis: status.state for status in extractor.freedoms}
     assert states == {"batch": "free", "height": "checked", "width": "free"}
     assert extractor(torch.rand(5, 3, 8, 7))["conv"].shape == (5, 4, 8, 7)
     with pytest.raises(fxfeat.GuardError):
         extractor(torch.rand(2, 3, 9, 9))
+
+
+def test_channels_that_code_decides_on_before_the_layer_are_tried() -> None:
+    class Repeats(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[1] == 1:
+                x = x.expand(-1, 3, -1, -1)
+            return self.conv(x)
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.repeats = Repeats()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.repeats(x).flatten(1).sum(1) * x.shape[0]
+
+    extractor = fxfeat.create_feature_extractor(Whole(), ["repeats"], example_inputs=torch.rand(2, 3, 8, 8))
+    assert extractor(torch.rand(2, 1, 8, 8))["repeats"].shape == (2, 4, 8, 8)
+
+
+@pytest.mark.parametrize("together", [" and ", " in "])
+def test_what_only_raises_with_something_else_is_tried(together: str) -> None:
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x: torch.Tensor, strict: bool = False) -> torch.Tensor:
+            if together == " and " and x.shape[2] != 8 and strict:
+                raise ValueError("height")
+            if together == " in " and x.shape[2] not in (6, 8):
+                raise ValueError("height")
+            return self.relu(x)
+
+    model = nn.Sequential(Picky(), nn.Conv2d(3, 4, 1))
+    extractor = fxfeat.create_feature_extractor(model, ["1"], example_inputs=torch.rand(2, 3, 8, 9))
+    assert extractor(torch.rand(2, 3, 6, 9))["1"].shape == (2, 4, 6, 9)
 
 
 def test_a_size_that_is_only_bounded_is_tried() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -136,3 +137,60 @@ def test_a_layer_that_is_cast_to_what_it_is_is_written_out_for_that_dtype():
     assert same(extractor(x)["output"], model(x))
     with pytest.raises(fxfeat.GuardError, match=r"others of input\.dtype were found to run other code"):
         extractor.double()(x.double())
+
+
+class CastsWhatDiffers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(8, 8)
+
+    def forward(self, x):
+        expected = self.a.weight.dtype
+        if x.dtype != expected:
+            x = x.to(expected)
+        return self.a(x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_code_that_compares_dtypes_moves_to_another(dtype):
+    model, x = CastsWhatDiffers().eval(), torch.randn(2, 8, dtype=dtype)
+    extractor = fxfeat.create_feature_extractor(model, ["a"], example_inputs=torch.randn(2, 8), engine="code")
+    assert same(copy.deepcopy(extractor).to(dtype)(x)["a"], copy.deepcopy(model).to(dtype)(x))
+
+
+def test_code_that_compares_dtypes_is_refused_where_they_differ():
+    extractor = fxfeat.create_feature_extractor(CastsWhatDiffers().eval(), ["a"], example_inputs=torch.randn(2, 8))
+    with pytest.raises(fxfeat.GuardError) as error:
+        extractor(torch.randn(2, 8).double())
+    message = str(error.value).replace(f"{__file__.rpartition('/')[0]}/", "")
+    assert re.sub(r"py:\d+", "py:N", message) == (
+        "This input takes another path than the recorded one: at test_dtypes_followed.py:N: "
+        "`expected = self.a.weight.dtype`, and the same dtype at test_dtypes_followed.py:N: `if x.dtype != expected:` "
+        "the recording saw True, this input gives False. Create the extractor again with example_inputs= like this "
+        "input."
+    )
+
+
+class TwoInputs(nn.Module):
+    """Compares one input's dtype with the weights', and takes another as it comes."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(8, 8)
+
+    def forward(self, x, y):
+        x = x if x.dtype == self.a.weight.dtype else x.to(self.a.weight.dtype) * 2
+        return self.a(x) + y
+
+
+@pytest.mark.parametrize("given", DTYPES)
+@pytest.mark.parametrize("moved", DTYPES)
+def test_an_input_whose_dtype_nothing_reads_is_right_or_refused(given, moved):
+    model, x, y = TwoInputs().eval().to(moved), torch.randn(2, 8), torch.randn(2, 8)
+    extractor = fxfeat.create_feature_extractor(TwoInputs().eval(), ["output"], example_inputs=(x, y))
+    extractor.to(moved).load_state_dict(model.state_dict())
+    try:
+        got = extractor(x.to(moved), y.to(given))["output"]
+    except fxfeat.GuardError:
+        return
+    assert same(got, model(x.to(moved), y.to(given)))

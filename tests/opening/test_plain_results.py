@@ -346,3 +346,32 @@ def test_what_is_left_in_an_argument_is_right_or_refused(value, place):
     assert torch.equal(extractor(INPUTS[0])["output"], model(INPUTS[0]))
     with pytest.raises(fxfeat.GuardError, match=r"return bool\(x.sum\(\) > 0\)"):
         extractor(INPUTS[1])
+
+
+class Halves(nn.Module):
+    """Decides on a size inside, and gives a tensor whatever that is."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x).relu() if x.shape[0] < 64 else x
+
+
+class Scales(nn.Module):
+    """Reads a value of its own making, which fake tensors know and meta tensors do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.head = Halves(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.block(x) * torch.tensor(2.0).item())
+
+
+def test_what_torch_puts_on_fake_tensors_opens_no_module():
+    extractor = fxfeat.create_feature_extractor(
+        Scales().eval(), ["block", "head"], example_inputs=torch.rand(2, 4), engine="code"
+    )
+    assert "self.block(x)" in extractor.code

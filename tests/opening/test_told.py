@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torchvision
+import transformers
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
@@ -63,6 +65,30 @@ def test_how_many_recordings_stages_take(name: str) -> None:
     nodes, recordings = STAGES[name]
     with counting() as counts:
         fxfeat.create_feature_extractor(model, nodes)
+    assert counts == {"recordings": recordings, "eager": 0}
+
+
+SMALL = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
+OTHERS: dict[str, tuple[Callable[[], nn.Module], list[str], int]] = {
+    "Bert": (lambda: transformers.BertModel(transformers.BertConfig(**SMALL)), ["encoder.layer.0"], 8),
+    "ViT": (lambda: transformers.ViTModel(transformers.ViTConfig(image_size=32, **SMALL)), ["layers.0"], 8),
+    "Llama": (lambda: transformers.LlamaModel(transformers.LlamaConfig(**SMALL)), ["layers.0"], 8),
+    "Unet": (lambda: smp.Unet("resnet18", encoder_weights=None), ["encoder.layer2", "decoder.blocks.2"], 4),
+    "FPN": (lambda: smp.FPN("resnet18", encoder_weights=None), ["encoder.layer2", "decoder.p3"], 7),
+}
+"""Models whose opened code is told sizes or dtypes, and how many recordings they take.
+
+Each takes one a mode; one at other sizes for each group of sizes that is varied, BERT's and Llama's batch and length;
+three in other dtypes where the code reads one, as all of transformers' does to make its masks, and ViT's one more with
+inputs of another dtype, which it casts; and one in the other mode, at other sizes and in another dtype at once.
+"""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_how_many_recordings_models_take_whose_code_is_told_more(name: str) -> None:
+    make, nodes, recordings = OTHERS[name]
+    with counting() as counts:
+        fxfeat.create_feature_extractor(make().eval(), nodes)
     assert counts == {"recordings": recordings, "eager": 0}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxfeat.ir.guard import OF_CALL
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.trace.builder.decisions import guard_answer
 from fxfeat.trace.builder.nodes import add_node, guard, walk_back
@@ -48,7 +49,7 @@ def decide_training(trace: Trace, node: fx.Node, is_trained: bool) -> bool:
 def check_gradients_are_off(trace: Trace) -> None:
     """Check that a model is run without gradients, which is how it could be recorded."""
     node = add_node(trace, "call_function", torch.is_grad_enabled, value=False, counted=False)
-    guard(trace, node, False, "the call", "torch.is_grad_enabled()")
+    guard(trace, node, False, OF_CALL, "torch.is_grad_enabled()")
 
 
 def _decide(trace: Trace, function: Callable[..., bool], args: tuple[Any, ...], answer: bool) -> bool:

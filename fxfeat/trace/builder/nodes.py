@@ -12,7 +12,7 @@ from torch import fx
 
 from fxfeat.ir.guard import Guard
 from fxfeat.ir.node_meta import DRAWN, CallPath, NodeMeta, TensorMeta, meta_of
-from fxfeat.ir.source_lines import model_line
+from fxfeat.ir.source_lines import is_assertion, is_raising, model_line
 from fxfeat.trace.builder.regions import contexts_in_force, notice_switches
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.unsupported import refuse
@@ -86,9 +86,10 @@ def note_dtype(trace: Trace, node: fx.Node, dtype: torch.dtype) -> None:
 
 def _guard(trace: Trace, node: fx.Node, expected: Any, *place: str) -> Guard:
     where, source = place or model_line()
+    asserts = is_assertion(source) or (not place and is_raising())
     if _goes_by_random_values(trace, node):
         where = f"{where}, where random numbers decide (engine='tap' takes every path)"
-    return Guard(node, expected, where, source, trace.calls.owner, trace.numbering.position)
+    return Guard(node, expected, where, source, trace.calls.owner, trace.numbering.position, asserts=asserts)
 
 
 def _guard_after_an_error(trace: Trace) -> None:

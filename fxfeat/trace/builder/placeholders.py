@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from fxfeat.errors import TraceError
 from fxfeat.ir.assumptions import STAND_INS
 from fxfeat.ir.example import Example
+from fxfeat.ir.guard import OF_CALL
 from fxfeat.ir.node_meta import amend, measure, meta_of
 from fxfeat.ir.tree import Steps, is_structure, map_parts, spell, tensors, walk
 from fxfeat.trace.builder.fakes import copy_real
@@ -114,11 +115,11 @@ def _write_plain(trace: Trace, node: fx.Node, value: Any) -> Any:
     if not _is_comparable(value):
         return value
     if not isinstance(value, (*_CONTAINERS, set)):
-        guard(trace, node, value, "the call", f"{node.name} = {value!r}")
+        guard(trace, node, value, OF_CALL, f"{node.name} = {value!r}")
         return value
     # The model's code may change what it is given.
     expected = copy.deepcopy(value)
-    guard(trace, node, expected, "the call", f"{node.name} = {value!r}")
+    guard(trace, node, expected, OF_CALL, f"{node.name} = {value!r}")
     return copy.deepcopy(expected)
 
 
@@ -159,7 +160,7 @@ def _join_same_tensor(
         joined = assumed == "together" or other.original is value
         if assumed == "checked":
             asked = add_node(trace, "call_function", operator.is_, (node, other.node), value=joined, counted=False)
-            guard(trace, asked, joined, "the call", f"{node.name} is {other.node.name}")
+            guard(trace, asked, joined, OF_CALL, f"{node.name} is {other.node.name}")
         fake = other.fake if joined else fake
     earlier.append(TensorInput(node, value, fake))
     return fake
@@ -174,7 +175,7 @@ def _guard_part(trace: Trace, node: fx.Node, steps: Steps, value: Any, sole: boo
         return
     part = follow(trace, node, steps, value)
     if isinstance(value, _GUARDED):
-        guard(trace, part, value, "the call", f"{name} = {value!r}")
+        guard(trace, part, value, OF_CALL, f"{name} = {value!r}")
         return
     # What a star gathers is always there.
     if steps or not str(node.target).startswith("*"):
@@ -186,17 +187,17 @@ def _guard_kind(trace: Trace, node: fx.Node, value: Any, name: str) -> None:
     kind = next((kind for kind in (torch.Tensor, *_CONTAINERS) if isinstance(value, kind)), None)
     if kind is None:
         asked = add_node(trace, "call_function", operator.is_, (node, None), value=False, counted=False)
-        guard(trace, asked, False, "the call", f"{name} is None")
+        guard(trace, asked, False, OF_CALL, f"{name} is None")
         return
     asked = add_node(trace, "call_function", isinstance, (node, kind), value=True, counted=False)
     spelled = "torch.Tensor" if kind is torch.Tensor else kind.__name__
-    guard(trace, asked, True, "the call", f"isinstance({name}, {spelled})")
+    guard(trace, asked, True, OF_CALL, f"isinstance({name}, {spelled})")
 
 
 def _guard_length(trace: Trace, node: fx.Node, value: Any, name: str) -> None:
     if isinstance(value, (tuple, list)):
         length = add_node(trace, "call_function", len, (node,), value=len(value), counted=False)
-        guard(trace, length, len(value), "the call", f"len({name}) == {len(value)}")
+        guard(trace, length, len(value), OF_CALL, f"len({name}) == {len(value)}")
     elif isinstance(value, dict):
         keys = add_node(trace, "call_function", set, (node,), value=set(value), counted=False)
-        guard(trace, keys, set(value), "the call", f"set({name}) == {set(value)}")
+        guard(trace, keys, set(value), OF_CALL, f"set({name}) == {set(value)}")

@@ -211,14 +211,14 @@ def _enter(calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[...
             given = set() if isinstance(result, torch.Tensor) else _containers(args, kwargs)
             result = _hand_back(trace, result, given)
         close(result)
-        if have_changed(contents) or _are_marked(result):
+        if have_changed(contents) or _are_marked(result, trace.fake_tensors.own_names):
             _note(trace, leaves_behind=True)
     return result
 
 
-def _are_marked(result: Any) -> bool:
+def _are_marked(result: Any, own_names: frozenset[str]) -> bool:
     """Say whether code has put attributes on a tensor."""
-    return any(vars(tensor) for _, tensor in tensors(result))
+    return any(not own_names.issuperset(vars(tensor)) for _, tensor in tensors(result))
 
 
 def _note(trace: Trace, **noted: Any) -> None:
