@@ -166,9 +166,29 @@ def create_feature_extractor(
     again = check_on_guard(on_guard) == "retrace"
     retracing = Retracing(model, lambda model, example: _create(model, requests, options, example)) if again else None
     extractor = _create(model, requests, options, example_inputs, retracing)
-    sources = (emission.source for emission in extractor.forms.emissions)
-    warn_of_taps(options.engine, extractor.original, *sources)
+    _warn(options.engine, extractor)
     return extractor
+
+
+def extract_from(setup: Setup, names: Mapping[str, str]) -> FeatureExtractor:
+    """Make an extractor of a model that was recorded before, for its levels say.
+
+    Args:
+        setup: the model and how to record it, as ``create_feature_extractor`` sets it up for an example and an engine.
+        names: the keys of the values by name.
+
+    Raises:
+        TraceError: for a step that cannot be recorded.
+    """
+    request = read_request(names)
+    modes = _emit_modes(setup, {True: request, False: request}, flatten=False)
+    extractor = build_extractor(modes, setup.model)
+    _warn(setup.engine, extractor)
+    return extractor
+
+
+def _warn(engine: Engine, extractor: FeatureExtractor) -> None:
+    warn_of_taps(engine, extractor.original, *(emission.source for emission in extractor.forms.emissions))
 
 
 def _create(

@@ -10,20 +10,19 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxfeat.api import create_feature_extractor
+from fxfeat.api import extract_from
 from fxfeat.detection.rehearsal import Rehearsal, rehearse
 from fxfeat.detection.trainable import find_trainable, read_trainable_levels
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.inputs.examples import bind
 from fxfeat.ir.engine import Engine
 from fxfeat.ir.example import Example
-from fxfeat.pyramid import FeatureInfo, FeaturePyramid, features_only
-from fxfeat.pyramid.features_only import describe_level, place_of
+from fxfeat.pyramid import FeatureInfo, FeaturePyramid
+from fxfeat.pyramid.features_only import Asked, cut_at_levels, describe_level, place_of
 from fxfeat.pyramid.final_norm import find_final_norm
 from fxfeat.pyramid.out_indices import read_out_indices
 from fxfeat.pyramid.search import LevelSearch, search_levels
-from fxfeat.trace.setup import read_setup
-from fxfeat.vision.example_arguments import as_example_inputs
+from fxfeat.trace.setup import Setup, read_setup
 from fxfeat.vision.reduction import Reduction, coarsest
 
 _GREATEST_STRIDE = 32
@@ -76,11 +75,11 @@ def find_body(model: nn.Module, request: Request, example_inputs: Any) -> Body:
     image = _find_image(setup.model, search, example)
     _check_dimensions(model, search)
     wanted = _choose_levels(search, request)
-    pyramid = _cut(setup.model, search, wanted, request, example)
+    pyramid = _cut(setup, search, wanted, request)
     used = _rehearse_training(pyramid, image).used
     if trainable_levels is not None:
-        every, inputs = tuple(range(wanted[-1] + 1)), as_example_inputs(example)
-        whole = features_only(setup.model, every, request.output_stride, example_inputs=inputs, engine=request.engine)
+        every = Asked(tuple(range(wanted[-1] + 1)), request.output_stride)
+        whole = cut_at_levels(setup, search, every)
         used = (*_rehearse_training(whole, image).used[:-1], frozenset().union(*used))
     frozen = frozenset(name for name, _ in pyramid.named_parameters()) - find_trainable(used, trainable_levels)
     layouts = [search.levels[index].layout for index in wanted]
@@ -148,19 +147,14 @@ def _choose_block(search: LevelSearch, request: Request) -> tuple[int, ...]:
     return chosen
 
 
-def _cut(
-    model: nn.Module, search: LevelSearch, wanted: tuple[int, ...], request: Request, example: Example
-) -> FeaturePyramid:
+def _cut(setup: Setup, search: LevelSearch, wanted: tuple[int, ...], request: Request) -> FeaturePyramid:
     normed = find_final_norm(search) if search.flat and wanted[0] == len(search.levels) - 1 else None
     if normed is None:
-        inputs = as_example_inputs(example)
-        return features_only(model, wanted, request.output_stride, example_inputs=inputs, engine=request.engine)
-    names = {normed.name: str(wanted[0])}
-    inputs = as_example_inputs(example)
-    extractor = create_feature_extractor(model, names, example_inputs=inputs, engine=request.engine)
+        return cut_at_levels(setup, search, Asked(wanted, request.output_stride))
+    extractor = extract_from(setup, {normed.name: str(wanted[0])})
     info = FeatureInfo([describe_level(level, search.maps.extent.batch, "NCHW") for level in search.levels], wanted)
     info[wanted[0]].update(module=normed.name, why=f"{info[wanted[0]]['why']}, after the final norm")
-    place = place_of(model, search.maps.image)
+    place = place_of(setup.model, search.maps.image)
     return FeaturePyramid(extractor, info, {wanted[0]: normed.layout}, place)
 
 

@@ -20,6 +20,7 @@ from fxfeat.detection.measure_levels import make_maps, measure_levels
 from fxfeat.detection.simple_pyramid import SimpleFeaturePyramid
 from fxfeat.errors import RequestError
 from fxfeat.ir.engine import Engine
+from fxfeat.pyramid.features_only import read_output_stride
 from fxfeat.vision.integers import read_int
 from fxfeat.vision.reduction import coarsest
 
@@ -120,7 +121,7 @@ def build_backbone(
         )
     extra = make_extra_blocks(extra_blocks, width)
     source = freeze_norms(model) if freeze_norm and isinstance(model, nn.Module) else model
-    request = Request(out_indices, least_stride, trainable_levels, output_stride, engine)
+    request = Request(out_indices, least_stride, trainable_levels, read_output_stride(output_stride), engine)
     body = find_body(source, request, example_inputs)
     top = _put_on_block if body.flat else _put_on_levels
     backbone = top(body, width, extra, norm_layer, least_stride)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fxfeat.detection.rehearsal import KINDS, rehearse
+from fxfeat.detection.rehearsal import KINDS, rehearsing, run_rehearsed
 from fxfeat.ir.recording import Kind
 from fxfeat.pyramid import FeaturePyramid
 from fxfeat.vision.reduction import Reduction, join_axes, split_axes
@@ -60,15 +60,19 @@ def find_sizes(body: FeaturePyramid, image: torch.Tensor, strides: Sequence[Redu
     Returns:
         The smallest divisor for which all sizes tried ran and gave maps of the sizes to be expected.
     """
-    own = (image.shape[-2], image.shape[-1])
-    trial = _start_trial(body, image, tuple(strides))
-    if trial is None:
-        return Sizes(fixed=own)
-    divisors = _list_divisors(strides, flat)
+    for kind in KINDS:
+        with contextlib.suppress(Exception), rehearsing(body, kind):
+            shapes = run_rehearsed(body, image, kind=kind).shapes
+            trial = Trial(body, image, tuple(strides), tuple(shape[-2:] for shape in shapes), kind)
+            return _try_sizes(trial, _list_divisors(strides, flat))
+    return Sizes(fixed=(image.shape[-2], image.shape[-1]))
+
+
+def _try_sizes(trial: Trial, divisors: list[int]) -> Sizes:
     divisor = next((divisor for divisor in divisors if _fits_all(trial, (divisor, divisor))), None)
     if divisor is None:
-        return Sizes(fixed=own)
-    if any(isinstance(stride, tuple) for stride in strides):
+        return Sizes(fixed=(trial.image.shape[-2], trial.image.shape[-1]))
+    if any(isinstance(stride, tuple) for stride in trial.strides):
         return _refine(trial, divisor, divisors)
     return Sizes(divisor, least=_find_least(trial, divisor))
 
@@ -82,21 +86,13 @@ def _refine(trial: Trial, divisor: int, divisors: list[int]) -> Sizes:
 
 @dataclass(frozen=True)
 class Trial:
-    """A pyramid, an image that it takes, the grids of the maps at the image's size, and the tensors to run it on."""
+    """A pyramid that rehearses, an image that it takes, the grids of the maps at its size, and the kind of tensors."""
 
     body: FeaturePyramid
     image: torch.Tensor
     strides: tuple[Reduction, ...]
     grids: tuple[tuple[int, ...], ...]
-    kinds: tuple[Kind, ...]
-
-
-def _start_trial(body: FeaturePyramid, image: torch.Tensor, strides: tuple[Reduction, ...]) -> Trial | None:
-    for kind in KINDS:
-        with contextlib.suppress(Exception):
-            shapes = rehearse(body, image, kinds=(kind,)).shapes
-            return Trial(body, image, strides, tuple(shape[-2:] for shape in shapes), (kind,))
-    return None
+    kind: Kind
 
 
 def _find_least(trial: Trial, divisor: int) -> int:
@@ -147,7 +143,7 @@ def _spoil(factors: list[float], divisor: int) -> list[int]:
 def _fits(trial: Trial, size: Size) -> bool:
     """Say whether a model runs on images of a size, and its maps grow and shrink as their strides say."""
     try:
-        shapes = rehearse(trial.body, trial.image, size, trial.kinds).shapes
+        shapes = run_rehearsed(trial.body, trial.image, size, trial.kind).shapes
     except Exception:
         return False
     own = trial.image.shape[-2:]

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from fxfeat.ir.recording import Kind
 from fxfeat.isolation.preserved import preserved
@@ -58,9 +60,8 @@ def rehearse(
     failure: Exception | None = None
     for kind in kinds:
         try:
-            with preserved(body.extractor), preserved(body), _stage(body, kind):
-                body.train(training)
-                return _run(body, _make_image(body, image, size, kind), gradients)
+            with rehearsing(body, kind, training, gradients):
+                return run_rehearsed(body, image, size, kind, gradients)
         except Exception as error:
             failure = error
     assert failure is not None
@@ -68,10 +69,27 @@ def rehearse(
 
 
 @contextlib.contextmanager
-def _stage(body: FeaturePyramid, kind: Kind) -> Iterator[None]:
+def rehearsing(body: FeaturePyramid, kind: Kind, training: bool = False, gradients: bool = False) -> Iterator[None]:
+    """Let a pyramid run on tensors of a kind for a while; it comes back as it was.
+
+    Args:
+        body: returns a list of maps.
+        kind: of the tensors.
+        training: the mode to run in.
+        gradients: whether the parameters that a map depends on are to be found.
+    """
+    with preserved(body.extractor), preserved(body), _stage(body, kind, gradients):
+        body.train(training)
+        yield
+
+
+@contextlib.contextmanager
+def _stage(body: FeaturePyramid, kind: Kind, gradients: bool) -> Iterator[None]:
     """Put tensors without data in the places of a module's own; ``preserved`` puts those back."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        if kind != "real":
+            stack.enter_context(NormsOutlined())
         if kind == "fake":
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if kind == "meta":
@@ -81,6 +99,21 @@ def _stage(body: FeaturePyramid, kind: Kind) -> Iterator[None]:
             tensors = [(name, value) for name, value in table.items() if isinstance(value, torch.Tensor)]
             table.update({name: stand_ins.setdefault(id(value), _stand_in(value, kind)) for name, value in tensors})
         yield
+
+
+class NormsOutlined(TorchFunctionMode):
+    """Has batch norms give what has their shape, dtype and parameters: without data that takes most of the time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func is not F.batch_norm:
+            return func(*args, **given)
+        result = torch.empty_like(args[0])
+        learnt = (*args[3:5], given.get("weight"), given.get("bias"), args[0])
+        trained = [tensor.sum() for tensor in learnt if tensor is not None and tensor.requires_grad]
+        return result + sum(trained) if trained else result
 
 
 def _tables_of(body: FeaturePyramid) -> Iterator[dict[str, Any]]:
@@ -102,7 +135,15 @@ def _make_image(body: FeaturePyramid, image: torch.Tensor, size: tuple[int, int]
     return torch.zeros(shape, dtype=image.dtype, device="meta" if kind == "meta" else parameter.device)
 
 
-def _run(body: FeaturePyramid, image: torch.Tensor, gradients: bool) -> Rehearsal:
+def run_rehearsed(
+    body: FeaturePyramid,
+    image: torch.Tensor,
+    size: tuple[int, int] | None = None,
+    kind: Kind = "meta",
+    gradients: bool = False,
+) -> Rehearsal:
+    """Run a pyramid within ``rehearsing``, at a size or at the image's own."""
+    image = _make_image(body, image, size, kind)
     with torch.compiler.set_stance("force_eager"):
         maps: list[torch.Tensor] = body(image)
     shapes = tuple(tuple(level.shape) for level in maps)

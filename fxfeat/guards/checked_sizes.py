@@ -57,14 +57,16 @@ def list_taken_as_given(recording: Recording) -> frozenset[tuple[str, Steps]]:
     """
     decided = [guard for guard in recording.guards if _is_decision(guard) and _decided_on(guard) is None]
     end = min((step.position for step in (*decided, *recording.dtype_reads)), default=len(recording.nodes))
-    layers = [node for node in _layers(recording) if node.args and _is_placeholder(node.args[0])]
+    layers = [node for node in _layers(recording) if _is_placeholder(node.args[0])]
     taken = (_width_taken(recording, node) for node in layers if meta_of(node).position < end)
     return frozenset(place[:2] for place in taken if place is not None)
 
 
 def _layers(recording: Recording) -> list[fx.Node]:
+    """List the layers that are given an input; those behind them may have been cut off the model by now."""
     others = {replacement.path for replacement in recording.replacements}
-    return [node for node in recording.nodes if node.op == "call_module" and node.target not in others]
+    layers = (node for node in recording.nodes if node.op == "call_module" and node.target not in others)
+    return [node for node in layers if node.args and _dimension(node.args[0], 0) is not None]
 
 
 def _is_decision(guard: Guard) -> bool:
@@ -91,7 +93,7 @@ def _decided_on(guard: Guard) -> frozenset[Place] | None:
 def _width_taken(recording: Recording, node: fx.Node) -> Place | None:
     """Return the size that must be as large as a layer is wide."""
     kind = type(recording.root.get_submodule(str(node.target)))
-    given = node.args[0] if node.args else None
+    given = node.args[0]
     if kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
         return _dimension(given, -1 - _EXTENTS[kind])
     return _dimension(given, -1) if kind is nn.Linear else None
@@ -140,7 +142,9 @@ def _dimension(tensor: Any, dimension: Any) -> Place | None:
     if not isinstance(tensor, fx.Node) or tensor.op != "placeholder" or type(dimension) is not int:
         return None
     value = _at(meta_of(tensor).value, steps)
-    return (str(tensor.target), steps, dimension % len(value.shape)) if isinstance(value, TensorMeta) else None
+    if not isinstance(value, TensorMeta) or not value.shape:
+        return None
+    return str(tensor.target), steps, dimension % len(value.shape)
 
 
 def _at(value: Any, steps: Steps) -> Any:

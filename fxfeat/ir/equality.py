@@ -8,12 +8,16 @@ import torch
 def is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Say whether two tensors hold the same values in the same shape and dtype; NaN is equal to NaN.
 
+    Those on the meta device hold none.
+
     Example:
         >>> is_equal(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
         True
     """
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
+    if left.is_meta or right.is_meta:
+        return left.is_meta and right.is_meta
     left, right = to_dense(left), to_dense(right)
     if left.is_quantized or not (left.is_floating_point() or left.is_complex()):
         return torch.equal(left, right)

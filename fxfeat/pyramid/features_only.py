@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
 
-from fxfeat.api import create_feature_extractor
+from fxfeat.api import create_feature_extractor, extract_from
 from fxfeat.codegen.containers import plant
 from fxfeat.codegen.extractor import FeatureExtractor
 from fxfeat.errors import RequestError
@@ -24,7 +24,7 @@ from fxfeat.pyramid.out_indices import read_out_indices, read_strides
 from fxfeat.pyramid.pyramid import FeaturePyramid
 from fxfeat.pyramid.search import LevelSearch, search_levels
 from fxfeat.stride import limit_stride
-from fxfeat.trace.setup import read_setup
+from fxfeat.trace.setup import Setup, read_setup
 from fxfeat.vision.example_arguments import as_example_inputs
 from fxfeat.vision.integers import read_int
 from fxfeat.vision.layout import Order
@@ -81,20 +81,48 @@ def features_only(
     Source: timm's ``create_model(..., features_only=True)``.
     """
     check_format(output_fmt)
-    output_stride = _read_output_stride(output_stride)
+    asked = Asked(out_indices, read_output_stride(output_stride), strides, norm)
     return_dict = read_return_dict(return_dict, feature_cls)
     setup = read_setup(model, None, None, example_inputs, engine)
-    search = search_levels(setup)
-    levels, example = search.levels, as_example_inputs(setup.examples[0])
-    is_limited = output_stride is not None and output_stride != coarsest(levels[-1].reduction)
-    if output_stride is not None and is_limited:
-        levels = tuple(limit_level(level, output_stride) for level in levels)
-    wanted = _read_wanted(out_indices, strides, levels, search.flat)
-    names = {levels[index].module: str(index) for index in sorted(set(wanted))}
-    extractor = create_feature_extractor(setup.model, names, example_inputs=example, engine=engine)
-    if output_stride is not None and is_limited:
-        extractor = _limit(extractor, output_stride, example, engine)
-    normed = _find_norm(search, wanted) if norm else None
+    return cut_at_levels(setup, search_levels(setup), asked, output_fmt, return_dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which levels are asked for, and how they are to be: the arguments of ``features_only``."""
+
+    out_indices: int | Sequence[int] | None = None
+    output_stride: int | None = None
+    strides: int | Sequence[int | tuple[int, ...]] | None = None
+    norm: bool = False
+
+
+def cut_at_levels(
+    setup: Setup, search: LevelSearch, asked: Asked, output_fmt: Order = "NCHW", return_dict: bool = False
+) -> FeaturePyramid:
+    """Cut a model down to levels that were found in it.
+
+    Args:
+        setup: the model.
+        search: its levels.
+        asked: which of them.
+        output_fmt: the format of the maps.
+        return_dict: return a dict by the levels' indices.
+
+    Raises:
+        RequestError: for levels that there are not, or a norm that does not fit.
+        TraceError: for a model that cannot be recorded.
+    """
+    levels, limit = search.levels, asked.output_stride
+    if limit == coarsest(levels[-1].reduction):
+        limit = None
+    if limit is not None:
+        levels = tuple(limit_level(level, limit) for level in levels)
+    wanted = _read_wanted(asked.out_indices, asked.strides, levels, search.flat)
+    extractor = extract_from(setup, {levels[index].module: str(index) for index in sorted(set(wanted))})
+    if limit is not None:
+        extractor = _limit(extractor, limit, as_example_inputs(setup.examples[0]), setup.engine)
+    normed = _find_norm(search, wanted) if asked.norm else None
     if normed is not None:
         plant(extractor, setup.model, UsedState(frozenset((normed,)), frozenset()), {})
     info = FeatureInfo([describe_level(level, search.maps.extent.batch, output_fmt) for level in levels], wanted)
@@ -112,7 +140,12 @@ def _limit(cut: FeatureExtractor, output_stride: int, example: Any, engine: Engi
     return extractor
 
 
-def _read_output_stride(output_stride: Any) -> int | None:
+def read_output_stride(output_stride: Any) -> int | None:
+    """Read the largest reduction wanted.
+
+    Raises:
+        RequestError: for anything but a whole number above 0.
+    """
     whole = read_int(output_stride)
     if output_stride is not None and (whole is None or whole < 1):
         raise RequestError(f"output_stride is {output_stride!r}; it must be an int above 0, such as 8, 16 or 32.")
