@@ -166,7 +166,7 @@ def create_feature_extractor(
     again = check_on_guard(on_guard) == "retrace"
     retracing = Retracing(model, lambda model, example: _create(model, requests, options, example)) if again else None
     extractor = _create(model, requests, options, example_inputs, retracing)
-    _warn(options.engine, extractor)
+    warn_of_taps(options.engine, extractor.original, *(emission.source for emission in extractor.forms.emissions))
     return extractor
 
 
@@ -183,12 +183,8 @@ def extract_from(setup: Setup, names: Mapping[str, str]) -> FeatureExtractor:
     request = read_request(names)
     modes = _emit_modes(setup, {True: request, False: request}, flatten=False)
     extractor = build_extractor(modes, setup.model)
-    _warn(setup.engine, extractor)
+    warn_of_taps(setup.engine, extractor.original, *(emission.source for emission in extractor.forms.emissions))
     return extractor
-
-
-def _warn(engine: Engine, extractor: FeatureExtractor) -> None:
-    warn_of_taps(engine, extractor.original, *(emission.source for emission in extractor.forms.emissions))
 
 
 def _create(

@@ -62,7 +62,7 @@ def writers_into(module_calls: Iterable[ModuleCall], nodes: list[fx.Node]) -> se
 
 
 def find_needed(
-    recording: Recording, nodes: list[fx.Node], features: tuple[Feature, ...], also: Iterable[fx.Node] = ()
+    recording: Recording, dependencies: Dependencies, features: tuple[Feature, ...], also: Iterable[fx.Node] = ()
 ) -> set[fx.Node]:
     """Find the nodes that features need, in this call of the model and in the next.
 
@@ -70,8 +70,7 @@ def find_needed(
     with parameters of its own that feeds no feature is a head, and goes with its state. An update after the last
     feature goes, unless the next call's features read what it wrote. What the other mode uses is kept up in any case.
     """
-    dependencies = map_dependencies(nodes)
-    roots = set(also)
+    nodes, roots = list(dependencies), set(also)
     writers = [node for node in nodes if meta_of(node).writes]
     for feature in features:
         for node in nodes_in(feature.value):

@@ -6,7 +6,7 @@ import dataclasses
 
 from torch import fx
 
-from fxfeat.analysis.dependencies import find_needed
+from fxfeat.analysis.dependencies import find_needed, map_dependencies
 from fxfeat.eager.tapped_code import emit_tapped
 from fxfeat.errors import UNSEEN_STATE, TraceError
 from fxfeat.ir.draft import Draft
@@ -83,5 +83,5 @@ def _may_stop(recording: Recording, features: list[Feature], end: int) -> bool:
         or any(write.position >= end for write in recording.attribute_writes)
     ):
         return False
-    needed = find_needed(recording, recording.nodes, tuple(features))
+    needed = find_needed(recording, map_dependencies(recording.nodes), tuple(features))
     return all(meta_of(node).position < end for node in needed)

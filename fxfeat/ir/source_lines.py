@@ -46,6 +46,14 @@ def _model_place() -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
+def count_own_frames() -> int:
+    """Count the frames of fxfeat's own, from the caller on outwards: whose line a warning is to name comes next."""
+    count, frame = 0, sys._getframe(1)
+    while frame.f_code.co_filename.startswith(OURS) and frame.f_back is not None:
+        count, frame = count + 1, frame.f_back
+    return count
+
+
 def is_assertion(source: str) -> bool:
     """Say whether what a line decides leads nowhere else: the other branch raises."""
     return source.startswith(_ASSERTIONS)

@@ -201,7 +201,13 @@ def _gather(value: Any, parts: list[Any], above: frozenset[int]) -> None:
     kind = type(value)
     inner = value if kind is tuple or kind is list else value.values() if kind is dict else None
     for part in (part for _, part in children(value)) if inner is None else inner:
-        _gather(part, parts, around)
+        if type(part) in _ATOMS:
+            parts.append(part)  # most parts are: a call for each would take half of the time
+        else:
+            _gather(part, parts, around)
+
+
+_ATOMS = frozenset((fx.Node, int, float, bool, str, type(None), torch.dtype))
 
 
 def leaves_of(value: object) -> list[Any]:

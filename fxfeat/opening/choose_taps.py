@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from fxfeat.errors import TraceError
+from fxfeat.ir.source_lines import count_own_frames
 from fxfeat.ir.tap import TappedModule
 
 Result = TypeVar("Result")
@@ -50,5 +51,5 @@ def warn_of(tapped: Iterable[TappedModule], model: str) -> None:
             f"{f'{path!r} of ' if path else ''}{model} runs whole, with hooks that copy the features out of it: "
             f"{' '.join(reason.split())}. Such an extractor cannot be exported, and torch.compile breaks its graph "
             "there. Pass engine='code' to raise an error instead.",
-            stacklevel=4,
+            stacklevel=count_own_frames() + 1,
         )

@@ -29,11 +29,14 @@ class Plan:
     end: int
     mutates_python: frozenset[int] = frozenset()
     sealed: Sealed = dataclasses.field(default_factory=Sealed)
+    _whole: dict[int, int | None] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def whole_call(self, recording: Recording, module_call: int) -> int | None:
         """Return the outermost module call around ``module_call`` (or itself) that stays whole, if any."""
-        chain = [module_call, *ancestors(recording.module_calls, module_call)]
-        return next((index for index in reversed(chain) if index not in self.opened), None)
+        if module_call not in self._whole:
+            chain = [module_call, *ancestors(recording.module_calls, module_call)]
+            self._whole[module_call] = next((index for index in reversed(chain) if index not in self.opened), None)
+        return self._whole[module_call]
 
 
 def arguments_of(module_call: ModuleCall) -> list[fx.Node]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxfeat.analysis.dependencies import find_needed, writers_into
+from fxfeat.analysis.dependencies import Dependencies, find_needed, map_dependencies, writers_into
 from fxfeat.ir.draft import Draft, last_produced_at
 from fxfeat.ir.feature import Feature
 from fxfeat.ir.guard import Guard
@@ -41,8 +41,9 @@ def plan_openings(draft: Draft) -> Plan:
         placed, inside = _place(recording, sealed, feature)
         features += (placed,)
         opened |= inside
+    dependencies = map_dependencies(recording.graph.nodes)
     while True:
-        plan = _plan(draft, frozenset(opened), features, sealed)
+        plan = _plan(draft, frozenset(opened), features, sealed, dependencies)
         more = _opened_after_all(draft, plan)
         if not more:
             refuse(recording, plan)
@@ -83,13 +84,15 @@ def _check_unsealed(recording: Recording, sealed: Sealed, indices: set[int]) -> 
         raise sealed.refuse(sealed.around(recording, shut[0]) or 0)
 
 
-def _plan(draft: Draft, opened: frozenset[int], features: tuple[Feature, ...], sealed: Sealed) -> Plan:
+def _plan(
+    draft: Draft, opened: frozenset[int], features: tuple[Feature, ...], sealed: Sealed, dependencies: Dependencies
+) -> Plan:
     """Find what the features need where some modules are opened."""
     recording = draft.recording
     plan = Plan(opened, frozenset(), features, (), last_produced_at(features), _mutating_python(draft), sealed)
     given: set[fx.Node] = set()
     while True:
-        grown = _grow(recording, plan, given)
+        grown = _grow(recording, plan, given, dependencies)
         given = _given_to_whole_calls(recording, grown)
         if given <= grown.needed and grown.end == plan.end:
             return grown
@@ -103,12 +106,12 @@ def _mutating_python(draft: Draft) -> frozenset[int]:
     return frozenset(write.module_call for write in recording.attribute_writes)
 
 
-def _grow(recording: Recording, plan: Plan, given: set[fx.Node]) -> Plan:
+def _grow(recording: Recording, plan: Plan, given: set[fx.Node], dependencies: Dependencies) -> Plan:
     """Add to a plan what the features, the guards and hooks before its end, and whole calls need."""
     guards = tuple(guard for guard in recording.guards if _is_kept(recording, plan, guard))
     looking = {node for node in lookers_of(recording, plan) if meta_of(node).position < plan.end}
     roots = given | looking | {guard.node for guard in guards}
-    needed = frozenset(find_needed(recording, list(recording.graph.nodes), plan.features, roots))
+    needed = frozenset(find_needed(recording, dependencies, plan.features, roots))
     end = max(plan.end, *(meta_of(node).position + 1 for node in needed), 0)
     return Plan(plan.opened, needed, plan.features, guards, end, plan.mutates_python, plan.sealed)
 

@@ -6,7 +6,7 @@ import dataclasses
 
 from torch import fx
 
-from fxfeat.analysis.dependencies import find_needed
+from fxfeat.analysis.dependencies import find_needed, map_dependencies
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.tree import map_nodes
@@ -20,7 +20,7 @@ def eliminate_dead_code(draft: Draft) -> Draft:
     """
     nodes = list(draft.graph.nodes)
     effects = [node for node in nodes if node.target is check or meta_of(node).look or _has_effect(draft, node)]
-    needed = find_needed(draft.recording, nodes, draft.features, effects)
+    needed = find_needed(draft.recording, map_dependencies(nodes), draft.features, effects)
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in nodes:

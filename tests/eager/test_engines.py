@@ -113,3 +113,10 @@ def test_the_command(capsys, tmp_path, monkeypatch):
     assert "drawn from Python or NumPy" in capsys.readouterr().err
     assert main(["code", *arguments, "--engine", "taps"]) == 2
     assert "auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("make", [fxfeat.features_only, fxfeat.Backbone, fxfeat.fpn_backbone])
+def test_the_warning_names_the_line_that_asked(make):
+    with pytest.warns(UserWarning, match="runs whole") as warned:
+        make(Net().eval(), example_inputs=IMAGE)
+    assert {warning.filename for warning in warned} == {__file__}
