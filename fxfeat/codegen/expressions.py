@@ -95,7 +95,8 @@ class Speller:
         if isinstance(value, fx.Node):
             return self._variable(value)
         if isinstance(value, slice):
-            return f"slice({', '.join(self.value(part) for part in (value.start, value.stop, value.step))})"
+            parts = ", ".join(self.value(part) for part in (value.start, value.stop, value.step))
+            return f"{self._names.builtin('slice')}({parts})"
         if isinstance(value, tuple):
             return f"({', '.join(map(self.value, value))}{',' if len(value) == 1 else ''})"
         if isinstance(value, list):

@@ -22,7 +22,7 @@ _HOMES = (
 )
 _IMPORTS = {
     **{"torch": "import torch", "F": "import torch.nn.functional as F", "math": "import math"},
-    **{"random": "import random", "np": "import numpy as np"},
+    **{"random": "import random", "np": "import numpy as np", "builtins": "import builtins"},
 }
 
 
@@ -46,12 +46,16 @@ class Globals:
             if name and getattr(namespace, name, None) is thing:
                 return f"{self._use(home, namespace)}.{name}"
         if getattr(builtins, name, None) is thing:
-            return name
+            return self.builtin(name)
         if isinstance(thing, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
             return f"{self._use('torch', torch)}.ops.{str(thing).replace('::', '.')}"
         if getattr(torch.Tensor, name, None) is thing:
             return f"{self._use('torch', torch)}.Tensor.{name}"
         return self._imported(thing) or self._carry(thing)
+
+    def builtin(self, name: str) -> str:
+        """Return what reaches one of Python's own functions, where an argument may be called like it."""
+        return f"{self._use('builtins', builtins)}.{name}" if name in self._reserved else name
 
     def torch(self) -> str:
         """Return the name of torch."""
@@ -106,11 +110,13 @@ class Globals:
     def literal(self, value: Any) -> str:
         """Spell a constant."""
         if isinstance(value, float) and not math.isfinite(value):
-            return f"float('{value}')"
+            return f"{self.builtin('float')}('{value}')"
         if hasattr(type(value), "__members__"):  # an enum, of Python or of C++
             return f"{self.spell(type(value))}.{value.name}"
-        if isinstance(value, (type(None), bool, int, float, complex, str, bytes, range)):
+        if isinstance(value, (type(None), bool, int, float, complex, str, bytes)):
             return repr(value)
+        if isinstance(value, range):
+            return f"{self.builtin('range')}{repr(value).removeprefix('range')}"
         if value is Ellipsis:
             return "..."
         if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dis
-import functools
 import inspect
 from typing import Any
 
@@ -13,9 +11,9 @@ from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import leaves_of
+from fxfeat.opening.left_behind import may_leave_behind
 from fxfeat.opening.plan import Plan
-
-_RETURNS = ("RETURN_VALUE", "RETURN_CONST")
+from fxfeat.opening.returned_kinds import kinds_returned
 
 
 def find_deciding(recording: Recording, plan: Plan) -> set[int]:
@@ -41,11 +39,12 @@ def _deciding_calls(recording: Recording) -> set[int]:
 
 
 def _may_return_plain_values(recording: Recording, plan: Plan, call: ModuleCall, checked: frozenset[fx.Node]) -> bool:
-    if call.result is None or call.leaves_behind:
+    if call.result is None or call.leaves_behind or may_leave_behind(recording, call):
         return True
     if isinstance(call.result, (dict, list)) and _is_looked_into(recording, plan, call):
         return True
-    if _has_result_of_none(inspect.getattr_static(recording.root.get_submodule(call.path), "forward", None)):
+    forward = inspect.getattr_static(recording.root.get_submodule(call.path), "forward", None)
+    if ("None", None) in kinds_returned(forward):
         return True
     parts: list[Any] = leaves_of(call.result)
     return any(part in checked if isinstance(part, fx.Node) else part is not None for part in parts)
@@ -56,17 +55,3 @@ def _is_looked_into(recording: Recording, plan: Plan, call: ModuleCall) -> bool:
     returned = {node for _, node in call.result_nodes}
     outside = (node for node in plan.needed if plan.whole_call(recording, meta_of(node).module_call) != call.index)
     return any(not returned.isdisjoint(node.all_input_nodes) for node in outside)
-
-
-@functools.lru_cache(maxsize=4096)
-def _has_result_of_none(forward: Any) -> bool:
-    """Say whether a function returns None at one of its ends.
-
-    >>> _has_result_of_none(lambda x: x if x > 0 else None), _has_result_of_none(lambda x: x)
-    (True, False)
-    """
-    code = getattr(forward, "__code__", None)
-    steps = list(dis.get_instructions(code)) if code is not None else []
-    before = dict(zip(steps[1:], steps, strict=False))
-    ends = [step if step.opname == "RETURN_CONST" else before.get(step) for step in steps if step.opname in _RETURNS]
-    return any(end is not None and end.opname in ("RETURN_CONST", "LOAD_CONST") and end.argval is None for end in ends)

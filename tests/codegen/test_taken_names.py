@@ -97,3 +97,17 @@ def test_children_that_are_called_by_numbers(names, kind):
     first, second = (f"layers.{name}" for name in names)
     assert_equals_eager(Numbered(names, kind), ["layers", f"{first}@1", f"{second}@1", "output"], X, LONGER)
     assert_equals_eager(Numbered(names, kind), [f"{first}@0", f"{second}@1"], X, LONGER)
+
+
+class CalledLikePythons(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, len, isinstance, float, builtins=None):
+        return self.head(len[0] + isinstance["a"] + float.clamp(max=torch.inf)[0:4:1])
+
+
+def test_arguments_that_are_called_like_functions_of_pythons():
+    x = torch.randn(4, 4)
+    assert_equals_eager(CalledLikePythons(), ["head"], ([x], {"a": x}, x))
