@@ -22,6 +22,7 @@ from fxfeat.codegen.own_modes_followed import OwnModes, list_parts, read_own_mod
 from fxfeat.codegen.retracing import Retracing
 from fxfeat.codegen.source import write_as
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
+from fxfeat.codegen.watched_globals import watch_globals
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.ir.emission import (
     Check,
@@ -119,8 +120,10 @@ class FeatureExtractor(Shown, nn.Module):
             },
             take(list_global_hooks()),
         )
-        for name in self.opened_state.forms:
-            self.opened_state.watch(self, model, name)
+        for name, form, _ in _named_forms(forms):
+            if isinstance(form, Emission):
+                self.opened_state.watch(self, model, name)
+                self.opened_state.outside[name] = watch_globals(model, form.opened)
         close_opened(self, self.opened_state, RESERVED)
         if retracing is not None:
             self.__dict__.update(retracing=retracing, forward=_retracing_forward(self))

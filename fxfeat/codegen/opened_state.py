@@ -15,6 +15,7 @@ from torch import nn
 
 from fxfeat.codegen.containers import Opened
 from fxfeat.codegen.own_modes_followed import OwnModes
+from fxfeat.codegen.watched_globals import WatchedGlobal, check_globals
 from fxfeat.errors import GuardError
 from fxfeat.ir.emission import Emission
 from fxfeat.ir.guard import IN_PLACE, PRE_HOOKS, Reading
@@ -60,13 +61,15 @@ class Mode:
 class OpenedState:
     """What the code of each form went by, and the modules to look at; a copy has none of the original model's.
 
-    ``hooks_everywhere`` is what was taken of the hooks on all modules, None where that says nothing here.
+    ``hooks_everywhere`` is what was taken of the hooks on all modules, None where that says nothing here, and
+    ``outside`` what the code went by outside of its modules.
     """
 
     forms: dict[str, Form]
     hooks_everywhere: Any = None
     watched: dict[str, tuple[Watched, ...]] = field(default_factory=dict)
     modes: dict[str, tuple[Mode, ...]] = field(default_factory=dict)
+    outside: dict[str, tuple[WatchedGlobal, ...]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         forms = {
@@ -88,6 +91,7 @@ class OpenedState:
             module = watched.module()
             if module is not None:
                 _check(module, watched)
+        check_globals(self.outside.get(form, ()))
         for mode in self.modes[form]:
             module = mode.module()
             if module is not None and module.training not in (mode.expected, mode.before):

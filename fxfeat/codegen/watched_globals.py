@@ -1,0 +1,158 @@
+"""What opened code went by outside of its modules: globals, closures and attributes of classes, looked at once a call.
+
+They are written out as the numbers and texts that they were. A copy of an extractor, as in another process, looks at
+none.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import itertools
+import types
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fxfeat.errors import GuardError
+from fxfeat.ir.source_lines import names_in
+from fxfeat.isolation.reached_code import data_of, homes_of, is_of_library, methods_of
+from fxfeat.runtime.snapshot import NOTHING, Thing, is_still, take
+
+_MOST_FUNCTIONS = 64
+_LOADS = ("LOAD_GLOBAL", "LOAD_DEREF")
+_CHANGES = frozenset(
+    ("append", "extend", "insert", "remove", "clear", "pop", "popitem", "update", "setdefault", "add", "appendleft")
+)
+
+
+@dataclass(frozen=True)
+class WatchedGlobal:
+    """Something that code went by: how to look it up, what it was, what is compared, and how it is spelled."""
+
+    look_up: Callable[[], Any]
+    was: Any
+    taken: Any
+    spelled: str
+
+
+def watch_globals(model: nn.Module, opened: Iterable[str]) -> tuple[WatchedGlobal, ...]:
+    """List what the code of opened modules goes by outside of them.
+
+    Args:
+        model: the model.
+        opened: the paths of the modules that are written out.
+    """
+    kinds = dict.fromkeys(type(model.get_submodule(path)) for path in ("", *opened))
+    functions = _functions_of(kind for kind in kinds if not is_of_library(kind.__module__))
+    stored = {name for function in functions for name in _names_stored(function.__code__)}
+    watched: dict[tuple[int, str], WatchedGlobal] = {}
+    for function in functions:
+        for key, one in _watch_function(function, stored):
+            watched.setdefault(key, one)
+    return tuple(watched.values())
+
+
+def check_globals(watched: Iterable[WatchedGlobal]) -> None:
+    """Raise where something is no longer what it was.
+
+    Raises:
+        GuardError: naming it.
+    """
+    for one in watched:
+        now = one.look_up()
+        if (now is not one.was or one.taken is not one.was) and not is_still(one.taken, now):
+            raise GuardError(
+                f"{one.spelled} was {one.taken!r} when the extractor was made and is {take(now)!r} now, and the code "
+                "that reads it is written out as it was. Create the extractor again, or set it back."
+            )
+
+
+def _functions_of(kinds: Iterable[Any]) -> list[types.FunctionType]:
+    """List the methods of some classes, and the functions that they call by name, directly or by way of others."""
+    functions: dict[types.FunctionType, None] = {}
+    waiting = [method for kind in kinds for method in methods_of(kind)]
+    while waiting and len(functions) < _MOST_FUNCTIONS:
+        function = waiting.pop()
+        if function in functions or is_of_library(function.__module__):
+            continue
+        functions[function] = None
+        called = [function.__globals__.get(name) for name in names_in(function.__code__)]
+        called += [_Cell(cell).get("", None) for cell in function.__closure__ or ()]
+        waiting += [other for other in called if isinstance(other, types.FunctionType)]
+    return list(functions)
+
+
+def _watch_function(function: types.FunctionType, stored: set[str]) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
+    words = frozenset(names_in(function.__code__))
+    file = function.__module__
+    for name in (word for word in words & function.__globals__.keys() if not word.startswith("__")):
+        yield from _watch(function.__globals__, name, words, stored, f"{name!r} of {file}")
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield from _watch(_Cell(cell), name, words, stored, f"{name!r}, around {function.__qualname__} of {file},")
+
+
+class _Cell:
+    """Looks up a variable of an enclosing function as a table does."""
+
+    def __init__(self, cell: types.CellType) -> None:
+        self.cell = cell
+
+    def get(self, name: str, default: Any) -> Any:
+        try:
+            return self.cell.cell_contents
+        except ValueError:  # it is not bound by now
+            return default
+
+
+def _watch(
+    table: Any, name: str, words: frozenset[str], stored: set[str], spelled: str
+) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
+    """Watch a variable, or what code takes of the class or the file that it names."""
+    value = table.get(name, NOTHING)
+    if isinstance(value, types.ModuleType):
+        if not is_of_library(value.__name__):
+            inner = (word for word in words & vars(value).keys() if not isinstance(vars(value)[word], types.ModuleType))
+            for word in inner:
+                yield from _watch(vars(value), word, words, stored, f"{word!r} of {value.__name__}")
+    elif isinstance(value, type):
+        yield from _watch_class(value, words, stored)
+    elif name not in stored and not callable(value) and value is not NOTHING:
+        was, taken = _pair(value, words)
+        if not isinstance(taken, Thing):
+            yield (id(table), name), WatchedGlobal(lambda: table.get(name, NOTHING), was, taken, spelled)
+
+
+def _watch_class(kind: Any, words: frozenset[str], stored: set[str]) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
+    for home in homes_of(kind) if not issubclass(kind, nn.Module) else ():
+        table: Any = home
+        for word in (data_of(table) & words) - stored:
+            look_up = _looking_up_attribute(home, word)
+            yield (id(home), word), WatchedGlobal(look_up, *_pair(look_up(), words), f"{word!r} of {home.__name__}")
+
+
+def _pair(value: Any, words: frozenset[str]) -> tuple[Any, Any]:
+    taken = take(value, words)
+    return (value, taken) if taken is value else (None, taken)
+
+
+def _looking_up_attribute(home: type, name: str) -> Callable[[], Any]:
+    return lambda: vars(home).get(name, NOTHING)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_stored(code: types.CodeType) -> frozenset[str]:
+    """List the names of what code sets or changes itself: that is no setting."""
+    steps = list(dis.get_instructions(code))
+    names = {step.argval for step in steps if step.opname in ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR")}
+    names |= {
+        before.argval
+        for before, step in itertools.pairwise(steps)
+        if before.opname in _LOADS and isinstance(step.argval, str) and step.argval in _CHANGES
+    }
+    if any(step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR") for step in steps):
+        names |= {step.argval for step in steps if step.opname in _LOADS}
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return frozenset(names).union(*map(_names_stored, inner))
