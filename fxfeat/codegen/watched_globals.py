@@ -18,10 +18,9 @@ from torch import nn
 
 from fxfeat.errors import GuardError
 from fxfeat.ir.source_lines import names_in
-from fxfeat.isolation.reached_code import data_of, homes_of, is_of_library, methods_of
+from fxfeat.isolation.reached_code import contents_of_cell, data_of, functions_of, homes_of, is_of_library
 from fxfeat.runtime.snapshot import NOTHING, Thing, is_still, take
 
-_MOST_FUNCTIONS = 64
 _LOADS = ("LOAD_GLOBAL", "LOAD_DEREF")
 _CHANGES = frozenset(
     ("append", "extend", "insert", "remove", "clear", "pop", "popitem", "update", "setdefault", "add", "appendleft")
@@ -46,7 +45,7 @@ def watch_globals(model: nn.Module, opened: Iterable[str]) -> tuple[WatchedGloba
         opened: the paths of the modules that are written out.
     """
     kinds = dict.fromkeys(type(model.get_submodule(path)) for path in ("", *opened))
-    functions = _functions_of(kind for kind in kinds if not is_of_library(kind.__module__))
+    functions = functions_of(kind for kind in kinds if not is_of_library(kind.__module__))
     stored = {name for function in functions for name in _names_stored(function.__code__)}
     watched: dict[tuple[int, str], WatchedGlobal] = {}
     for function in functions:
@@ -70,21 +69,6 @@ def check_globals(watched: Iterable[WatchedGlobal]) -> None:
             )
 
 
-def _functions_of(kinds: Iterable[Any]) -> list[types.FunctionType]:
-    """List the methods of some classes, and the functions that they call by name, directly or by way of others."""
-    functions: dict[types.FunctionType, None] = {}
-    waiting = [method for kind in kinds for method in methods_of(kind)]
-    while waiting and len(functions) < _MOST_FUNCTIONS:
-        function = waiting.pop()
-        if function in functions or is_of_library(function.__module__):
-            continue
-        functions[function] = None
-        called = [function.__globals__.get(name) for name in names_in(function.__code__)]
-        called += [_Cell(cell).get("", None) for cell in function.__closure__ or ()]
-        waiting += [other for other in called if isinstance(other, types.FunctionType)]
-    return list(functions)
-
-
 def _watch_function(function: types.FunctionType, stored: set[str]) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
     words = frozenset(names_in(function.__code__))
     file = function.__module__
@@ -101,10 +85,7 @@ class _Cell:
         self.cell = cell
 
     def get(self, name: str, default: Any) -> Any:
-        try:
-            return self.cell.cell_contents
-        except ValueError:  # it is not bound by now
-            return default
+        return contents_of_cell(self.cell)
 
 
 def _watch(

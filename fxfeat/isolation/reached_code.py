@@ -6,11 +6,13 @@ import functools
 import inspect
 import sys
 import types
+from collections.abc import Iterable
 from typing import Any
 
 from fxfeat.ir.source_lines import is_library, names_in
 
 _LIBRARIES = frozenset({"torch", "torchvision", "numpy", "pytest", "_pytest", *sys.stdlib_module_names})
+_MOST_FUNCTIONS = 64
 
 
 def is_of_library(module: str | None) -> bool:
@@ -44,6 +46,29 @@ def methods_of(kind: Any) -> tuple[Any, ...]:
         methods[name] = method
         waiting += names_in(inspect.unwrap(method).__code__)
     return tuple(methods.values())
+
+
+def functions_of(kinds: Iterable[Any]) -> list[types.FunctionType]:
+    """List the methods of some classes, and the functions that they call by name, directly or by way of others."""
+    functions: dict[types.FunctionType, None] = {}
+    waiting = [method for kind in kinds for method in methods_of(kind)]
+    while waiting and len(functions) < _MOST_FUNCTIONS:
+        function = waiting.pop()
+        if function in functions or is_of_library(function.__module__):
+            continue
+        functions[function] = None
+        called = [function.__globals__.get(name) for name in names_in(function.__code__)]
+        called += [contents_of_cell(cell) for cell in function.__closure__ or ()]
+        waiting += [other for other in called if isinstance(other, types.FunctionType)]
+    return list(functions)
+
+
+def contents_of_cell(cell: types.CellType) -> Any:
+    """Return what a variable of an enclosing function is, None where it is not bound."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -8,10 +8,12 @@ import itertools
 import types
 from typing import Any
 
+from torch import nn
+
 from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.recording import Recording
 from fxfeat.ir.tree import is_structure, walk
-from fxfeat.isolation.reached_code import methods_of
+from fxfeat.isolation.reached_code import functions_of
 
 _CHANGES = frozenset(
     ("append", "appendleft", "extend", "insert", "remove", "clear", "pop", "popitem", "update", "setdefault", "add")
@@ -29,16 +31,23 @@ def may_leave_behind(recording: Recording, call: ModuleCall) -> bool:
     later = recording.module_calls[call.index + 1 :]
     inner = itertools.takewhile(lambda other: call.index in ancestors(recording.module_calls, other.index), later)
     inside = [call, *inner]
-    methods = {other.index: _methods_of(recording, other) for other in inside}
-    if any(_marks(method.__code__) for every in methods.values() for method in every):
+    codes = {other.index: _codes_of(_kind_at(recording, other.path)) for other in inside}
+    if any(_marks(code) for every in codes.values() for code in every):
         return True
     given = [other for other in inside if _takes_containers(other)] if _takes_containers(call) else []
-    return any(_changes(method.__code__) for other in given for method in methods[other.index])
+    return any(_changes(code) for other in given for code in codes[other.index])
 
 
-def _methods_of(recording: Recording, call: ModuleCall) -> tuple[Any, ...]:
-    kind: Any = type(recording.root.get_submodule(call.path))
-    return methods_of(kind)
+def _kind_at(recording: Recording, path: str) -> Any:
+    try:
+        return type(recording.root.get_submodule(path))
+    except AttributeError:  # it was cut off the model by now: nothing that is left calls it
+        return nn.Identity
+
+
+@functools.lru_cache(maxsize=4096)
+def _codes_of(kind: Any) -> tuple[types.CodeType, ...]:
+    return tuple(function.__code__ for function in functions_of([kind]))
 
 
 def _takes_containers(call: ModuleCall) -> bool:

@@ -19,15 +19,17 @@ from fxfeat.opening.returned_kinds import kinds_returned
 def find_deciding(recording: Recording, plan: Plan) -> set[int]:
     """List the whole calls, made by opened code, that return anything but tensors of their own choice.
 
-    They are opened, so that what they decided by is checked.
+    They are opened, so that what they decided by is checked. So are those whose code leaves something behind, now or on
+    other inputs.
     """
     deciding, checked = _deciding_calls(recording), frozenset(guard.node for guard in recording.guards)
-    calls = (call for call in recording.module_calls if call.index in deciding and call.start < plan.end)
+    calls = [call for call in recording.module_calls if call.start < plan.end]
+    whole = [call for call in calls if plan.whole_call(recording, call.index) == call.index]
     return {
         call.index
-        for call in calls
-        if plan.whole_call(recording, call.index) == call.index
-        and _may_return_plain_values(recording, plan, call, checked)
+        for call in whole
+        if may_leave_behind(recording, call)
+        or (call.index in deciding and _may_return_plain_values(recording, plan, call, checked))
     }
 
 
@@ -39,7 +41,7 @@ def _deciding_calls(recording: Recording) -> set[int]:
 
 
 def _may_return_plain_values(recording: Recording, plan: Plan, call: ModuleCall, checked: frozenset[fx.Node]) -> bool:
-    if call.result is None or call.leaves_behind or may_leave_behind(recording, call):
+    if call.result is None or call.leaves_behind:
         return True
     if isinstance(call.result, (dict, list)) and _is_looked_into(recording, plan, call):
         return True

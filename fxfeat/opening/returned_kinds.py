@@ -35,6 +35,18 @@ def kinds_returned(function: Any) -> frozenset[tuple[str, Any]]:
     return frozenset(_kind_of(end) for end in ends if end is not None)
 
 
+@functools.lru_cache(maxsize=4096)
+def names_none(function: Any) -> bool:
+    """Say whether a function's code uses None, as what it returns beside a tensor say.
+
+    >>> names_none(lambda x, m: (x, m if m.any() else None)), names_none(lambda x: (x, x))
+    (True, False)
+    """
+    code = getattr(function, "__code__", None)
+    steps = dis.get_instructions(code) if code is not None else ()
+    return any(step.opname in _CONSTANTS and step.argval is None for step in steps)
+
+
 def _kind_of(end: dis.Instruction) -> tuple[str, Any]:
     if end.opname in _CONSTANTS:
         return ("None" if end.argval is None else "constant"), None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import operator
 from typing import Any
 
-import torch
 from torch import fx
 
 from fxfeat.ir.feature import Feature
@@ -15,12 +13,11 @@ from fxfeat.ir.module_call import ModuleAt, ModuleCall, Opaque
 from fxfeat.ir.node_meta import NodeMeta, meta_of
 from fxfeat.ir.tap import TappedCall
 from fxfeat.ir.tree import map_structure
-from fxfeat.opening.returned_kinds import kinds_returned
 from fxfeat.opening.seal import measured, modules_used
 from fxfeat.opening.stop_early import stops_at
 from fxfeat.passes.call_meta import only_value, sum_up
+from fxfeat.passes.check_result import check_result
 from fxfeat.passes.outlined_graph import OutlinedGraph, add_function, add_node, follow_steps, use_node
-from fxfeat.runtime.check import check
 from fxfeat.runtime.run_tapped import run_tapped
 
 
@@ -37,7 +34,7 @@ def call_whole(outlined: OutlinedGraph, index: int) -> None:
     else:
         call = add_node(outlined, "call_module", module_call.path, args, kwargs, meta)
     outlined.calls[index] = call
-    _check_kind(outlined, module_call, call)
+    check_result(outlined, module_call, call)
     _pick_results(outlined, module_call, call)
 
 
@@ -46,23 +43,6 @@ def call_once(outlined: OutlinedGraph, index: int) -> fx.Node:
     if index not in outlined.calls:
         call_whole(outlined, index)
     return outlined.calls[index]
-
-
-def _check_kind(outlined: OutlinedGraph, module_call: ModuleCall, call: fx.Node) -> None:
-    """Check that a module whose code returns results of several kinds returns one of the kind that was recorded."""
-    module = outlined.recording.root.get_submodule(module_call.path)
-    kinds = kinds_returned(inspect.getattr_static(module, "forward", None))
-    if len(kinds) < 2:
-        return
-    name, meta = f"{module_call.path!r} ({type(module).__name__})", only_value(meta_of(call), None)
-    expected = torch.Tensor if isinstance(module_call.result, fx.Node) else type(module_call.result)
-    if expected in (torch.Tensor, tuple, list, dict):
-        is_kind = add_function(outlined, isinstance, (call, expected), meta)
-        place = f"what {name} returns: `isinstance(result, {expected.__name__})`"
-        add_function(outlined, check, (is_kind, True, place), meta)
-    if expected is tuple and len({length for kind, length in kinds if kind == "tuple"}) > 1:
-        length = add_function(outlined, len, (call,), meta)
-        add_function(outlined, check, (length, len(module_call.result), f"what {name} returns: `len(result)`"), meta)
 
 
 def _pick_results(outlined: OutlinedGraph, module_call: ModuleCall, call: fx.Node) -> None:

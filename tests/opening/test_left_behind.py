@@ -12,6 +12,7 @@ from torch import nn
 import fxfeat
 from tests.oracle import same
 
+Told = Callable[[Any, torch.Tensor], bool]
 SMALL, LARGE = torch.zeros(2, 4), torch.full((2, 4), 5.0)
 
 
@@ -44,6 +45,17 @@ class PassesOn(Child):
 
     def forward(self, x: torch.Tensor, log: list[Any]) -> torch.Tensor:
         return self.linear(self.inner(x, log))
+
+
+def _leave(log: list[Any], x: torch.Tensor) -> None:
+    log.append(x)
+
+
+class Calls(Child):
+    def forward(self, x: torch.Tensor, log: list[Any]) -> torch.Tensor:
+        if x.mean() > 3:
+            _leave(log, x)
+        return self.linear(x)
 
 
 class Loops(nn.Module):
@@ -94,6 +106,7 @@ class LooksAt(LooksUp):
 LEAVING = {
     "append": lambda: Loops(Appends()),
     "slice": lambda: Loops(Inserts()),
+    "a function": lambda: Loops(Calls()),
     "further in": lambda: Loops(PassesOn()),
     "key": lambda: LooksUp(Sets()),
     "mark": lambda: LooksAt(Marks()),
@@ -109,6 +122,22 @@ def test_what_a_child_leaves_on_other_values_only(name: str) -> None:
         extractor(LARGE)
 
 
+def test_what_a_child_leaves_once_a_flag_is_set() -> None:
+    class ByFlag(Child):
+        on = False
+
+        def forward(self, x: torch.Tensor, log: list[Any]) -> torch.Tensor:
+            if self.on:
+                log.append(x)
+            return self.linear(x)
+
+    model = Loops(ByFlag()).eval()
+    extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=SMALL, engine="code")
+    model.child.on = True  # type: ignore[assignment]
+    with pytest.raises(fxfeat.GuardError, match=r"'on' of 'child' \(ByFlag\) was False"):
+        extractor(SMALL)
+
+
 def test_what_a_child_never_leaves_keeps_it_whole() -> None:
     class Reads(Child):
         def forward(self, x: torch.Tensor, log: list[Any]) -> torch.Tensor:
@@ -118,31 +147,65 @@ def test_what_a_child_never_leaves_keeps_it_whole() -> None:
     assert "self.child(x, [])" in extractor.code
 
 
-# -- another kind of result --------------------------------------------------------------------------------------------
+# -- another form of result --------------------------------------------------------------------------------------------
 
 
-class Pairs(Child):
-    def __init__(self, is_pair: Callable[[nn.Module, torch.Tensor], bool]) -> None:
+class Returning(Child):
+    def __init__(self, told: Told) -> None:
         super().__init__()
-        self.flag, self.is_pair = False, is_pair
+        self.flag, self.told, self.scale = False, told, 2.0
 
+
+class Pairs(Returning):
     def forward(self, x: torch.Tensor) -> Any:
         y = self.linear(x)
-        return (y, x) if self.is_pair(self, x) else y
+        return (y, x) if self.told(self, x) else y
 
 
-class Longer(Pairs):
+class Longer(Returning):
     def forward(self, x: torch.Tensor) -> Any:
-        if self.is_pair(self, x):
+        if self.told(self, x):
             return x, x, self.linear(x)
         return x, self.linear(x)
 
 
-class Named(Pairs):
+class Grown(Returning):
     def forward(self, x: torch.Tensor) -> Any:
-        if self.is_pair(self, x):
+        result = (self.linear(x),)
+        if self.told(self, x):
+            result = (*result, x)
+        return result
+
+
+class Named(Returning):
+    def forward(self, x: torch.Tensor) -> Any:
+        if self.told(self, x):
             return {"y": self.linear(x)}
         return self.linear(x)
+
+
+class Beside(Returning):
+    def forward(self, x: torch.Tensor) -> Any:
+        more = x * 2 if self.told(self, x) else None
+        return more, self.linear(x)
+
+
+class NotBeside(Returning):
+    def forward(self, x: torch.Tensor) -> Any:
+        more = None if self.told(self, x) else x * 2
+        return more, self.linear(x)
+
+
+class SaysSo(Returning):
+    def forward(self, x: torch.Tensor) -> Any:
+        return ("more" if self.told(self, x) else "less"), self.linear(x)
+
+
+class Measured(Returning):
+    """Gives a number that is set on it, beside one of the input's sizes."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.scale * 3 if self.told(self, x) else self.scale, x.shape[0], self.linear(x)
 
 
 class Takes(nn.Module):
@@ -154,7 +217,11 @@ class Takes(nn.Module):
         y = self.child(x)
         if isinstance(y, dict):
             return self.head(y["y"] * 3)
-        return self.head(y[-1] if isinstance(y, tuple) else y)
+        if not isinstance(y, tuple):
+            return self.head(y)
+        if y[0] is None:
+            return self.head(y[-1] * 4)
+        return self.head(y[-1] * (5 if y[0] == "more" else y[0] if isinstance(y[0], float) else 1))
 
 
 def _of_flag(child: Any, x: torch.Tensor) -> bool:
@@ -170,25 +237,42 @@ def _of_size(child: Any, x: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("told", [_of_flag, _of_value, _of_size])
-@pytest.mark.parametrize("kind", [Pairs, Longer, Named])
-def test_a_child_that_returns_another_kind(kind: type[Pairs], told: Callable[[nn.Module, torch.Tensor], bool]) -> None:
+@pytest.mark.parametrize("kind", [Pairs, Longer, Grown, Named, Beside, NotBeside, SaysSo, Measured])
+def test_a_child_that_returns_another_form(kind: type[Returning], told: Told) -> None:
     model = Takes(kind(told)).eval()
     extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=SMALL, engine="code")
-    model.child.flag = True  # type: ignore[union-attr]
-    for x in (SMALL, LARGE, torch.zeros(5, 4)):
+    for flag, x in ((False, SMALL), (False, LARGE), (False, torch.zeros(5, 4)), (True, SMALL)):
+        model.child.flag = flag  # type: ignore[assignment]
         try:
             got = extractor(x)["head"]
         except fxfeat.GuardError:
+            assert flag or x is not SMALL
             continue
         assert same(got, model(x)), extractor.code
 
 
-def test_the_error_names_the_module_that_returned_another_kind() -> None:
-    extractor = fxfeat.create_feature_extractor(Takes(Pairs(_of_value)).eval(), ["head"], example_inputs=SMALL)
+def test_a_number_that_is_set_later_on_a_child_which_returns_it() -> None:
+    class Gives(Returning):
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.scale, self.linear(x)
+
+    model = Takes(Gives(_of_flag)).eval()
+    extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=SMALL, engine="code")
+    assert same(extractor(LARGE)["head"], model(LARGE))
+    model.child.scale = 7.0  # type: ignore[assignment]
     with pytest.raises(fxfeat.GuardError) as error:
         extractor(LARGE)
     assert str(error.value) == (
-        "This input takes another path than the recorded one: at what 'child' (Pairs) returns: `isinstance(result, "
-        "Tensor)` the recording saw True, this input gives False. Create the extractor again with example_inputs= like "
-        "this input."
+        "This input takes another path than the recorded one: at what 'child' (Gives) returns the recording saw (2.0, "
+        "<class 'torch.Tensor'>), this input gives (7.0, <class 'torch.Tensor'>). Create the extractor again with "
+        "example_inputs= like this input."
     )
+
+
+def test_a_child_that_always_returns_as_many_tensors_is_not_checked() -> None:
+    class Two(Child):
+        def forward(self, x: torch.Tensor) -> Any:
+            return x, self.linear(x)
+
+    extractor = fxfeat.create_feature_extractor(Takes(Two()).eval(), ["head"], example_inputs=SMALL, engine="code")
+    assert "form_of" not in extractor.code
