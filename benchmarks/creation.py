@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torch import nn
 from torchvision.models import feature_extraction
 
 import fxfeat
+from benchmarks import creation_large, creation_others
 
 RESULTS = Path(__file__).parent / "results" / "creation.md"
 
@@ -144,7 +145,7 @@ def write_page(rows: list[Row], repeats: int) -> str:
     lines = [
         "# Time to make an extractor",
         "",
-        f"Written by `python -m benchmarks.creation`: torch {torch.__version__}, "
+        f"Written by `python -m benchmarks.creation --cold --others --large`: torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}, one thread, process time, median of {repeats} after a first that is "
         "not counted; both modes are made.",
         "",
@@ -162,12 +163,21 @@ def write_page(rows: list[Row], repeats: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _measure_others(repeats: int) -> Iterator[creation_others.Measured]:
+    for case in creation_others.list_cases():
+        row = creation_others.measure(case, repeats)
+        print(json.dumps(asdict(row)), flush=True)
+        yield row
+
+
 def main() -> None:
     """Measure all, or the models named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=[])
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--cold", action="store_true", help="measure the first call of a fresh process too")
+    parser.add_argument("--others", action="store_true", help="measure models that torchvision cannot trace too")
+    parser.add_argument("--large", action="store_true", help="measure chains, huge models and levels too")
     parser.add_argument("--out", type=Path, help=f"where to write the page, such as {RESULTS.name}")
     parser.add_argument("--first", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -183,6 +193,10 @@ def main() -> None:
             if row.model == name:
                 print(json.dumps({**asdict(row), "ratio": round(row.ratio, 2)}), flush=True)
     page = write_page(rows, options.repeats - 1)
+    if options.others:
+        page += "\n" + "\n".join(creation_others.write_table([*_measure_others(options.repeats - 1)]))
+    if options.large:
+        page += "\n" + "\n".join(creation_large.write_tables())
     print(page)
     if options.out:
         options.out.write_text(page)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxfeat.api import emit_request, warn_of_taps
 from fxfeat.backbone.program import Program, Version, plant_constants
 from fxfeat.backbone.split import FEATURES, X, write_downstream
+from fxfeat.eager.emit_request import emit_request, warn_of_taps
 from fxfeat.errors import FxfeatError, RequestError
 from fxfeat.ir.emission import UsedState
 from fxfeat.ir.recording import Recording

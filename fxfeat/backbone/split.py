@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from fxfeat.api import emit_request, warn_of_taps
 from fxfeat.backbone.head import Head, find_head
 from fxfeat.backbone.head_places import Place, read_places
 from fxfeat.backbone.head_pooling import Pooling, has_class_token, list_layouts, read_pooling
 from fxfeat.backbone.position_embeddings import find_channels, record_same_code
 from fxfeat.backbone.program import Program, Version, plant_constants
 from fxfeat.codegen.emit import emit
+from fxfeat.eager.emit_request import emit_request, warn_of_taps
 from fxfeat.errors import FxfeatError, RequestError, TraceError
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.emission import Emission, UsedState
