@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
 from torch import fx
 
 from fxfeat.ir.module_call import ModuleCall
@@ -15,7 +14,7 @@ from fxfeat.opening.returned_kinds import kinds_returned, names_none
 from fxfeat.passes.call_meta import only_value
 from fxfeat.passes.outlined_graph import OutlinedGraph, add_function
 from fxfeat.runtime.check import check
-from fxfeat.runtime.form_of import form_of
+from fxfeat.runtime.form_of import TENSOR, form_of
 from fxfeat.trace.leaves import is_of_torch
 
 _NUMBERS = (bool, int, float, complex)
@@ -72,10 +71,6 @@ def _spell_form(result: Any) -> Any:
     def spell(part: Any) -> Any:
         if not isinstance(part, fx.Node):
             return part
-        return torch.Tensor if _is_tensor(part) else _number_of(meta_of(part).value)
+        return TENSOR if _is_tensor(part) else ...
 
     return map_structure(result, spell)
-
-
-def _number_of(value: Any) -> type:
-    return next(kind for kind in _NUMBERS if isinstance(value, kind))
