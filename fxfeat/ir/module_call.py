@@ -46,7 +46,7 @@ class ModuleCall:
     has such hooks.
     ``reached`` is the path that the code took, where ``path`` is the first of several attributes of one module.
     ``leaves_behind`` says that it changed a list or dict that it was given, or put attributes on a tensor that it
-    returned.
+    returned. ``form`` is the form of its result, and ``free`` the keys that lead to what may be any number there.
     """
 
     index: int
@@ -67,6 +67,8 @@ class ModuleCall:
     reached: str = ""
     after_hooks: tuple[Any, Any, int] | None = None
     leaves_behind: bool = False
+    form: Any = None
+    free: tuple[tuple[Any, ...], ...] = ()
 
 
 def opaque_in(value: Any) -> list[Opaque]:

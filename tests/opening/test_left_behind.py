@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -301,3 +302,68 @@ def test_a_checked_form_compiles_exports_and_is_traced() -> None:
     runs = [extractor, compiled, torch.fx.symbolic_trace(extractor), *(program.module() for program in exported)]
     for run in (*runs, torch.jit.trace(extractor, x, strict=False)):
         assert same(run(x)["head"], model(x)) and same(run(y)["head"], model(y))
+
+
+class Counts(Returning):
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.calls += 1
+        return self.calls, self.linear(x)
+
+
+def test_a_child_that_counts_may_return_its_count() -> None:
+    class Ignores(Takes):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.child(x)[1])
+
+    model = Ignores(Counts(_of_flag)).eval()
+    extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=SMALL, engine="code")
+    for x in (SMALL, LARGE, SMALL):
+        assert same(extractor(x)["head"], model.head(model.child.linear(x)))  # type: ignore[operator, union-attr]
+
+
+@dataclasses.dataclass
+class Result:
+    y: torch.Tensor
+    more: torch.Tensor | None = None
+
+
+class Results(Returning):
+    def forward(self, x: torch.Tensor) -> Any:
+        return Result(self.linear(x), x if self.told(self, x) else None)
+
+
+class Names(dict[str, torch.Tensor]):
+    """A class of the model's own."""
+
+
+class InNames(Returning):
+    def forward(self, x: torch.Tensor) -> Any:
+        result = Names(y=self.linear(x))
+        if self.told(self, x):
+            result["more"] = x
+        return result
+
+
+class TakesResults(Takes):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = self.child(x)
+        parts = result if isinstance(result, dict) else vars(result)
+        more = parts.get("more")
+        return self.head(parts["y"] if more is None else parts["y"] + more)
+
+
+@pytest.mark.parametrize("told", [_of_flag, _of_value, _of_size])
+@pytest.mark.parametrize("kind", [Results, InNames])
+def test_a_child_that_returns_an_object(kind: type[Returning], told: Told) -> None:
+    model = TakesResults(kind(told)).eval()
+    extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=SMALL)
+    for flag, x in ((False, SMALL), (False, LARGE), (False, torch.zeros(5, 4)), (True, SMALL)):
+        model.child.flag = flag  # type: ignore[assignment]
+        try:
+            got = extractor(x)["head"]
+        except fxfeat.GuardError:
+            assert flag or x is not SMALL
+            continue
+        assert same(got, model(x)), extractor.code

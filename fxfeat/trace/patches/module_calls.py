@@ -18,6 +18,7 @@ from torch import nn
 
 from fxfeat.ir.module_call import ModuleCall, hide_modules, opaque_in
 from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
+from fxfeat.runtime.form_of import TENSOR, Keys, describe_form
 from fxfeat.trace.builder.given_containers import contents_of, have_changed
 from fxfeat.trace.builder.leaf_memo import NOTHING, look_at, recall, remember
 from fxfeat.trace.builder.measure import LITERALS
@@ -282,12 +283,27 @@ def _close(calls: ModuleCalls, module_call: ModuleCall, result: Any) -> None:
         described = hide_modules(to_write(trace, result))
         nodes = tuple((steps, node_of(trace, tensor)) for steps, tensor in tensors(result))
         nodes += tuple((steps, part.node) for steps, part in walk(result) if isinstance(part, numbers.RECORDED))
+        form, free = _describe_form(result)
     noted = trace.calls.module_calls[module_call.index]
     trace.calls.module_calls[module_call.index] = dataclasses.replace(
-        noted, stop=trace.numbering.position, result=described, result_nodes=nodes
+        noted, stop=trace.numbering.position, result=described, result_nodes=nodes, form=form, free=free
     )
     if not module_call.leaf and not isinstance(result, torch.Tensor):
         _tie_objects(trace, result, module_call.index)
+
+
+def _describe_form(result: Any) -> tuple[Any, tuple[Keys, ...]]:
+    """Describe the form of a result, in which recorded numbers may be any."""
+    if isinstance(result, torch.Tensor):
+        return TENSOR, ()
+    free: list[Keys] = []
+
+    def is_free(part: Any, keys: Keys) -> bool:
+        if isinstance(part, numbers.RECORDED):
+            free.append(keys)
+        return isinstance(part, numbers.RECORDED)
+
+    return describe_form(result, is_free), tuple(free)
 
 
 def _tie_objects(trace: Trace, result: Any, index: int) -> None:
