@@ -20,6 +20,7 @@ from fxfeat.ir.node_meta import MODEL_DEVICE, Context, TensorMeta, holds_tensor,
 from fxfeat.ir.tap import TappedCall
 from fxfeat.ir.tree import nodes_in
 from fxfeat.runtime.check import check
+from fxfeat.runtime.form_of import form_of
 from fxfeat.runtime.run_tapped import run_tapped
 
 _TAB = "    "
@@ -98,7 +99,7 @@ class _Writer:
 
     def _is_plain(self, node: fx.Node) -> bool:
         home = getattr(node.target, "__module__", None)
-        return home in ("_operator", "math") or node.target in (getattr, isinstance, len, "size", "dim", round)
+        return home in ("_operator", "math") or node.target in (getattr, isinstance, len, form_of, "size", "dim", round)
 
     def _last_uses(self) -> dict[fx.Node, int]:
         last: dict[fx.Node, int] = {}
