@@ -24,6 +24,9 @@ from fxfeat.vision.value_names import name_value
 
 _NORMS = frozenset(("layer_norm", "rms_norm"))
 
+_MOST_OFF = 0.02
+"""How far a step may be from a whole number, as a part of it, to be read off a map."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -251,8 +254,16 @@ def _name_levels(
         name = name_value(recording, node, table, is_one_stage)
         if name is None or not _is_learnt(recording, flow, node):
             continue
-        levels.append(Level(len(levels), name, join_axes(reduction), maps.layouts[node], node, why))
+        steps = _read_steps(maps.layouts[node]) or reduction
+        levels.append(Level(len(levels), name, join_axes(steps), maps.layouts[node], node, why))
     return tuple(levels)
+
+
+def _read_steps(layout: Layout) -> tuple[int, ...] | None:
+    """Read the reduction off a map where that is clear: drops beside each other do not add up."""
+    steps = tuple(max(1, round(step)) for step in layout.scale)
+    is_whole = all(abs(step - whole) <= _MOST_OFF * whole for step, whole in zip(layout.scale, steps, strict=True))
+    return steps if is_whole else None
 
 
 def _multiply(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:

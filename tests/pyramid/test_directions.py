@@ -176,3 +176,35 @@ def test_a_limit_is_one_for_each_direction():
         "output_stride=8 is no reduction of Wide, whose convolutions and pools leave maps reduced by 2, 4, 16. Pass "
         "one of these, for instance output_stride=4."
     )
+
+
+def layer(inputs, outputs, kernel=3, stride=(1, 2, 2)):
+    padding = (kernel // 2, 1, 1) if kernel == 3 else (kernel // 2, 0, 0)
+    size = (kernel, 3, 3) if kernel == 3 else (kernel, 1, 1)
+    return nn.Sequential(nn.Conv3d(inputs, outputs, size, stride, padding), nn.ReLU())
+
+
+class TwoPaths(nn.Module):
+    """A path of few frames and one of all, which is joined to it at each stage."""
+
+    def __init__(self):
+        super().__init__()
+        self.slow = nn.ModuleList([layer(3, 16), layer(24, 32), layer(40, 64)])
+        self.fast = nn.ModuleList([layer(3, 4), layer(4, 8), layer(8, 16)])
+        self.lateral = nn.ModuleList([layer(4, 8, 5, (4, 1, 1)), layer(8, 8, 5, (4, 1, 1))])
+        self.head = nn.Linear(80, 3)
+
+    def forward(self, x):
+        slow, fast = x[:, :, ::4], x
+        for slowly, fastly, lateral in zip(self.slow, self.fast, [*self.lateral, None], strict=True):
+            slow, fast = slowly(slow), fastly(fast)
+            slow = slow if lateral is None else torch.cat([slow, lateral(fast)], 1)
+        return self.head(torch.cat([slow.mean((2, 3, 4)), fast.mean((2, 3, 4))], 1))
+
+
+def test_paths_beside_each_other_have_reductions_of_their_own():
+    clip = torch.rand(1, 3, 16, 32, 32)
+    pyramid = fxfeat.features_only(TwoPaths().eval(), example_inputs=clip)
+    for value, level in zip(pyramid(clip), pyramid.feature_info, strict=True):
+        steps = level["reduction"] if isinstance(level["reduction"], tuple) else (level["reduction"],) * 3
+        assert tuple(size // step for size, step in zip(clip.shape[2:], steps, strict=True)) == tuple(value.shape[2:])
