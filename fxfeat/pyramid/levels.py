@@ -254,13 +254,14 @@ def _name_levels(
         name = name_value(recording, node, table, is_one_stage)
         if name is None or not _is_learnt(recording, flow, node):
             continue
-        steps = _read_steps(maps.layouts[node]) or reduction
-        levels.append(Level(len(levels), name, join_axes(steps), maps.layouts[node], node, why))
+        # Drops beside each other do not add up.
+        steps = _read_steps(maps.layouts[node]) if any(drop.passed for drop in drops) else None
+        levels.append(Level(len(levels), name, join_axes(steps or reduction), maps.layouts[node], node, why))
     return tuple(levels)
 
 
 def _read_steps(layout: Layout) -> tuple[int, ...] | None:
-    """Read the reduction off a map where that is clear: drops beside each other do not add up."""
+    """Read the reduction off a map where that is clear: a grid of few places says little of it."""
     steps = tuple(max(1, round(step)) for step in layout.scale)
     is_whole = all(abs(step - whole) <= _MOST_OFF * whole for step, whole in zip(layout.scale, steps, strict=True))
     return steps if is_whole else None
