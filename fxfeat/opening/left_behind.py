@@ -28,8 +28,10 @@ def may_leave_behind(recording: Recording, call: ModuleCall) -> bool:
         recording: what was recorded.
         call: one that was not seen to leave anything behind.
     """
-    later = recording.module_calls[call.index + 1 :]
-    inner = itertools.takewhile(lambda other: call.index in ancestors(recording.module_calls, other.index), later)
+    calls = recording.module_calls
+    # A slice would copy all that comes after it, for each call.
+    later = (calls[index] for index in range(call.index + 1, len(calls)))
+    inner = itertools.takewhile(lambda other: call.index in ancestors(calls, other.index), later)
     inside = [call, *inner]
     codes = {other.index: _codes_of(_kind_at(recording, other.path)) for other in inside}
     if any(_marks(code) for every in codes.values() for code in every):
