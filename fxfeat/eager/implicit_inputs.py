@@ -79,7 +79,8 @@ def check_settings_of_others(setup: Setup, recording: Recording, emission: Emiss
     """Raise where opened code sets what a module that stays whole may go by: next time, or in the other mode alone."""
     opened = opened_in(emission)
     for write in recording.attribute_writes:
-        if write.is_setting and write.path not in opened and is_opened(recording, write, opened):
+        is_of_other = write.is_setting and write.path not in opened and is_opened(recording, write, opened)
+        if is_of_other and _is_run_whole(setup.model, recording, write.path, opened):
             name = spell_attribute(write.path, write.name)
             raise TraceError(
                 f"{type(setup.model).__name__} sets {name!r} at {write.where}, which the next call of that module may "
@@ -88,6 +89,13 @@ def check_settings_of_others(setup: Setup, recording: Recording, emission: Emiss
                 path=shared_path(around_writes([write], recording)),
                 reason=f"its code sets {name!r}, which the next call may go by",
             )
+
+
+def _is_run_whole(model: nn.Module, recording: Recording, path: str, opened: Container[str]) -> bool:
+    """Say whether a module, or one that holds it, is called whole: of others the methods alone are, by opened code."""
+    module = model.get_submodule(path)
+    whole = {call.path for call in recording.module_calls if call.path not in opened}
+    return any(module in set(model.get_submodule(each).modules()) for each in whole)
 
 
 def to_observe(setup: Setup, recording: Recording, training: bool | None, emission: Emission) -> Observation:

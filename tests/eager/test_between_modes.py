@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxfeat
-from tests.oracle import eager, pick, run, same_value
+from tests.oracle import eager, pick, run, same, same_value
 
 X = torch.rand(4, 8)
 
@@ -297,3 +297,52 @@ def test_the_error_names_the_buffer_that_a_number_changes() -> None:
         "'norm.running_mean' changes from call to call with rate of HasARate, which its code keeps in plain Python; "
         "written-out code could not. Ask for features outside that module, or make it a buffer."
     )
+
+
+class Measures(nn.Module):
+    """Is never called itself: what holds it calls its methods."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = None
+
+    def measure(self, x):
+        self.factor = 2.0
+
+    def scale(self, x):
+        return x / self.factor
+
+
+class Measured(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.measures, self.linear, self.inner = Measures(), nn.Linear(4, 4), inner
+
+    def forward(self, x):
+        self.measures.measure(x)
+        return self.linear(self.inner(self.measures.scale(x)))
+
+
+def test_settings_of_a_module_whose_methods_alone_are_called_are_written_out():
+    model, x = Measured(nn.ReLU()).eval(), torch.rand(2, 4)
+    extractor = fxfeat.create_feature_extractor(model, ["inner", "linear"], example_inputs=x, engine="code")
+    for given in (x, torch.rand(5, 4), x):
+        assert same(extractor(given)["linear"], model(given))
+
+
+class Holds(nn.Module):
+    """Goes by what another module has measured."""
+
+    def __init__(self, measures):
+        super().__init__()
+        self.measures = measures
+
+    def forward(self, x):
+        return self.measures.scale(x) + x
+
+
+def test_settings_that_a_whole_module_goes_by_are_not():
+    model, x = Measured(nn.Identity()).eval(), torch.rand(2, 4)
+    model.inner = Holds(model.measures)
+    with pytest.raises(fxfeat.TraceError, match=r"in Python \(measures\.factor\)"):
+        fxfeat.create_feature_extractor(model, ["inner", "linear"], example_inputs=x, engine="code")
