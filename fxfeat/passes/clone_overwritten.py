@@ -50,7 +50,10 @@ def _keep(
     clone = _clone(draft.graph, node, moment)
     wanted = {part for feature in features if feature.produced_at > moment for part in nodes_in(feature.value)}
     before = _before(draft, moment)
-    if memory & draft.recording.persistent or not is_sole(clone, node, _written_by(later), before, wanted):
+    # A clone is no leaf, which alone may be told to keep gradients or none.
+    is_flagged = any(writer.target == "requires_grad_" for writer in later)
+    is_kept = is_flagged or bool(memory & draft.recording.persistent)
+    if is_kept or not is_sole(clone, node, _written_by(later), before, wanted):
         return tuple(_put(feature, node, clone) if feature.produced_at == moment else feature for feature in features)
     _let_later_nodes_use(clone, node)
     return tuple(_put(feature, node, clone) if feature.produced_at > moment else feature for feature in features)

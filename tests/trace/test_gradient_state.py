@@ -341,3 +341,18 @@ def test_derivatives_forward_over_an_extractor():
         dual = forward_ad.make_dual(X, X)
         mine, theirs = (forward_ad.unpack_dual(value).tangent for value in (extractor(dual)["output"], model(dual)))
         assert same(mine, theirs)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+@pytest.mark.parametrize("write", ["data", "detached", "view"])
+def test_what_is_written_to_memory_that_keeps_gradients(flag, write):
+    class Writes(nn.Module):
+        def forward(self, x):
+            y = (x + 1).requires_grad_(flag)
+            with torch.no_grad():
+                {"data": y.data, "detached": y.detach(), "view": y.view(-1)}[write].clamp_(max=1.5)
+            return y
+
+    x = torch.linspace(0, 1, 8).reshape(2, 4)
+    extractor = fxfeat.create_feature_extractor(Writes().eval(), ["output"], example_inputs=x)
+    assert torch.equal(extractor(x)["output"], Writes()(x))

@@ -10,7 +10,7 @@ from fxfeat.ir.node_meta import Storage
 from fxfeat.trace.builder.fakes import fake_of
 from fxfeat.trace.builder.measure import storage_of
 from fxfeat.trace.builder.nodes import add_node
-from fxfeat.trace.builder.provenance import node_of, tie_result
+from fxfeat.trace.builder.provenance import measure_memory, node_of, tie_result
 from fxfeat.trace.builder.torch_call import TorchCall
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.unanswerable import refuse_in_try
@@ -33,6 +33,7 @@ def write_gradient_flag(trace: Trace, call: TorchCall) -> torch.Tensor:
     trace.memory.written |= memory
     trace.memory.effects.writes |= memory
     effects: dict[str, Any] = {"reads": memory, "writes": memory, "constant": False, "counted": False}
+    effects.update(measure_memory(trace, fake_of(trace, tensor)))
     node = add_node(trace, "call_method", "requires_grad_", (source, flag), **effects)
     return tie_result(trace, tensor, node, set(memory))
 
