@@ -6,12 +6,12 @@ Part of ``python -m benchmarks.creation --large``. Each measurement runs in a pr
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,12 +76,17 @@ def measure_huge(name: str) -> dict[str, float]:
             model: nn.Module = transformers.LlamaModel(transformers.LlamaConfig(**llama))
         else:
             model = transformers.ViTModel(transformers.ViTConfig(**vit))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _read_peak()
     layers = len(model.get_submodule("layers"))  # type: ignore[arg-type]
     names = _time(lambda: fxfeat.get_graph_node_names(model, suppress_diff_warning=True))
     create = _time(lambda: fxfeat.create_feature_extractor(model, [f"layers.{layers // 2}", f"layers.{layers - 1}"]))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"names": names, "create": create, "MiB": (after - before) / 1024}
+    return {"names": names, "create": create, "MiB": (_read_peak() - before) / 1024}
+
+
+def _read_peak() -> int:
+    """Read the most memory that this process has had, in KiB; what getrusage tells begins with the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def measure_levels(name: str) -> dict[str, float]:
