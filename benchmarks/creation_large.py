@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +19,13 @@ from torch import nn
 from torchvision.models import feature_extraction
 
 import fxfeat
+from benchmarks.process_time import measure_seconds
+from benchmarks.stages import STAGES
 
 CHAINS = (500, 2000, 8000, 16000)
 BESIDE_TORCHVISION = 2000
 HUGE = ("LlamaModel of 70 billion parameters", "ViTModel of 22 billion parameters")
-LEVELS = {
-    "resnet50": ["layer1", "layer2", "layer3", "layer4"],
-    "swin_t": ["features.1", "features.3", "features.5", "features.7"],
-}
+LEVELS = ("resnet50", "swin_t")
 
 
 class Block(nn.Module):
@@ -42,12 +40,6 @@ class Block(nn.Module):
         return x + self.relu(self.linear(x))
 
 
-def _time(call: Callable[[], object]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
 def measure_chain(length: int) -> dict[str, float]:
     """Measure a chain of blocks: its last block, and all names."""
     x, last = torch.rand(2, 4), str(length - 1)
@@ -55,11 +47,11 @@ def measure_chain(length: int) -> dict[str, float]:
     fxfeat.create_feature_extractor(small, ["3"], example_inputs=x)
     model = nn.Sequential(*(Block() for _ in range(length)))
     seconds = {
-        "last block": _time(lambda: fxfeat.create_feature_extractor(model, [last], example_inputs=x)),
-        "names": _time(lambda: fxfeat.get_graph_node_names(model, example_inputs=x)),
+        "last block": measure_seconds(lambda: fxfeat.create_feature_extractor(model, [last], example_inputs=x)),
+        "names": measure_seconds(lambda: fxfeat.get_graph_node_names(model, example_inputs=x)),
     }
     if length == BESIDE_TORCHVISION:
-        seconds["torchvision"] = _time(lambda: feature_extraction.create_feature_extractor(model, [last]))
+        seconds["torchvision"] = measure_seconds(lambda: feature_extraction.create_feature_extractor(model, [last]))
     return seconds
 
 
@@ -78,8 +70,10 @@ def measure_huge(name: str) -> dict[str, float]:
             model = transformers.ViTModel(transformers.ViTConfig(**vit))
     before = _read_peak()
     layers = len(model.get_submodule("layers"))  # type: ignore[arg-type]
-    names = _time(lambda: fxfeat.get_graph_node_names(model, suppress_diff_warning=True))
-    create = _time(lambda: fxfeat.create_feature_extractor(model, [f"layers.{layers // 2}", f"layers.{layers - 1}"]))
+    names = measure_seconds(lambda: fxfeat.get_graph_node_names(model, suppress_diff_warning=True))
+    create = measure_seconds(
+        lambda: fxfeat.create_feature_extractor(model, [f"layers.{layers // 2}", f"layers.{layers - 1}"])
+    )
     return {"names": names, "create": create, "MiB": (_read_peak() - before) / 1024}
 
 
@@ -93,13 +87,13 @@ def measure_levels(name: str) -> dict[str, float]:
     """Measure what makes a pyramid, a backbone and a detector's backbone beside an extractor of the same levels."""
     model = torchvision.models.get_model(name, weights=None).eval()
     makers: dict[str, Callable[[], object]] = {
-        "create_feature_extractor": lambda: fxfeat.create_feature_extractor(model, LEVELS[name]),
+        "create_feature_extractor": lambda: fxfeat.create_feature_extractor(model, STAGES[name]),
         "features_only": lambda: fxfeat.features_only(model),
         "Backbone": lambda: fxfeat.Backbone(model),
         "fpn_backbone": lambda: fxfeat.fpn_backbone(model),
     }
-    first = {key: _time(make) for key, make in makers.items()}
-    return {key: min(_time(make), _time(make), first[key]) for key, make in makers.items()}
+    first = {key: measure_seconds(make) for key, make in makers.items()}
+    return {key: min(measure_seconds(make), measure_seconds(make), first[key]) for key, make in makers.items()}
 
 
 _MEASURES: dict[str, Callable[[Any], dict[str, float]]] = {

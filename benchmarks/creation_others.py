@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 import fxfeat
+from benchmarks.process_time import measure_seconds
 from fxfeat.inputs.examples import guess_examples
 from fxfeat.trace import run
 
@@ -103,7 +103,9 @@ def measure(case: Case, repeats: int) -> Measured:
     model = case.make().eval()
     example = next(guess_examples(model))
     with _counting() as recordings:
-        seconds = [_time(lambda: fxfeat.create_feature_extractor(model, case.nodes)) for _ in range(repeats + 1)]
+        seconds = [
+            measure_seconds(lambda: fxfeat.create_feature_extractor(model, case.nodes)) for _ in range(repeats + 1)
+        ]
     export = _try(lambda: torch.export.export(model, example.args, example.kwargs, strict=False))
     return Measured(
         case.name,
@@ -144,17 +146,11 @@ def _counting() -> Iterator[list[int]]:
         run.run_once = once
 
 
-def _time(call: Callable[[], object]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
 def _try(call: Callable[[], object]) -> float | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _time(call)
+            return measure_seconds(call)
     except Exception:
         return None
 

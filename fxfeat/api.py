@@ -152,7 +152,7 @@ def create_feature_extractor(
     again = check_on_guard(on_guard) == "retrace"
     retracing = Retracing(model, lambda model, example: _create(model, requests, options, example)) if again else None
     extractor = _create(model, requests, options, example_inputs, retracing)
-    warn_of_taps(options.engine, extractor.original, *(emission.source for emission in extractor.forms.emissions))
+    _warn(options.engine, extractor)
     return extractor
 
 
@@ -169,8 +169,12 @@ def extract_from(setup: Setup, names: Mapping[str, str]) -> FeatureExtractor:
     request = read_request(names)
     modes = emit_modes(setup, {True: request, False: request}, flatten=False)
     extractor = build_extractor(modes, setup.model)
-    warn_of_taps(setup.engine, extractor.original, *(emission.source for emission in extractor.forms.emissions))
+    _warn(setup.engine, extractor)
     return extractor
+
+
+def _warn(engine: Engine, extractor: FeatureExtractor) -> None:
+    warn_of_taps(engine, extractor.original, *(emission.source for emission in extractor.forms.emissions))
 
 
 def _create(

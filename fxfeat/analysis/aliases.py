@@ -6,7 +6,6 @@ its argument back at another one. The recording shows one of the two; written-ou
 
 from __future__ import annotations
 
-import dis
 import inspect
 import types
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from torch import fx, nn
 from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.node_meta import Storage, amend, meta_of
 from fxfeat.ir.tree import nodes_in
+from fxfeat.ir.writing_code import names_in_place, stores_in_place
 
 COPIES_OR_NOT = frozenset(
     {
@@ -123,19 +123,10 @@ def _code_of(kind: type) -> Iterator[types.CodeType]:
 
 
 def _writes(code: types.CodeType) -> bool:
-    if any(name.endswith("_") and not name.startswith("_") for name in code.co_names) or _names(code) & {
-        "out",
-        "inplace",
-    }:
-        return True
-    return any(step.opname == "STORE_SUBSCR" or _is_in_place(step) for step in dis.get_instructions(code))
+    return names_in_place(code) or not _names(code).isdisjoint(("out", "inplace")) or stores_in_place(code)
 
 
 def _names(code: types.CodeType) -> set[str]:
     """List the names of keyword arguments, which the compiler keeps as tuples of constants."""
     constants = [constant for constant in code.co_consts if isinstance(constant, tuple)]
     return {name for constant in constants for name in constant if isinstance(name, str)}
-
-
-def _is_in_place(step: dis.Instruction) -> bool:
-    return step.opname.startswith("INPLACE_") or (step.opname == "BINARY_OP" and step.argrepr.endswith("="))

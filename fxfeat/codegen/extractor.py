@@ -6,7 +6,7 @@ import inspect
 import itertools
 import linecache
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import FunctionType
 from typing import Any, get_args
@@ -113,17 +113,12 @@ class FeatureExtractor(Shown, nn.Module):
         self.own_modes = read_own_modes(model, self)
         self.converts = find_own_conversions(model, self)
         self.opened_state = OpenedState(
-            {
-                name: take_form(model, form, self.own_modes, setting)
-                for name, form, setting in _named_forms(forms)
-                if isinstance(form, Emission)
-            },
+            {name: take_form(model, form, self.own_modes, setting) for name, form, setting in _named_emissions(forms)},
             take(list_global_hooks()),
         )
-        for name, form, _ in _named_forms(forms):
-            if isinstance(form, Emission):
-                self.opened_state.watch(self, model, name)
-                self.opened_state.outside[name] = watch_globals(model, form.opened)
+        for name, form, _ in _named_emissions(forms):
+            self.opened_state.watch(self, model, name)
+            self.opened_state.outside[name] = watch_globals(model, form.opened)
         close_opened(self, self.opened_state, RESERVED)
         if retracing is not None:
             self.__dict__.update(retracing=retracing, forward=_retracing_forward(self))
@@ -413,10 +408,9 @@ def _wrapper_of(state_dict: Any, names: frozenset[str]) -> str:
 def _class_of(forms: ModeVariants) -> type[FeatureExtractor]:
     methods: dict[str, Callable[..., Any]] = {}
     sources: dict[str, str] = {}
-    for name, form, _ in _named_forms(forms):
-        if isinstance(form, Emission):
-            methods[name] = compile_source(form.source)
-            sources[name] = form.source.text
+    for name, form, _ in _named_emissions(forms):
+        methods[name] = compile_source(form.source)
+        sources[name] = form.source.text
     if set(methods) == {"train", "eval"} and len(set(sources.values())) == 1:
         body = {"forward": methods["train"]}
     else:
@@ -466,8 +460,13 @@ def compile_source(source: Source) -> Callable[..., Any]:
     return method
 
 
-def _named_forms(forms: ModeVariants) -> tuple[tuple[str, Any, Setting | None], ...]:
-    return ("train", forms.train, "train()"), ("eval", forms.eval, "eval()"), ("mixed", forms.mixed, None)
+def _named_emissions(forms: ModeVariants) -> Iterator[tuple[str, Emission, Setting | None]]:
+    """Yield the forms that there are, each with its name and what sets the mode."""
+    settings: tuple[tuple[str, Any, Setting | None], ...] = (
+        *(("train", forms.train, "train()"), ("eval", forms.eval, "eval()")),
+        ("mixed", forms.mixed, None),
+    )
+    return ((name, form, setting) for name, form, setting in settings if isinstance(form, Emission))
 
 
 def _without_graphs(forms: ModeVariants) -> ModeVariants:

@@ -10,7 +10,7 @@ import dis
 import functools
 import itertools
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,21 +18,19 @@ from torch import nn
 
 from fxfeat.errors import GuardError
 from fxfeat.ir.source_lines import names_in
+from fxfeat.ir.writing_code import CHANGING_METHODS, CHANGING_STEPS
 from fxfeat.isolation.reached_code import contents_of_cell, data_of, functions_of, homes_of, is_of_library
 from fxfeat.runtime.snapshot import NOTHING, Thing, is_still, take
 
 _LOADS = ("LOAD_GLOBAL", "LOAD_DEREF")
-_CHANGES = frozenset(
-    ("append", "extend", "insert", "remove", "clear", "pop", "popitem", "update", "setdefault", "add", "appendleft")
-)
 
 
 @dataclass(frozen=True)
 class WatchedGlobal:
-    """Something that code went by: how to look it up, what it was, what is compared, and how it is spelled."""
+    """Something that code went by: the table it stands in by name, what it is compared by, and how it is spelled."""
 
-    look_up: Callable[[], Any]
-    was: Any
+    table: Any
+    name: str
     taken: Any
     spelled: str
 
@@ -61,8 +59,8 @@ def check_globals(watched: Iterable[WatchedGlobal]) -> None:
         GuardError: naming it.
     """
     for one in watched:
-        now = one.look_up()
-        if (now is not one.was or one.taken is not one.was) and not is_still(one.taken, now):
+        now = one.table.get(one.name, NOTHING)
+        if not is_still(one.taken, now):
             raise GuardError(
                 f"{one.spelled} was {one.taken!r} when the extractor was made and is {take(now)!r} now, and the code "
                 "that reads it is written out as it was. Create the extractor again, or set it back."
@@ -101,26 +99,17 @@ def _watch(
     elif isinstance(value, type):
         yield from _watch_class(value, words, stored)
     elif name not in stored and not callable(value) and value is not NOTHING:
-        was, taken = _pair(value, words)
+        taken = take(value, words)
         if not isinstance(taken, Thing):
-            yield (id(table), name), WatchedGlobal(lambda: table.get(name, NOTHING), was, taken, spelled)
+            yield (id(table), name), WatchedGlobal(table, name, taken, spelled)
 
 
 def _watch_class(kind: Any, words: frozenset[str], stored: set[str]) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
     for home in homes_of(kind) if not issubclass(kind, nn.Module) else ():
-        table: Any = home
-        for word in (data_of(table) & words) - stored:
-            look_up = _looking_up_attribute(home, word)
-            yield (id(home), word), WatchedGlobal(look_up, *_pair(look_up(), words), f"{word!r} of {home.__name__}")
-
-
-def _pair(value: Any, words: frozenset[str]) -> tuple[Any, Any]:
-    taken = take(value, words)
-    return (value, taken) if taken is value else (None, taken)
-
-
-def _looking_up_attribute(home: type, name: str) -> Callable[[], Any]:
-    return lambda: vars(home).get(name, NOTHING)
+        owner: Any = home
+        for word in (data_of(owner) & words) - stored:
+            taken = take(vars(home)[word], words)
+            yield (id(home), word), WatchedGlobal(vars(home), word, taken, f"{word!r} of {home.__name__}")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -131,9 +120,9 @@ def _names_stored(code: types.CodeType) -> frozenset[str]:
     names |= {
         before.argval
         for before, step in itertools.pairwise(steps)
-        if before.opname in _LOADS and isinstance(step.argval, str) and step.argval in _CHANGES
+        if before.opname in _LOADS and isinstance(step.argval, str) and step.argval in CHANGING_METHODS
     }
-    if any(step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR") for step in steps):
+    if any(step.opname in CHANGING_STEPS for step in steps):
         names |= {step.argval for step in steps if step.opname in _LOADS}
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return frozenset(names).union(*map(_names_stored, inner))

@@ -59,10 +59,10 @@ def guard_dtypes(mode: OneMode, emission: Emission) -> tuple[OneMode, tuple[Inpu
     tied = tie(mode, [*alone, *moved])
     if _have_code(tied, [*alone, *moved]):
         return tied, _find_guards(tied, any_float=True), "any"
-    tied = tie(mode, moved)
-    if alone and have_one_float(mode.recording, emission, mode.setup.examples[0]) and _have_code(tied, moved):
-        return relate_dtypes(tied, emission), _find_guards(tied, any_float=True), "alike"
-    return fix_dtypes(tie(mode, [*alone, *moved]))
+    together = tie(mode, moved) if alone and have_one_float(mode.recording, emission, mode.setup.examples[0]) else None
+    if together is not None and _have_code(together, moved):
+        return relate_dtypes(together, emission), _find_guards(together, any_float=True), "alike"
+    return fix_dtypes(tied)
 
 
 def fix_dtypes(mode: OneMode) -> tuple[OneMode, tuple[InputGuard, ...], Floats]:

@@ -12,13 +12,9 @@ from torch import nn
 
 from fxfeat.ir.module_call import ModuleCall, ancestors
 from fxfeat.ir.recording import Recording
-from fxfeat.ir.tree import is_structure, walk
+from fxfeat.ir.writing_code import CHANGING_METHODS, CHANGING_STEPS
 from fxfeat.isolation.reached_code import functions_of
-
-_CHANGES = frozenset(
-    ("append", "appendleft", "extend", "insert", "remove", "clear", "pop", "popitem", "update", "setdefault", "add")
-)
-_CHANGING_STEPS = ("STORE_SUBSCR", "DELETE_SUBSCR")
+from fxfeat.trace.builder.given_containers import contents_of
 
 
 def may_leave_behind(recording: Recording, call: ModuleCall) -> bool:
@@ -33,11 +29,10 @@ def may_leave_behind(recording: Recording, call: ModuleCall) -> bool:
     later = (calls[index] for index in range(call.index + 1, len(calls)))
     inner = itertools.takewhile(lambda other: call.index in ancestors(calls, other.index), later)
     inside = [call, *inner]
-    codes = {other.index: _codes_of(_kind_at(recording, other.path)) for other in inside}
-    if any(_marks(code) for every in codes.values() for code in every):
+    if any(_marks(_kind_at(recording, other.path)) for other in inside):
         return True
     given = [other for other in inside if _takes_containers(other)] if _takes_containers(call) else []
-    return any(_changes(code) for other in given for code in codes[other.index])
+    return any(_changes(_kind_at(recording, other.path)) for other in given)
 
 
 def _kind_at(recording: Recording, path: str) -> Any:
@@ -47,43 +42,42 @@ def _kind_at(recording: Recording, path: str) -> Any:
         return nn.Identity
 
 
-@functools.lru_cache(maxsize=4096)
-def _codes_of(kind: Any) -> tuple[types.CodeType, ...]:
-    return tuple(function.__code__ for function in functions_of([kind]))
-
-
 def _takes_containers(call: ModuleCall) -> bool:
-    return any(
-        isinstance(part, (list, dict)) for value in (*call.args, *call.kwargs.values()) for part in _parts(value)
-    )
-
-
-def _parts(value: Any) -> list[Any]:
-    return [part for _, part in walk(value, (), is_structure)]
+    return bool(contents_of((*call.args, *call.kwargs.values())))
 
 
 @functools.lru_cache(maxsize=4096)
-def _changes(code: types.CodeType) -> bool:
+def _changes(kind: Any) -> bool:
+    """Say whether the code of a class of modules names what changes a list or a dict."""
+    return any(_changes_containers(function.__code__) for function in functions_of([kind]))
+
+
+@functools.lru_cache(maxsize=4096)
+def _marks(kind: Any) -> bool:
+    """Say whether the code of a class of modules sets attributes of what is not the module's."""
+    return any(_marks_others(function.__code__) for function in functions_of([kind]))
+
+
+def _changes_containers(code: types.CodeType) -> bool:
     """Say whether code names what changes a list or a dict.
 
-    >>> _changes((lambda x: x.append(1)).__code__), _changes((lambda x: x.relu()).__code__)
+    >>> _changes_containers((lambda x: x.append(1)).__code__), _changes_containers((lambda x: x.relu()).__code__)
     (True, False)
     """
-    return not _CHANGES.isdisjoint(code.co_names) or any(step.opname in _CHANGING_STEPS for step in _steps(code))
+    names_it = not CHANGING_METHODS.isdisjoint(code.co_names)
+    return names_it or any(step.opname in CHANGING_STEPS for step in _steps(code))
 
 
-@functools.lru_cache(maxsize=4096)
-def _marks(code: types.CodeType) -> bool:
+def _marks_others(code: types.CodeType) -> bool:
     """Say whether code sets an attribute of anything but what its first argument holds.
 
     >>> def mark(self, x):
     ...     x.seen = True
-    >>> _marks(mark.__code__)
+    >>> _marks_others(mark.__code__)
     True
     """
     own = code.co_varnames[:1]
-    steps = _steps(code)
-    stores = [before for before, step in itertools.pairwise(steps) if step.opname == "STORE_ATTR"]
+    stores = [before for before, step in itertools.pairwise(_steps(code)) if step.opname == "STORE_ATTR"]
     owners = [step for step in stores if step.opname.startswith("LOAD_FAST")]
     # Some steps load two variables at once, the last of which is what is set on.
     names = [step.argval[-1:] if isinstance(step.argval, tuple) else (step.argval,) for step in owners]

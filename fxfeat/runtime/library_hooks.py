@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from fxfeat.ir.source_lines import is_library
+from fxfeat.ir.writing_code import names_in_place, stores_in_place
 
 _CHANGES = frozenset(("STORE_ATTR", "STORE_SUBSCR", "DELETE_ATTR", "DELETE_SUBSCR"))
 
@@ -39,14 +40,7 @@ def may_write(hook: Any) -> bool:
 
 @functools.cache
 def _writes(code: CodeType) -> bool:
-    if any(name.endswith("_") and not name.startswith("_") for name in code.co_names):
-        return True
-    steps = list(dis.get_instructions(code))
-    return any(step.opname in ("STORE_SUBSCR", "STORE_SLICE") or _is_in_place(step) for step in steps)
-
-
-def _is_in_place(step: dis.Instruction) -> bool:
-    return step.opname.startswith("INPLACE_") or (step.opname == "BINARY_OP" and step.argrepr.endswith("="))
+    return names_in_place(code) or stores_in_place(code)
 
 
 def _is_of_library(module: nn.Module, hook: Any) -> bool:
@@ -62,7 +56,7 @@ def _is_of_library(module: nn.Module, hook: Any) -> bool:
 @functools.cache
 def _leaves_result(code: CodeType) -> bool:
     """Say whether a function returns None wherever it ends, and writes to nothing in place."""
-    if any(name.endswith("_") and not name.startswith("_") for name in code.co_names):
+    if names_in_place(code):
         return False
     steps = list(dis.get_instructions(code))
     if any(step.opname in _CHANGES or "YIELD" in step.opname for step in steps):
