@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -71,7 +72,18 @@ def _extent_of(tensor: torch.Tensor, listed: bool) -> list[int]:
 
 
 def resize(example: Example, sizes: Mapping[Axis, int]) -> Example:
-    """Return an example some axes of which have other sizes."""
+    """Return an example some axes of which have other sizes; its tensors have no values until it is filled.
+
+    >>> larger = resize(Example((torch.ones(2),)), {Axis((("item", 0), ("item", 0)), 0, 2): 4})
+    >>> larger.fill().args
+    (tensor([1., 1., 1., 1.]),)
+    """
+    return dataclasses.replace(_resize(example, sizes, _make_room), fill=lambda: _resize(example, sizes, _repeat))
+
+
+def _resize(
+    example: Example, sizes: Mapping[Axis, int], make: Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor]
+) -> Example:
     wanted_at = {(axis.steps, axis.dimension): size for axis, size in sizes.items()}
     resized: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
 
@@ -79,7 +91,7 @@ def resize(example: Example, sizes: Mapping[Axis, int]) -> Example:
         wanted = tuple(wanted_at.get((steps, dimension), size) for dimension, size in enumerate(tensor.shape))
         # A tensor that comes twice is one tensor at other sizes too.
         if (id(tensor), wanted) not in resized:
-            resized[id(tensor), wanted] = _resized(tensor, wanted)
+            resized[id(tensor), wanted] = make(tensor, wanted)
         return resized[id(tensor), wanted]
 
     return _changed(example, change)
@@ -103,7 +115,13 @@ def _changed(example: Example, change: Callable[[Steps, torch.Tensor], torch.Ten
     return Example(*given)
 
 
-def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+def _make_room(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    if tuple(tensor.shape) == sizes or tensor.layout != torch.strided or tensor.is_quantized:
+        return _repeat(tensor, sizes)
+    return torch.empty(sizes, dtype=tensor.dtype, device=tensor.device, requires_grad=tensor.requires_grad)
+
+
+def _repeat(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     for dimension, wanted in enumerate(sizes):
         if wanted != tensor.shape[dimension]:
             index = torch.arange(wanted, device=tensor.device) % tensor.shape[dimension]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,11 @@ Sizes = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 
 @dataclass(frozen=True)
 class Example:
-    """One set of arguments for a model's ``forward``."""
+    """One set of arguments for a model's ``forward``.
+
+    ``fill`` makes the same with values, where the tensors have room for them but none yet: most runs look at none.
+    """
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    fill: Callable[[], Example] | None = None

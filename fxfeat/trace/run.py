@@ -63,7 +63,8 @@ def record(
                 conditions = Conditions(
                     fake_tensors(kind, recast), training, grad, assumptions, replacements=replacements
                 )
-                return _record_once(model, example, leaves, conditions, recast)
+                given = example.fill() if kind == "real" and example.fill is not None else example
+                return _record_once(model, given, leaves, conditions, recast)
         except FxfeatError:
             raise
         except Exception as failure:
