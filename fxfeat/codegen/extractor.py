@@ -20,6 +20,7 @@ from fxfeat.codegen.own_conversions import find_own_conversions, refuse_own_conv
 from fxfeat.codegen.own_loading import explain_loading, note_loading
 from fxfeat.codegen.own_modes_followed import OwnModes, list_parts, read_own_modes
 from fxfeat.codegen.retracing import Retracing
+from fxfeat.codegen.shared_parts import Shared, follow_shared, list_shared
 from fxfeat.codegen.source import write_as
 from fxfeat.codegen.tapped_modules import Originals, plant_tapped
 from fxfeat.codegen.watched_globals import watch_globals
@@ -78,6 +79,7 @@ class FeatureExtractor(Shown, nn.Module):
     converts: str
 
     retracing: Retracing | None = None
+    shared: Shared = ()
 
     def __init__(
         self,
@@ -119,6 +121,7 @@ class FeatureExtractor(Shown, nn.Module):
         for name, form, _ in _named_emissions(forms):
             self.opened_state.watch(self, model, name)
             self.opened_state.outside[name] = watch_globals(model, form.opened)
+        self.shared = list_shared(self, model)
         close_opened(self, self.opened_state, RESERVED)
         if retracing is not None:
             self.__dict__.update(retracing=retracing, forward=_retracing_forward(self))
@@ -129,6 +132,7 @@ class FeatureExtractor(Shown, nn.Module):
         return super()._call_impl(*args, **kwargs)
 
     def _check_opened(self) -> None:
+        follow_shared(self.shared)
         self.opened_state.check(self, "mixed" if self.is_mixed else "train" if self.training else "eval")
 
     def run_own(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -277,7 +281,7 @@ class FeatureExtractor(Shown, nn.Module):
         return _restore, (_without_graphs(self.forms),), state
 
 
-_OF_THE_ORIGINAL = ("forms", "retracing", "forward")
+_OF_THE_ORIGINAL = ("forms", "retracing", "forward", "shared")
 """What a copy does not take over as it is: it follows nothing of the original's model."""
 
 
@@ -301,6 +305,7 @@ RESERVED = frozenset(dir(FeatureExtractor)) | {
     "tracer_kwargs",
     "originals",
     "opened_state",
+    "shared",
     "left_out",
     "return_type",
     "own_modes",

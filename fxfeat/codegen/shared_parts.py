@@ -1,0 +1,166 @@
+"""Tensors and children of opened modules that are set anew on the model: followed, or an error that names them.
+
+What stays whole is the model's own. What is written out has a stand-in, which holds the same tensors and children under
+the same names. One that the model is given later (``m.half()``, ``m.mask = ...``) is taken over where it can be.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxfeat.codegen.containers import Opened
+from fxfeat.errors import GuardError
+
+_TABLES = ("_parameters", "_buffers", "_modules", "__dict__")
+_LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_AGAIN = "Create the extractor again, or set it back."
+
+
+@dataclass
+class SharedPart:
+    """A tensor or a child, by its name in an opened module and in the stand-in, and what each had there last."""
+
+    module: weakref.ref[nn.Module]
+    stand_in: weakref.ref[nn.Module]
+    path: str
+    table: str
+    name: str
+    theirs: weakref.ref[Any]
+    mine: weakref.ref[Any]
+
+
+@dataclass(frozen=True)
+class SharedList:
+    """The children of an opened list, up to the last that code uses; ``whole`` says that there were no others."""
+
+    module: weakref.ref[nn.Module]
+    path: str
+    names: tuple[str, ...]
+    whole: bool
+
+
+Shared = tuple[SharedPart | SharedList, ...]
+
+
+def list_shared(extractor: nn.Module, model: nn.Module) -> Shared:
+    """List what stand-ins share with the modules that they stand for."""
+    return tuple(_list_shared(extractor, model, ""))
+
+
+def _list_shared(stand_in: nn.Module, module: nn.Module, path: str) -> Iterator[SharedPart | SharedList]:
+    for table, name in _names_in(stand_in):
+        theirs, mine = _table(module, table).get(name), _look_up(stand_in, name)
+        if theirs is None or not (theirs is mine or isinstance(mine, Opened)):
+            continue
+        home, stands = weakref.ref(module), weakref.ref(stand_in)
+        yield SharedPart(home, stands, path, table, name, weakref.ref(theirs), weakref.ref(mine))
+        if isinstance(mine, Opened):
+            yield from _list_shared(mine, theirs, f"{path}.{name}" if path else name)
+    if isinstance(module, _LISTS) and (used := [name for name in module._modules if name in stand_in._modules]):
+        names = tuple(module._modules)
+        until = names.index(used[-1]) + 1
+        yield SharedList(weakref.ref(module), path, names[:until], until == len(names))
+
+
+def _names_in(module: nn.Module) -> list[tuple[str, str]]:
+    tensors = [("__dict__", name) for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+    return [(table, name) for table in _TABLES[:3] for name in vars(module)[table]] + tensors
+
+
+def follow_shared(shared: Shared) -> None:
+    """Take over what an opened module was given since the last call.
+
+    Raises:
+        GuardError: where it does not fit what is written out.
+    """
+    for one in shared:
+        module = one.module()
+        if module is None:
+            continue
+        if isinstance(one, SharedList):
+            _check_list(one, module)
+            continue
+        if _table(module, one.table).get(one.name) is not one.theirs():
+            _follow(one, module)
+
+
+def _check_list(one: SharedList, module: nn.Module) -> None:
+    names = tuple(module._modules)
+    if names[: len(one.names)] == one.names and (not one.whole or len(names) == len(one.names)):
+        return
+    raise GuardError(
+        f"The children of {_spell(one.path, module)} were {_enumerate(one.names)} when the extractor was made"
+        f"{'' if one.whole else ', as far as it uses them,'} and are {_enumerate(names)} now: the code that goes "
+        f"through them is written out. {_AGAIN}"
+    )
+
+
+def _follow(one: SharedPart, module: nn.Module) -> None:
+    stand_in, theirs = one.stand_in(), _look_up(module, one.name)
+    mine = None if stand_in is None else _look_up(stand_in, one.name)
+    if stand_in is None or mine is None:
+        return
+    # Where the extractor was given another as well, or its code set one, each has its own.
+    if mine is one.mine():
+        if not _fits(mine, theirs):
+            raise GuardError(_explain(one, module, mine, theirs))
+        _put(stand_in, one.name, theirs)
+        mine = theirs
+    if theirs is not None:
+        one.theirs, one.mine = weakref.ref(theirs), weakref.ref(mine)
+
+
+def _fits(mine: Any, theirs: Any) -> bool:
+    """Say whether code that was recorded with one tensor does the same with another."""
+    if not isinstance(mine, torch.Tensor) or type(mine) is not type(theirs):
+        return False
+    alike = (mine.shape, mine.layout, mine.is_floating_point()) == (
+        theirs.shape,
+        theirs.layout,
+        theirs.is_floating_point(),
+    )
+    return alike and (mine.dtype == theirs.dtype or mine.is_floating_point())
+
+
+def _table(module: nn.Module, name: str) -> Any:
+    return module.__dict__ if name == "__dict__" else module.__dict__[name]
+
+
+def _look_up(module: nn.Module, name: str) -> Any:
+    tables = (module._parameters, module._buffers, module._modules, module.__dict__)
+    return next((table[name] for table in tables if name in table), None)
+
+
+def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    table = next(table for table in (module._parameters, module._buffers, module.__dict__) if name in table)
+    table[name] = tensor  # type: ignore[assignment]
+
+
+def _explain(one: SharedPart, module: nn.Module, mine: Any, theirs: Any) -> str:
+    now = f"another {theirs._get_name()}" if isinstance(theirs, nn.Module) else _describe(theirs)
+    return (
+        f"{one.name!r} of {_spell(one.path, module)} was {_describe(mine)} when the extractor was made, which still "
+        f"has it, and is {now} now: the code around it is written out. {_AGAIN}"
+    )
+
+
+def _spell(path: str, module: nn.Module) -> str:
+    return f"{path!r} ({module._get_name()})" if path else f"the {module._get_name()}"
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} {type(value).__name__} of shape {tuple(value.shape)}"
+    if isinstance(value, nn.Module):
+        return f"a {value._opened_class if isinstance(value, Opened) else value._get_name()}"
+    return repr(value)
+
+
+def _enumerate(names: Any) -> str:
+    return ", ".join(map(repr, names)) or "none"
