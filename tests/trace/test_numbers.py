@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 import fxfeat
-from fxfeat.trace.proxies.numbers import RecordedFloat, RecordedInt, plain, wrap
+from fxfeat.trace.proxies.numbers import OwnFloat, RecordedFloat, RecordedInt, plain, wrap
 from tests.oracle import same
 
 EXAMPLE = torch.randn(2, 3, 8, 8)
@@ -50,6 +50,10 @@ FOLLOWED = {
     "joined shape": lambda x: (x.shape[:2] + (7,) + x.shape[2:])[3],  # noqa: RUF005
     "stride": lambda x: x.stride(0),
     "size of a result": lambda x: x[:, :, ::2].flatten(1).shape[1],
+    "max": lambda x: max(x.shape[2], x.shape[3]),
+    "min": lambda x: min(x.shape[2:]),
+    "min of a list": lambda x: min([x.shape[2], 9, x.shape[3]]),
+    "max of a number": lambda x: max(x.shape[2] * 0.5, 4.5),
 }
 
 # What Python insists on knowing, where another answer may be refused.
@@ -58,8 +62,6 @@ DECIDED = {
     "len": lambda x: len(x),
     "len of a slice": lambda x: len(x[0, 0]),
     "range": lambda x: sum(range(x.shape[0])),
-    "max": lambda x: max(x.shape[2], x.shape[3]),
-    "min": lambda x: min(x.shape[2:]),
     "sorted": lambda x: sorted(x.shape[2:])[0],
     "divmod": lambda x: divmod(x.shape[2], 3)[1],
     "bit and": lambda x: x.shape[2] & 1,
@@ -88,6 +90,9 @@ DECIDED = {
     "enumerate": lambda x: sum(index for index, _ in enumerate(x)),
     "zip": lambda x: float(len(list(zip(x, range(10), strict=False)))),
     "to bytes": lambda x: x.shape[2].to_bytes(2, "little")[0],
+    "max of a size and a float": lambda x: max(x.shape[2], 8.5),
+    "max by a key": lambda x: max(x.shape[2], x.shape[3], key=lambda size: -size),
+    "max of one": lambda x: max([x.shape[2]]),
     "python sum": lambda x: sum(1 for _ in x.unbind(0)),
     "chunks": lambda x: len(x.chunk(4, 2)),
     "splits": lambda x: len(x.split(3, dim=3)),
@@ -175,6 +180,75 @@ def test_sizes_of_parameters_are_no_decisions():
     for size in OTHERS:
         x = torch.randn(size)
         assert same(extractor(x)["output"], model(x))
+
+
+class Left(nn.Module):
+    """A ``float`` on the left of a size, which Python asks first."""
+
+    rate = 0.75
+
+    def __init__(self, turn):
+        super().__init__()
+        self.turn, self.scale, self.rates = turn, 0.25, [0.125]
+
+    def forward(self, x):
+        size = x.shape[2]
+        if self.turn == "constant":
+            return x * (0.5 * size)
+        if self.turn == "attribute":
+            return x * (self.scale * size - self.scale / size)
+        if self.turn == "of the class":
+            return x * (self.rate**size)
+        if self.turn == "converted":
+            return nn.functional.interpolate(x, size=(int(1.5 * size), int(self.scale * x.shape[3])))
+        if self.turn == "comprehension":
+            return x * sum([0.5 * each for each in x.shape[2:]])
+        return x * (2.0 if 8.5 < size else 3.0)  # noqa: SIM300  that is what is tested
+
+
+@pytest.mark.parametrize("turn", ["constant", "attribute", "of the class", "converted", "comprehension"])
+def test_floats_leave_arithmetic_to_sizes_on_their_right(turn):
+    model = Left(turn).eval()
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=EXAMPLE, engine="code")
+    for size in OTHERS:
+        x = torch.randn(size)
+        assert same(extractor(x)["output"], model(x)), extractor.code
+
+
+def test_comparisons_of_floats_with_sizes_are_checked():
+    extractor = fxfeat.create_feature_extractor(Left("").eval(), ["output"], example_inputs=EXAMPLE)
+    assert "check(size > 8.5, False" in extractor.code.replace("x.shape[2]", "size")
+    with pytest.raises(fxfeat.GuardError):
+        extractor(torch.randn(2, 3, 12, 8))
+
+
+class Keeps(nn.Module):
+    """Sets an attribute to what it is, and another to a float of the code's."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.scale, self.kept = nn.Linear(8, 8), 0.5, 2.0
+
+    def forward(self, x):
+        self.scale = self.scale
+        kinds = type(self.scale) is float and type(0.5) is float and {0.5: True}[self.scale]  # noqa: UP003
+        return self.linear(x) * (self.scale if kinds and isinstance(0.5, float) else 7.0)
+
+
+def test_floats_are_plain_to_the_code():
+    model = Keeps().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=EXAMPLE, engine="code")
+    assert same(extractor(EXAMPLE)["output"], model(EXAMPLE))
+    assert type(model.scale) is float and "* 0.5" in extractor.code
+
+
+def test_own_floats_are_floats():
+    half = OwnFloat(0.5)
+    assert (hash(half), repr(half), half.__class__) == (hash(0.5), "0.5", float)
+    assert [type(each) for each in (half * 2, pickle.loads(pickle.dumps(half)), copy.deepcopy(half))] == [float] * 3
+    seven, ledger = number(7)
+    assert plain(half * seven) == 3.5 and half < seven
+    assert ledger.told == [("compute", "mul", (0.5, 7), 3.5), ("decide", "gt", (7, 0.5), True)]
 
 
 class Ledger:

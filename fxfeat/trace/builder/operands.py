@@ -26,7 +26,7 @@ def to_run(trace: Trace, value: Any) -> Any:
     """Replace what the model passed by what the fake tensors can run on."""
     if isinstance(value, torch.Tensor):
         return fake_of(trace, value)
-    if isinstance(value, numbers.RECORDED):
+    if isinstance(value, (*numbers.RECORDED, numbers.OwnFloat)):
         return numbers.plain(value)
     if isinstance(value, RecordedTuple):
         return tuple(to_run(trace, part) for part in tuple.__iter__(value))
@@ -49,6 +49,8 @@ def to_write(trace: Trace, value: Any) -> Any:
         return node_of(trace, value)
     if isinstance(value, (*numbers.RECORDED, RecordedTuple)):
         return value.node if is_of_trace(trace, value) else to_run(trace, value)
+    if isinstance(value, numbers.OwnFloat):
+        return value.exact
     if id(value) in trace.provenance.objects and is_as_returned(trace, value):
         return _written_object(trace, value)
     if is_named_tuple(value):

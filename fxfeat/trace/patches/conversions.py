@@ -1,4 +1,4 @@
-"""Follow the numbers that opened code makes by ``int(x)`` and ``float(x)``.
+"""Follow the numbers that opened code makes by ``int(x)``, ``float(x)`` and ``0.5 * x``.
 
 Python takes nothing but plain numbers from ``__int__`` and ``__float__``. So calls of the two lead to functions that
 return recorded numbers. Only the calls: elsewhere code compares types with ``int``, or gives it as a dtype.
@@ -58,11 +58,13 @@ def _converting(trace: Trace, kind: type[int] | type[float]) -> Callable[..., An
 
 @functools.lru_cache(maxsize=4096)
 def redirect(code: types.CodeType) -> types.CodeType:
-    """Have calls of ``int`` and ``float`` by name load other names; return the code itself where there are none.
+    """Have calls of ``int`` and ``float`` by name load other names, and numbers written as ``0.5`` give way.
+
+    Where there is neither, the code itself is returned.
 
     Before Python 3.11 the instruction does not tell a call from any other use, and is left alone.
     """
-    constants = tuple(redirect(part) if isinstance(part, types.CodeType) else part for part in code.co_consts)
+    constants = tuple(map(_follow_constant, code.co_consts))
     names, instructions = list(code.co_names), bytearray(code.co_code)
     for instruction in _loads(code):
         index = _called(instruction, names)
@@ -72,6 +74,12 @@ def redirect(code: types.CodeType) -> types.CodeType:
     if not inside and instructions == code.co_code:
         return code
     return code.replace(co_consts=constants, co_names=tuple(names), co_code=bytes(instructions))
+
+
+def _follow_constant(constant: Any) -> Any:
+    if isinstance(constant, types.CodeType):
+        return redirect(constant)
+    return numbers.OwnFloat(constant) if type(constant) is float else constant
 
 
 def _loads(code: types.CodeType) -> list[dis.Instruction]:

@@ -20,6 +20,7 @@ from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.train_mode import MODE, is_known_reader
 from fxfeat.trace.builder.unsupported import note_attribute_write, note_unchanged
 from fxfeat.trace.patches.replacement import Replacement
+from fxfeat.trace.proxies.numbers import OwnFloat, plain
 from fxfeat.trace.unobserved import unobserved
 
 _UNSET = object()
@@ -43,6 +44,7 @@ def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Rep
             _note_mode(trace, sys._getframe(1), name)
         if name != "__dict__" and trace.calls.live_here and _is_plain(module, name, value):
             _note_read(trace, module, name, sys._getframe(1))
+            return OwnFloat(value) if type(value) is float else value
         return value
 
     def __getattr__(module: nn.Module, name: str) -> Any:
@@ -59,6 +61,7 @@ def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Rep
         return value
 
     def __setattr__(module: nn.Module, name: str, value: Any) -> None:
+        value = plain(value) if isinstance(value, OwnFloat) else value
         if name == MODE and trace.calls.active:
             trace.decisions.same_in_training = False
         if trace.calls.live_here and id(module) in trace.model.paths:

@@ -1,4 +1,4 @@
-"""What ``range``, ``len``, ``type`` and functions that torch does not show mean while a model is recorded."""
+"""What ``range``, ``len``, ``type``, ``max`` and functions that torch does not show mean while a model is recorded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def replace_class(original: type, make: Callable[..., Any]) -> type:
 
 
 def counting(trace: Trace) -> dict[str, Any]:
-    """Return a ``range`` and a ``len`` that leave a trace of the sizes they are given."""
+    """Return Python's own functions that leave a trace of the sizes they are given."""
 
     def traced_range(*operands: Any) -> range:
         plain = range(*map(numbers.plain, operands))
@@ -57,8 +57,30 @@ def counting(trace: Trace) -> dict[str, Any]:
         size: int = value.shape[0]
         return size
 
-    replaced = {"range": replace_class(range, traced_range), "len": traced_len, "type": replace_class(type, plain_type)}
+    replaced = {
+        "range": replace_class(range, traced_range),
+        "len": traced_len,
+        "type": replace_class(type, plain_type),
+        "max": _choosing(trace, max),
+        "min": _choosing(trace, min),
+    }
     return {**replaced, "isinstance": told_isinstance} if trace.decisions.assumptions.stand_in else replaced
+
+
+def _choosing(trace: Trace, choose: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a ``max`` or ``min`` that is written down, so that no comparison is checked, for numbers of one type."""
+
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        values = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
+        recorded = [value for value in values if isinstance(value, numbers.RECORDED)]
+        if not recorded or len(values) == 1 or kwargs or not trace.calls.live_here:
+            return choose(*args, **kwargs)
+        plain = list(map(numbers.plain, values))
+        if set(map(type, plain)) not in ({int}, {float}):
+            return choose(*args)
+        return recorded[0].ledger.compute(choose, tuple(values), choose(plain))
+
+    return chosen
 
 
 def told_isinstance(value: Any, kinds: Any) -> bool:

@@ -110,11 +110,36 @@ class RecordedFloat(float):
         return self
 
 
+class OwnFloat(float):
+    """A ``float`` of the code's own, which leaves what is done with it and a recorded ``int`` to that.
+
+    Python asks a ``float`` first, which takes any ``int`` for its value: ``0.5 * x.shape[2]`` would go unseen.
+    """
+
+    exact: float
+    __class__ = property(lambda self: float)
+
+    def __new__(cls, value: float) -> OwnFloat:
+        number = super().__new__(cls, value)
+        number.exact = value
+        return number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return float, (self.exact,)
+
+    def __copy__(self) -> float:
+        return self.exact
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> float:
+        return self.exact
+
+
 RECORDED = (RecordedInt, RecordedFloat)
 _ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift")
 _QUESTIONS = ("as_integer_ratio", "bit_length", "bit_count", "to_bytes", "hex", "conjugate")
 _UNARY = ("neg", "pos", "abs")
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+_FROM_THE_RIGHT = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 
 
 def plain(number: Any) -> Any:
@@ -123,7 +148,7 @@ def plain(number: Any) -> Any:
     >>> plain(3)
     3
     """
-    return number.exact if isinstance(number, RECORDED) else number
+    return number.exact if isinstance(number, (RecordedInt, RecordedFloat, OwnFloat)) else number
 
 
 def wrap(value: Any, node: fx.Node, ledger: Ledger, shown: Any = None) -> Any:
@@ -265,5 +290,24 @@ def _teach(kind: type) -> None:
         setattr(kind, f"__{name}__", _text(show))
 
 
+def _leaving_it(name: str, from_the_right: str) -> Callable[[Any, Any], Any]:
+    usual = getattr(float, name)
+
+    def method(self: OwnFloat, other: Any) -> Any:
+        return getattr(other, from_the_right)(self.exact) if type(other) in _OF_INT else usual(self, other)
+
+    return method
+
+
+def _teach_own() -> None:
+    for name in _ARITHMETIC[:7]:
+        setattr(OwnFloat, f"__{name}__", _leaving_it(f"__{name}__", f"__r{name}__"))
+    for name, other in _FROM_THE_RIGHT.items():
+        setattr(OwnFloat, f"__{name}__", _leaving_it(f"__{name}__", f"__{other}__"))
+    setattr(OwnFloat, "__hash__", float.__hash__)  # noqa: B010  a class that compares has none else
+
+
+_OF_INT = (RecordedInt, RecordedSize)
 _teach(RecordedInt)
 _teach(RecordedFloat)
+_teach_own()
