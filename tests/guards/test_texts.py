@@ -45,6 +45,16 @@ class PartOfAShape(Base):
         return self.special(x) if "6" in repr(x.shape) else self.linear(x)
 
 
+class WholeShape(Base):
+    def forward(self, x):
+        return self.special(x) if str(x.shape) == "torch.Size([2, 3, 4])" else self.linear(x)
+
+
+class WholeShapeInAText(Base):
+    def forward(self, x):
+        return self.special(x) if f"{x.size()}" in {"torch.Size([2, 3, 4])": 1} else self.linear(x)
+
+
 class EndOfAText(Base):
     def forward(self, x):
         return self.special(x) if "{}".format(x.size(1)).endswith("6") else self.linear(x)  # noqa: UP032
@@ -60,7 +70,7 @@ class OnOneLine(Base):
 
 @pytest.mark.parametrize(
     "kind",
-    [KeyOfADict, NameOfAModule, NameOfAnAttribute, PartOfAShape, EndOfAText, OnOneLine],
+    [KeyOfADict, NameOfAModule, NameOfAnAttribute, PartOfAShape, WholeShape, WholeShapeInAText, EndOfAText, OnOneLine],
     ids=lambda k: k.__name__,
 )
 def test_code_that_goes_by_a_text_is_bound_to_the_size(kind):

@@ -25,6 +25,9 @@ QUESTIONS = {
     "a key of a table": lambda x: {int: True}.get(kind_of(x.shape[0]), False),
     "types that are mapped": lambda x: list(map(type, x.shape)) == [int, int],
     "an instance": lambda x: isinstance(x.shape[0], int) and isinstance(x.sum().item(), float),
+    "a tensor that was computed": lambda x: isinstance(x + 1, torch.FloatTensor),
+    "a tensor of several types": lambda x: isinstance(x * 2, (int, (torch.cuda.FloatTensor, torch.FloatTensor))),
+    "a tensor of another type": lambda x: not isinstance(x * 2, (torch.LongTensor, torch.cuda.FloatTensor)),
     "a class with another name makes classes": lambda x: kind_of("Made", (), {}).__name__ == "Made",
     "an instance of another name": lambda x: isinstance(int, kind_of),
 }

@@ -1,4 +1,4 @@
-"""What ``range``, ``len``, ``type``, ``max`` and functions that torch does not show mean while a model is recorded."""
+"""What Python's own functions, and those that torch does not show, mean while a model is recorded."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def counting(trace: Trace) -> dict[str, Any]:
         size: int = value.shape[0]
         return size
 
-    replaced = {
+    return {
         "range": replace_class(range, traced_range),
         "len": traced_len,
         "type": replace_class(type, plain_type),
         "max": _choosing(trace, max),
         "min": _choosing(trace, min),
+        "isinstance": told_isinstance,
     }
-    return {**replaced, "isinstance": told_isinstance} if trace.decisions.assumptions.stand_in else replaced
 
 
 def _choosing(trace: Trace, choose: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,9 +83,25 @@ def _choosing(trace: Trace, choose: Callable[..., Any]) -> Callable[..., Any]:
     return chosen
 
 
+_TensorType = type(torch.FloatTensor)
+
+
 def told_isinstance(value: Any, kinds: Any) -> bool:
-    """Answer as ever, but not for an argument that was taken to be unneeded."""
+    """Answer as in eager mode: also what ``torch.FloatTensor`` is asked, which wants a device of its own.
+
+    An argument that was taken to be unneeded cannot be asked.
+    """
+    if isinstance(value, torch.Tensor) and isinstance(kinds, (tuple, _TensorType)):
+        listed = kinds if isinstance(kinds, tuple) else (kinds,)
+        if any(isinstance(kind, (tuple, _TensorType)) for kind in listed):
+            return any(_is_of_kind(value, kind) for kind in listed)
     return isinstance(value, kinds) or (type(value) is Untold and bool(value))
+
+
+def _is_of_kind(tensor: torch.Tensor, kind: Any) -> bool:
+    if isinstance(kind, _TensorType):
+        return tensor.type() == f"{kind.__module__}.{kind.__name__}"
+    return told_isinstance(tensor, kind)
 
 
 def plain_type(*args: Any, **kwargs: Any) -> Any:

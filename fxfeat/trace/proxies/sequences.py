@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -95,6 +96,13 @@ class RecordedShape(RecordedTuple):
         rank = tuple.__len__(self)
         self.shelf.decide(len, (self,), rank)
         return rank
+
+    def __repr__(self) -> str:
+        frame = sys._getframe(1)
+        self.shelf.go_through(self)
+        for size in tuple.__iter__(self):
+            size.ledger.tell(size, plain(size), frame)
+        return repr(torch.Size(map(plain, tuple.__iter__(self))))
 
     def numel(self) -> int:
         """Multiply the sizes."""
