@@ -45,9 +45,11 @@ def watch_globals(model: nn.Module, opened: Iterable[str]) -> tuple[WatchedGloba
     kinds = dict.fromkeys(type(model.get_submodule(path)) for path in ("", *opened))
     functions = functions_of(kind for kind in kinds if not is_of_library(kind.__module__))
     stored = {name for function in functions for name in _names_stored(function.__code__)}
+    # What one function returns, another reads: `settings().mult`.
+    every = frozenset[str]().union(*(names_in(function.__code__) for function in functions))
     watched: dict[tuple[int, str], WatchedGlobal] = {}
     for function in functions:
-        for key, one in _watch_function(function, stored):
+        for key, one in _watch_function(function, every, stored):
             watched.setdefault(key, one)
     return tuple(watched.values())
 
@@ -67,10 +69,11 @@ def check_globals(watched: Iterable[WatchedGlobal]) -> None:
             )
 
 
-def _watch_function(function: types.FunctionType, stored: set[str]) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
-    words = frozenset(names_in(function.__code__))
-    file = function.__module__
-    for name in (word for word in words & function.__globals__.keys() if not word.startswith("__")):
+def _watch_function(
+    function: types.FunctionType, words: frozenset[str], stored: set[str]
+) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
+    own, file = frozenset(names_in(function.__code__)), function.__module__
+    for name in (word for word in own & function.__globals__.keys() if not word.startswith("__")):
         yield from _watch(function.__globals__, name, words, stored, f"{name!r} of {file}")
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         yield from _watch(_Cell(cell), name, words, stored, f"{name!r}, around {function.__qualname__} of {file},")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 
 def is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Say whether two tensors hold the same values in the same shape and dtype; NaN is equal to NaN.
 
-    Those on the meta device hold none.
+    Those on the meta device hold none, nor does what stands for others in a transform of ``torch.func``.
 
     Example:
         >>> is_equal(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
@@ -18,6 +19,8 @@ def is_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
         return False
     if left.is_meta or right.is_meta:
         return left.is_meta and right.is_meta
+    if is_functorch_wrapped_tensor(left) or is_functorch_wrapped_tensor(right):
+        return is_functorch_wrapped_tensor(left) and is_functorch_wrapped_tensor(right)
     left, right = to_dense(left), to_dense(right)
     if left.is_quantized or not (left.is_floating_point() or left.is_complex()):
         return torch.equal(left, right)

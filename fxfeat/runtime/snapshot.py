@@ -134,8 +134,8 @@ def _is_small_array(value: Any) -> bool:
 
 def _parts_of(value: Any, names: tuple[str, ...] | None) -> Sequence[Any]:
     if names is not None:
-        own = vars(value)
-        return [own.get(name, NOTHING) for name in names]
+        tables = (vars(value), *map(vars, type(value).__mro__))
+        return [next((table[name] for table in tables if name in table), NOTHING) for name in names]
     return [*value, *value.values()] if isinstance(value, dict) else list(value)
 
 
@@ -146,7 +146,11 @@ def _names_taken(value: Any, words: frozenset[str]) -> tuple[str, ...]:
     properties = (getattr(type(value), word, None) for word in words)
     codes = (getattr(getattr(one, "fget", None), "__code__", None) for one in properties)
     behind = {name for code in codes if code is not None for name in code.co_names}
-    return tuple(name for name in getattr(value, "__dict__", {}) if name in words or name in behind)
+    own = getattr(value, "__dict__", None)
+    if own is None:
+        return ()
+    of_classes = (name for kind in type(value).__mro__ for name, part in vars(kind).items() if isinstance(part, _ATOMS))
+    return tuple(name for name in dict.fromkeys((*own, *of_classes)) if name in words or name in behind)
 
 
 def _refer(value: Any) -> weakref.ref[Any] | None:

@@ -35,6 +35,17 @@ class Instance:
 INSTANCE = Instance()
 
 
+class WithDefault:
+    scale = 1.0
+
+
+BY_DEFAULT = WithDefault()
+
+
+def get_settings() -> WithDefault:
+    return BY_DEFAULT
+
+
 def helper(x: torch.Tensor) -> torch.Tensor:
     return x * SCALE
 
@@ -59,6 +70,8 @@ READERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "dict": lambda x: x * SCALES["now"],
     "class": lambda x: x * Settings.scale,
     "object": lambda x: x * INSTANCE.scale,
+    "object with a default": lambda x: x * BY_DEFAULT.scale,
+    "object from a function": lambda x: x * get_settings().scale,
     "file": lambda x: x * OTHER.scale,
     "closure": lambda x: INNER(x),
 }
@@ -68,6 +81,8 @@ NAMES = {
     "dict": f"'SCALES' of {__name__} was {{'now': 1.0, 'seen': 0.0}}",
     "class": "'scale' of Settings was 1.0",
     "object": f"'INSTANCE' of {__name__} was Instance(scale=1.0)",
+    "object with a default": f"'BY_DEFAULT' of {__name__} was WithDefault(scale=1.0)",
+    "object from a function": f"'BY_DEFAULT' of {__name__} was WithDefault(scale=1.0)",
     "file": "'scale' of settings_of_a_test was 1.0",
     "closure": f"'scale', around make_inner.<locals>.inner of {__name__}, was 1.0",
 }
@@ -95,7 +110,8 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         elif name == "dict":
             monkeypatch.setitem(SCALES, "now", 2.0)
         else:
-            monkeypatch.setattr({"class": Settings, "object": INSTANCE, "file": OTHER}[name], "scale", 2.0)
+            homes = {"class": Settings, "object": INSTANCE, "file": OTHER}
+            monkeypatch.setattr(homes.get(name, BY_DEFAULT), "scale", 2.0)
 
     yield change  # type: ignore[misc]
     CHANGE(1.0)

@@ -161,6 +161,28 @@ def test_what_a_transform_computes_inside_has_no_value(transform, engine, name):
     assert torch.equal(around(x)["1"], model(x))
 
 
+class TransformsWeights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.weights = nn.Linear(4, 4), nn.Parameter(torch.rand(3, 4, 4))
+
+    def forward(self, x):
+        x = self.inner(x)
+        return torch.func.vmap(lambda weight: x @ weight)(self.weights).mean(0)
+
+
+@pytest.mark.filterwarnings("ignore:.*runs whole:UserWarning")
+def test_what_is_computed_with_parameters_in_a_transform_has_no_value():
+    model, x = TransformsWeights(), torch.rand(2, 4)
+    extractor = fxfeat.create_feature_extractor(model, ["matmul"], example_inputs=x)
+    with pytest.raises(fxfeat.GuardError, match=r"'matmul' is computed inside a transform of torch.func"):
+        extractor(x)
+    with pytest.raises(
+        fxfeat.TraceError, match=r"uses a tensor that a transform of torch.func, such as vmap, hands to"
+    ):
+        fxfeat.create_feature_extractor(model, ["matmul"], example_inputs=x, engine="code")
+
+
 class TakesDerivativesForward(nn.Module):
     def __init__(self):
         super().__init__()

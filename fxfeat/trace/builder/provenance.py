@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from fxfeat.ir.node_meta import Storage, amend, measure, meta_of, same
 from fxfeat.ir.tree import Steps, children, copy_tensors, tensors, walk
@@ -146,6 +147,8 @@ def _state_node(trace: Trace, tensor: torch.Tensor, fake: torch.Tensor) -> fx.No
 
 
 def _why_unwritable(trace: Trace, tensor: torch.Tensor) -> str | None:
+    if is_functorch_wrapped_tensor(tensor):
+        return "a tensor that a transform of torch.func, such as vmap, hands to a function"
     if is_made_unseen(trace, tensor):
         return "a tensor made out of fxfeat's sight, by nn.Parameter, by copy.deepcopy, in compiled or vectorized code"
     if trace.obstacles.escapes:
