@@ -36,6 +36,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--engine", choices=("auto", "code", "tap"), default="auto", help="what extractors are made with"
     )
+    parser.add_argument("--brief", action="store_true", help="without rival, times, and most other sizes")
     parser.add_argument("--results", type=Path, help="file of results, a line of JSON each, kept")
     parser.add_argument("--report", type=Path, help="the Markdown to write")
     parser.add_argument("--timing", action="store_true", help="measure the time of verify again, of models recorded")
@@ -59,7 +60,7 @@ def main() -> int:
         return 0
     known = load(arguments.results)
     todo = [entry for entry in chosen if _is_wanted(entry, known, arguments.only)]
-    check: Callable[..., Result] = functools.partial(check_entry, engine=arguments.engine)
+    check: Callable[..., Result] = functools.partial(check_entry, engine=arguments.engine, brief=arguments.brief)
     if arguments.timing:
         todo = [entry for entry in chosen if entry.name in known and known[entry.name].recorded]
         check = functools.partial(_time_again, known)
