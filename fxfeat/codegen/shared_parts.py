@@ -7,7 +7,7 @@ the same names. One that the model is given later (``m.half()``, ``m.mask = ...`
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +48,16 @@ class SharedList:
 Shared = tuple[SharedPart | SharedList, ...]
 
 
-def list_shared(extractor: nn.Module, model: nn.Module) -> Shared:
-    """List what stand-ins share with the modules that they stand for."""
-    return tuple(_list_shared(extractor, model, ""))
+def list_shared(extractor: nn.Module, model: nn.Module, tapped: Collection[str]) -> Shared:
+    """List what stand-ins share with the modules that they stand for, but for those that are run as they are."""
+    return tuple(_list_shared(extractor, model, "", tapped))
 
 
-def _list_shared(stand_in: nn.Module, module: nn.Module, path: str) -> Iterator[SharedPart | SharedList]:
+def _list_shared(
+    stand_in: nn.Module, module: nn.Module, path: str, tapped: Collection[str]
+) -> Iterator[SharedPart | SharedList]:
+    if path in tapped:
+        return
     for table, name in _names_in(stand_in):
         theirs, mine = _table(module, table).get(name), _look_up(stand_in, name)
         if theirs is None or not (theirs is mine or isinstance(mine, Opened)):
@@ -61,7 +65,7 @@ def _list_shared(stand_in: nn.Module, module: nn.Module, path: str) -> Iterator[
         home, stands = weakref.ref(module), weakref.ref(stand_in)
         yield SharedPart(home, stands, path, table, name, weakref.ref(theirs), weakref.ref(mine))
         if isinstance(mine, Opened):
-            yield from _list_shared(mine, theirs, f"{path}.{name}" if path else name)
+            yield from _list_shared(mine, theirs, f"{path}.{name}" if path else name, tapped)
     if isinstance(module, _LISTS) and (used := [name for name in module._modules if name in stand_in._modules]):
         names = tuple(module._modules)
         until = names.index(used[-1]) + 1

@@ -38,7 +38,9 @@ def copying_results(run: TappedRun, wanted: Mapping[nn.Module, Sequence[Tap]]) -
                 _put_on(undo, module.register_forward_pre_hook, enter, prepend=True)
                 _put_on(undo, module.register_forward_hook, leave)
                 if any(tap.is_input for tap in taps):
-                    _put_on(undo, module.register_forward_pre_hook, _looks_at_arguments(run, taps), with_kwargs=True)
+                    _put_on(
+                        undo, module.register_forward_pre_hook, _looks_at_arguments(run, taps, module), with_kwargs=True
+                    )
         if scripted:
             # It takes no hooks of its own, and shows in those on every module.
             enter, leave = _hooks_of(run, scripted)
@@ -71,11 +73,14 @@ def _hooks_of(run: TappedRun, wanted: Mapping[nn.Module, Sequence[Tap]]) -> tupl
     return enter, leave
 
 
-def _looks_at_arguments(run: TappedRun, taps: Sequence[Tap], only: nn.Module | None = None) -> Any:
-    """Return a hook that copies what a module is called with, of a call that has been entered."""
+def _looks_at_arguments(run: TappedRun, taps: Sequence[Tap], only: nn.Module) -> Any:
+    """Return a hook that copies what a module is called with, of a call that has been entered.
+
+    A copy that code makes of the module has the hook as well.
+    """
 
     def look(module: nn.Module, args: Any, kwargs: Any = types.MappingProxyType({})) -> None:
-        if (only is not None and module is not only) or not run.is_ours():
+        if module is not only or not run.is_ours():
             return
         for tap in taps:
             if tap.is_input:

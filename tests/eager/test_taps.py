@@ -881,3 +881,22 @@ def test_code_alone_does_not_do_what_a_call_that_raises_leaves():
         "Retries could not be recorded in eval mode with inputs ((2, 4) float32): RuntimeError: its code goes on after "
         "a call of 'layer' that raised an error. If it needs other inputs, pass example_inputs=."
     )
+
+
+class CallsACopy(nn.Module):
+    """Copies a module, with the hooks on it, and calls the copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.last(self.inner(x) - copy.deepcopy(self.inner)(x * 2))
+
+
+@pytest.mark.filterwarnings("ignore:.*runs whole:UserWarning")
+def test_the_call_of_a_copy_is_no_call_of_the_module():
+    model, x = CallsACopy().eval(), torch.rand(2, 4)
+    values = fxfeat.create_feature_extractor(model, ["inner:in", "inner", "last"], example_inputs=x)(x)
+    assert torch.equal(values["inner:in"], x)
+    assert torch.equal(values["inner"], model.inner(x)) and torch.equal(values["last"], model(x))

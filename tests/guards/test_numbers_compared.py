@@ -68,7 +68,8 @@ RULES = {
         (lambda model, x: model.a(x) * max(x[0, 0].item(), x[1, 0].item() + 0.1)),
         lambda x: 0,
     ),
-    "minimum": ((lambda model, x: model.a(x) * min(mean(x), 1.0)), lambda x: mean(x) > 1),
+    "minimum": ((lambda model, x: model.a(x) * min(mean(x), 1.0)), lambda x: 0),
+    "minimum by type": ((lambda model, x: model.a(x) * min(mean(x), 1)), lambda x: mean(x) > 1),
     "while": (halve, halvings),
     "list of numbers": either(lambda x: any(number > 0.3 for number in x[0].tolist()[:1])),
 }
