@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -104,23 +105,32 @@ def take_grid_tokens(value: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 
 def find_grid(places: int, layout: Layout, image: tuple[int, ...]) -> tuple[int, ...]:
-    """Find the grid of so many places over an image, whether the model rounds its size down, up or to the nearest.
+    """Find the grid of so many places over an image: by the windows that slide over it, else by rounding its size.
 
     >>> find_grid(6, Layout("NLC", (14, 14), 8, (16.0, 16.0)), (32, 50))
     (2, 3)
 
     Raises:
-        GuardError: where there is none.
+        GuardError: where there is none, or where the places fit two.
     """
-    exact = [pixels / scale for pixels, scale in zip(image, layout.scale, strict=True)]
-    sizes = [sorted({math.floor(size), math.ceil(size), round(size)}, key=lambda n: abs(n - size)) for size in exact]
-    fitting = next((grid for grid in itertools.product(*sizes) if math.prod(grid) == places), None)
-    if fitting is not None:
-        return fitting
-    if layout.places == places:
+    if layout.windows is not None:
+        grid = functools.reduce(lambda size, window: window.size_of(size), layout.windows, image)
+        if math.prod(grid) == places:
+            return grid
+    steps = tuple(max(1, round(step)) for step in layout.scale)
+    exact = [pixels / step for pixels, step in zip(image, steps, strict=True)]
+    sizes = [{math.floor(size), math.ceil(size), round(size)} for size in exact]
+    fitting = [grid for grid in itertools.product(*sizes) if math.prod(grid) == places]
+    if not fitting and layout.places == places and _is_near(layout.grid, exact):
         return layout.grid
-    steps = tuple(round(step) for step in layout.scale)
+    if len(fitting) == 1:
+        return fitting[0]
+    which = "no grid" if not fitting else " and ".join(f"a grid of {grid}" for grid in sorted(fitting))
     raise GuardError(
-        f"The map has {places} places, which fit no grid over an image of {image} pixels in steps of {steps}. "
+        f"The map has {places} places, which fit {which} over an image of {image} pixels in steps of {steps}. "
         "Create the pyramid with example_inputs= like this input."
     )
+
+
+def _is_near(grid: tuple[int, ...], exact: list[float]) -> bool:
+    return all(abs(count - size) <= 1 for count, size in zip(grid, exact, strict=True))

@@ -16,6 +16,7 @@ from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.formats import TOKENS
+from fxfeat.pyramid.grid_sizes import follow_windows
 from fxfeat.pyramid.places import Places, lay_places, move_places
 from fxfeat.pyramid.read_layout import Extent, read_layout
 from fxfeat.pyramid.read_tokens import is_in_order, read_tokens
@@ -99,6 +100,9 @@ def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape
         for source in node.all_input_nodes:
             if last[source] is node:
                 places.pop(source, None)
+    if any(layout.order in TOKENS for layout in layouts.values()):
+        for node, windows in follow_windows(recording, image, layouts).items():
+            layouts[node] = replace(layouts[node], windows=windows)
     rank = len(shape_of(image))
     turned = (node for node, stray in strays.items() if stray is Stray.TURNED and len(shape_of(node)) == rank)
     return Maps(image, extent, layouts, next(turned, None))
