@@ -78,8 +78,8 @@ def test_a_grid_that_is_rounded_up_is_found_by_its_places():
 
 def test_a_grid_that_places_leave_open_is_refused():
     with pytest.raises(fxfeat.GuardError) as error:
-        find_grid(110, Layout("NLC", (7, 7), 8, (8.0, 8.2)), (87, 90))
+        find_grid(110, Layout("NLC", (7, 7), 8, (8.0, 8.2)), (87, 86))
     assert str(error.value) == (
-        "The map has 110 places, which fit a grid of (10, 11) and a grid of (11, 10) over an image of (87, 90) pixels "
+        "The map has 110 places, which fit a grid of (10, 11) and a grid of (11, 10) over an image of (87, 86) pixels "
         "in steps of (8, 8). Create the pyramid with example_inputs= like this input."
     )
