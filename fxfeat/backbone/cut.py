@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import networkx as nx
 from torch import fx
 
@@ -102,10 +104,25 @@ def _belongs_to_pool(recording: Recording, spread: list[fx.Node], pool: fx.Node)
         return False
     if _is_put_back(recording, spread):
         return False
-    if before not in node.all_input_nodes or not is_tensor(before):
+    if before not in node.all_input_nodes or not is_tensor(before) or _reads_other_sizes(node, before):
         return False
     owner = _owner(recording, node)
     return owner in {_owner(recording, pool), *ancestors(recording.module_calls, meta_of(pool).module_call)}
+
+
+def _reads_other_sizes(node: fx.Node, before: fx.Node) -> bool:
+    """Say whether sizes are read from other values than its own, batches apart: nobody has those where it is alone."""
+    waiting = [source for source in node.all_input_nodes if source is not before and not is_tensor(source)]
+    while waiting:
+        size = waiting.pop()
+        inputs = size.all_input_nodes
+        tensors = [source for source in inputs if is_tensor(source)]
+        if before in tensors or (size.target is operator.getitem and size.args[1] == 0):
+            continue
+        if tensors:
+            return True
+        waiting += inputs
+    return False
 
 
 def _owner(recording: Recording, node: fx.Node) -> int:

@@ -139,8 +139,18 @@ def _take_coarsest(flow: nx.DiGraph, results: list[fx.Node], larger: Recording |
     for result in results[1:]:
         ranks = len(shape_of(taken)), len(shape_of(result))
         lower = min(ranks) > 2 and _count_places(result, larger) * 2 <= _count_places(taken, larger)
-        taken = result if lower and nx.has_path(flow, taken, result) else taken
+        taken = result if lower and _leads_to(flow, taken, result) else taken
     return taken
+
+
+def _leads_to(flow: nx.DiGraph, node: fx.Node, result: fx.Node) -> bool:
+    """Say whether a result is made of another, or of what that alone is made of, as stages with norms beside are."""
+    before = [node]
+    while len(before) == 1:
+        if nx.has_path(flow, before[0], result):
+            return True
+        before = list(flow.predecessors(before[0]))
+    return False
 
 
 def _rises(
@@ -148,7 +158,8 @@ def _rises(
 ) -> bool:
     """Say whether maps grow on the way to a result and it stays as fine, also where a way round them leads there."""
     before = nx.ancestors(flow, result) | {result}
-    spread = [node for node in before if node in positions and is_tensor(node) and len(shape_of(node)) > 3]
+    axes = 3 if larger is None else 2
+    spread = [node for node in before if node in positions and is_tensor(node) and len(shape_of(node)) > axes]
     chain = [node for node in find_chain(flow, inputs_of(recording), [result]) if node in spread]
     places = {node: _count_places(node, larger) for node in spread}
     finest = max((2 * places[node] for node in chain[-1:]), default=0.0)

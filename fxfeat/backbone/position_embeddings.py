@@ -49,7 +49,8 @@ def find_positions(recording: Recording, larger: Recording | None) -> frozenset[
 def record_same_code(setup: Setup, recording: Recording) -> Recording | None:
     """Record on a larger input; return None where the model does not run on one, or runs other code."""
     example = setup.examples[0]
-    groups = filter(None, (find_image_axes(example), find_length_axes(example)[:1]))
+    # The positions of a sequence come before its channels, those of a signal behind them.
+    groups = filter(None, (find_image_axes(example), *((axis,) for axis in find_length_axes(example))))
     targets = [node.target for node in recording.nodes]
 
     def runs_same_code(larger: Recording) -> bool:

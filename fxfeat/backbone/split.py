@@ -110,9 +110,15 @@ def _split_mode(setup: Setup, training: bool) -> tuple[Split, _Written]:
     shapes = tuple(shape_of(node) for node in head.features)
     channels = tuple(find_channels(node, larger) for node in head.features)
     places = read_places(recording.root, head.classifiers)
-    width = None if head.scores is head.features[0] else shape_of(_end_of(head))[-1]
+    width = None if head.scores is head.features[0] else _width_of(shape_of(_end_of(head)))
     split = Split(head.names, head.why, shapes, channels, places, _find_pooling(recording, head, channels[0]), width)
     return split, _write(setup, recording, training, head)
+
+
+def _width_of(shape: tuple[int, ...]) -> int:
+    """Return how many numbers an embedding has, which a convolution takes as a map of one place."""
+    sizes = [size for size in shape[1:] if size > 1]
+    return sizes[0] if len(sizes) == 1 else shape[-1]
 
 
 def _end_of(head: Head) -> fx.Node:

@@ -6,8 +6,9 @@ import itertools
 from dataclasses import dataclass
 
 import networkx as nx
-from torch import fx
+from torch import fx, nn
 
+from fxfeat.ir.node_meta import meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.pyramid.encoder_end import find_decoder, leave_heads
 from fxfeat.pyramid.glances import leave_glances
@@ -130,8 +131,20 @@ def _list_before(recording: Recording, ran: list[fx.Node], first: fx.Node, botto
     """List the maps before the outermost call that leads up and not down: a decoder's block, with work of its own."""
     start, at = position_of(next(node for node in ran if node in bottoms)), position_of(first)
     holding = (call.start for call in recording.module_calls[1:] if start < call.start <= at < call.stop)
-    stop = next(holding, at)
+    stop = min(next(holding, at), _find_list_of_steps(recording, first, start))
     return [node for node in ran if position_of(node) < stop]
+
+
+def _find_list_of_steps(recording: Recording, first: fx.Node, start: int) -> int:
+    """Find where a list of modules begins, one of which leads up, if all of them run at the bottom or on the way up."""
+    path = recording.module_calls[meta_of(first).module_call].path
+    while path:
+        path = path.rpartition(".")[0]
+        if isinstance(recording.root.get_submodule(path), nn.ModuleList):
+            starts = [call.start for call in recording.module_calls if call.path.startswith(f"{path}.")]
+            if min(starts) > start:
+                return min(starts)
+    return len(recording.nodes)
 
 
 def _leave_skip(flow: nx.DiGraph, bottom: fx.Node, bottoms: set[fx.Node]) -> fx.Node:

@@ -41,7 +41,7 @@ def find_decoder(recording: Recording, flow: nx.DiGraph, maps: Maps, ran: list[f
         for call in _list_holding(recording, node):
             before = [value for value in ran if position_of(value) < call.start]
             lowest = max((layouts[value] for value in before), key=lambda layout: layout.size, default=None)
-            if lowest is None or not is_drop(layouts[maps.image], lowest):
+            if lowest is None or not is_drop(layouts[maps.image], lowest) or _is_nested(recording, call):
                 continue
             if not any(
                 _goes_lower(value, lowest, sources, layouts) for value in ran if position_of(value) >= call.stop
@@ -55,6 +55,17 @@ def _list_holding(recording: Recording, node: fx.Node) -> list[ModuleCall]:
     return [
         call for call in recording.module_calls[1:] if call.start <= position_of(node) < call.stop and not call.leaf
     ]
+
+
+def _is_nested(recording: Recording, call: ModuleCall) -> bool:
+    """Say whether modules of one class are called inside each other, as each step of a U may hold all lower ones."""
+    kind = type(recording.root.get_submodule(call.path))
+    alike = [each for each in recording.module_calls[1:] if type(recording.root.get_submodule(each.path)) is kind]
+    return any(each is not call and (_is_inside(each, call) or _is_inside(call, each)) for each in alike)
+
+
+def _is_inside(inner: ModuleCall, outer: ModuleCall) -> bool:
+    return outer.start <= inner.start and inner.stop <= outer.stop and inner.path.startswith(f"{outer.path}.")
 
 
 def _goes_lower(node: fx.Node, lowest: Layout, sources: Sources, layouts: Layouts) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -92,7 +94,8 @@ def _last_end(
     stop = min(container.stop, _find_stage_end(recording, drop), container.stop if head is None else head.start)
     last = position_of(drop.nodes[-1])
     lowest = [node for node in descent.chain if last <= position_of(node) < stop] or [descent.chain[-1]]
-    lowest = _leave_norm(recording, container, last, lowest)
+    if not _ends_in_norm(recording, container, descent.chain, drop):
+        lowest = _leave_norm(recording, container, last, lowest)
     tail = _find_tail(recording, layouts, drop, container, lowest)
     if tail is not None:
         why = f"the last map of the lowest resolution before {tail.path}, which only adds channels"
@@ -111,16 +114,30 @@ def _last_end(
 
 def _leave_norm(recording: Recording, container: ModuleCall, drop: int, lowest: list[fx.Node]) -> list[fx.Node]:
     """Leave out the norm of each place that a model calls after its stages, and what brings its channels to it."""
+    index = _find_norm(recording, container, lowest)
+    if index is None:
+        return lowest
+    worked = any(has_weights(recording, n) for n in recording.nodes[drop + 1 : position_of(lowest[index])])
+    return _leave_turns(recording, container, lowest[:index]) if worked else lowest
+
+
+def _ends_in_norm(recording: Recording, container: ModuleCall, chain: Sequence[fx.Node], drop: Drop) -> bool:
+    """Say whether the stage before is normed as well before it is handed on: then the norm is the stage's own."""
+    stage = [node for node in chain if position_of(node) <= position_of(drop.source)]
+    return drop.source in stage and _find_norm(recording, container, stage) is not None
+
+
+def _find_norm(recording: Recording, container: ModuleCall, maps: list[fx.Node]) -> int | None:
+    """Find the norm of each place that the last of some maps comes out of, but for what moves its axes."""
     inside = (call for call in recording.module_calls if call.parent == container.index)
     calls = {call.result: call for call in inside if isinstance(call.result, fx.Node)}
-    for index in range(len(lowest) - 1, 0, -1):
-        node = lowest[index]
+    for index in range(len(maps) - 1, 0, -1):
+        node = maps[index]
         if function_of(node) in _NORMS or (node in calls and _norms_places(recording, calls[node], node)):
-            worked = any(has_weights(recording, n) for n in recording.nodes[drop + 1 : position_of(node)])
-            return _leave_turns(recording, container, lowest[:index]) if worked else lowest
+            return index
         if not is_layout(recording, node):
-            return lowest
-    return lowest
+            return None
+    return None
 
 
 def _leave_turns(recording: Recording, container: ModuleCall, lowest: list[fx.Node]) -> list[fx.Node]:
@@ -255,9 +272,18 @@ def _name_levels(
         if name is None or not _is_learnt(recording, flow, node):
             continue
         # Drops beside each other do not add up.
-        steps = _read_steps(maps.layouts[node]) if any(drop.passed for drop in drops) else None
+        steps = _count_steps(maps.layouts[node]) or (
+            _read_steps(maps.layouts[node]) if any(drop.passed for drop in drops) else None
+        )
         levels.append(Level(len(levels), name, join_axes(steps or reduction), maps.layouts[node], node, why))
     return tuple(levels)
+
+
+def _count_steps(layout: Layout) -> tuple[int, ...] | None:
+    """Multiply the steps of the windows between the image and a map, where nothing else makes it smaller."""
+    if layout.windows is None:
+        return None
+    return tuple(math.prod(steps) for steps in zip(*(window.step for window in layout.windows), strict=True)) or None
 
 
 def _read_steps(layout: Layout) -> tuple[int, ...] | None:

@@ -100,9 +100,8 @@ def _read_maps(recording: Recording, image: fx.Node, larger: dict[fx.Node, Shape
         for source in node.all_input_nodes:
             if last[source] is node:
                 places.pop(source, None)
-    if any(layout.order in TOKENS for layout in layouts.values()):
-        for node, windows in follow_windows(recording, image, layouts).items():
-            layouts[node] = replace(layouts[node], windows=windows)
+    for node, windows in follow_windows(recording, image, layouts).items():
+        layouts[node] = replace(layouts[node], windows=windows)
     rank = len(shape_of(image))
     turned = (node for node, stray in strays.items() if stray is Stray.TURNED and len(shape_of(node)) == rank)
     return Maps(image, extent, layouts, next(turned, None))
