@@ -158,8 +158,10 @@ def _rises(
 ) -> bool:
     """Say whether maps grow on the way to a result and it stays as fine, also where a way round them leads there."""
     before = nx.ancestors(flow, result) | {result}
-    axes = 3 if larger is None else 2
-    spread = [node for node in before if node in positions and is_tensor(node) and len(shape_of(node)) > axes]
+    placed = [node for node in before if node in positions and is_tensor(node)]
+    # Of a signal, only a larger one shows which axis holds the channels.
+    axes = 2 if larger is not None and all(len(shape_of(node)) < 4 for node in placed) else 3
+    spread = [node for node in placed if len(shape_of(node)) > axes]
     chain = [node for node in find_chain(flow, inputs_of(recording), [result]) if node in spread]
     places = {node: _count_places(node, larger) for node in spread}
     finest = max((2 * places[node] for node in chain[-1:]), default=0.0)

@@ -52,7 +52,20 @@ def find_blocks(
         return ()
     factors = [drop.factor for drop in drops] or [tuple(map(round, maps.layouts[run[0].node].scale))]
     reduction = join_axes([math.prod(axis) for axis in zip(*factors, strict=True)])
-    return _make_levels(recording, maps, take_sums(recording, maps, flow, run), reduction)
+    return _make_levels(recording, maps, take_sums(recording, maps, flow, _take_rounds(run)), reduction)
+
+
+def _take_rounds(run: list[Block]) -> list[Block]:
+    """Take the last part of each block where its parts stand in lists beside each other, with the same number."""
+    places = [block.path.rpartition(".") for block in run]
+    parts = len({container for container, _, _ in places})
+    rounds = [places[start : start + parts] for start in range(0, len(places), parts)]
+    order = [container for container, _, _ in rounds[0]]
+    for one in rounds:
+        numbers = {number for _, _, number in one}
+        if [container for container, _, _ in one] != order or len(numbers) > 1 or not numbers.pop().isdigit():
+            return run
+    return run[parts - 1 :: parts]
 
 
 def _make_levels(recording: Recording, maps: Maps, run: list[Block], reduction: Reduction) -> tuple[Level, ...]:
@@ -86,7 +99,8 @@ def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[
         place = (module_call.parent, layout.grid, layout.order)
         container, _, index = module_call.path.rpartition(".")
         owner, _, number = container.rpartition(".")
-        if number.isdigit() and node not in spine and isinstance(recording.root.get_submodule(container), _HOLDERS):
+        holds = number.isdigit() and isinstance(recording.root.get_submodule(container), _HOLDERS)
+        if holds and (node not in spine or _holds_parts(recording, container)):
             wholes.setdefault((owner, *place), {})[container] = Block(module_call, node, container)
             continue
         # The class of a container tells nothing, so what stands alone is not taken for one of a list.
@@ -100,6 +114,13 @@ def _find_runs(recording: Recording, maps: Maps, flow: nx.DiGraph) -> list[list[
         *(_drop_first_alone(recording, blocks) for blocks in lists.values()),
     ]
     return [_take_line(flow, group) for group in every]
+
+
+def _holds_parts(recording: Recording, container: str) -> bool:
+    """Say whether what a list holds are parts of one block: some mix places, others work on each by itself."""
+    calls = [call for call in recording.module_calls if call.path.rpartition(".")[0] == container]
+    mixing = [any(mixes(recording, node) for node in recording.nodes[call.start : call.stop]) for call in calls]
+    return any(mixing) and not all(mixing)
 
 
 def _drop_first_alone(recording: Recording, listed: list[Block]) -> list[Block]:

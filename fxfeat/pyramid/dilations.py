@@ -44,7 +44,17 @@ def _are_stages(recording: Recording, before: Drop, now: Drop) -> bool:
     if before.stage is None or now.stage is None or now.stage.leaf or before.stage.parent != now.stage.parent:
         return False
     first, second = (recording.root.get_submodule(drop.stage.path) for drop in (before, now) if drop.stage)
-    return type(first) is type(second)
+    return type(first) is type(second) or _are_numbered(before.stage.path, now.stage.path)
+
+
+def _are_numbered(first: str, second: str) -> bool:
+    """Say whether two paths differ in a number at their ends alone: a stage of one block may be that block itself.
+
+    >>> _are_numbered("layer2", "layer3"), _are_numbered("layer2", "context3")
+    (True, False)
+    """
+    stem = first.rstrip("0123456789")
+    return stem == second.rstrip("0123456789") and stem not in ("", first) and not stem.endswith(".")
 
 
 def _find_doublings(recording: Recording, descent: Descent, first: int) -> Iterator[tuple[fx.Node, fx.Node]]:

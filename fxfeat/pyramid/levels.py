@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import networkx as nx
-from torch import fx
+from torch import fx, nn
 
 from fxfeat.ir.module_call import ModuleCall
 from fxfeat.ir.node_meta import meta_of
@@ -17,9 +17,11 @@ from fxfeat.names.table import name_nodes
 from fxfeat.pyramid.descent import Descent
 from fxfeat.pyramid.drops import Drop
 from fxfeat.pyramid.maps import Maps
+from fxfeat.pyramid.side_by_side import take_last_branches
+from fxfeat.vision.data_flow import results_of
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
-from fxfeat.vision.operations import CONVOLUTION_LAYERS, JOINS, function_of, is_layout, module_of
+from fxfeat.vision.operations import CONVOLUTION_LAYERS, JOINS, function_of, is_layout, is_squash, module_of
 from fxfeat.vision.reduction import Reduction, join_axes
 from fxfeat.vision.shapes import position_of, shape_of
 from fxfeat.vision.value_names import name_value
@@ -69,7 +71,7 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
     if not drops:
         return ()
     ends = [(drop.source, _explain(drop)) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
-    return _name_levels(recording, maps, descent.flow, ends, drops)
+    return _name_levels(recording, maps, descent.flow, take_last_branches(recording, maps.layouts, ends), drops)
 
 
 def _explain(drop: Drop) -> str:
@@ -94,6 +96,10 @@ def _last_end(
     stop = min(container.stop, _find_stage_end(recording, drop), container.stop if head is None else head.start)
     last = position_of(drop.nodes[-1])
     lowest = [node for node in descent.chain if last <= position_of(node) < stop] or [descent.chain[-1]]
+    scored = _leave_scores(recording, layouts, lowest)
+    if len(scored) < len(lowest):
+        why = f"the last map of the lowest resolution before {lowest[len(scored)]}, which makes scores of it"
+        return scored[-1], why
     if not _ends_in_norm(recording, container, descent.chain, drop):
         lowest = _leave_norm(recording, container, last, lowest)
     tail = _find_tail(recording, layouts, drop, container, lowest)
@@ -110,6 +116,20 @@ def _last_end(
         return _leave_join(recording, container, before), why
     where = f"inside {container.path}" if container.path else "before the head"
     return lowest[-1], f"the last map of the lowest resolution {where}"
+
+
+def _leave_scores(recording: Recording, layouts: dict[fx.Node, Layout], lowest: list[fx.Node]) -> list[fx.Node]:
+    """Leave out what a model returns where that has less than half of the channels, by a layer alone or squashed."""
+    if set(lowest[-1:]) != set(results_of(recording)):
+        return lowest
+    end = len(lowest)
+    while end > 1 and is_squash(recording, lowest[end - 1]):
+        end -= 1
+    layer = module_of(recording, lowest[end - 1])
+    if end < 2 or not isinstance(layer, (*CONVOLUTION_LAYERS, nn.Linear)):
+        return lowest
+    before, after = (layouts[node].channels for node in lowest[end - 2 : end])
+    return lowest[: end - 1] if 2 * after < before else lowest
 
 
 def _leave_norm(recording: Recording, container: ModuleCall, drop: int, lowest: list[fx.Node]) -> list[fx.Node]:
@@ -255,7 +275,8 @@ def _find_head(recording: Recording, descent: Descent, drop: Drop) -> ModuleCall
 
 def _is_learnt(recording: Recording, flow: nx.DiGraph, node: fx.Node) -> bool:
     """Say whether a map is more than the image, normalised or cut up."""
-    return any(has_weights(recording, value) for value in (node, *nx.ancestors(flow, node)))
+    # What lies behind the descent is made of what does.
+    return node not in flow or any(has_weights(recording, value) for value in (node, *nx.ancestors(flow, node)))
 
 
 def _name_levels(

@@ -175,8 +175,16 @@ def _keeps_order(layout: Layout, places: Places | None) -> bool:
         return False
     # A place may hold several, such as the pixels of its patch, and numbers of no place beside them.
     channel = 1 if layout.order == "NCHW" else -1
+    # An axis of the image all of which is in the channels was only put aside, for a norm over it.
+    if any(size == 1 and _varies(axis, channel) for size, axis in zip(layout.grid, places, strict=True)):
+        return False
     middle = tuple(axis.nanmean(channel, keepdim=True) for axis in places)
     return is_in_order(middle, range(first, first + len(layout.grid)))
+
+
+def _varies(place: torch.Tensor, axis: int) -> bool:
+    lines = place.movedim(axis, 0)
+    return bool((lines != lines[:1]).logical_and(lines.isfinite()).any())
 
 
 def find_image(recording: Recording) -> fx.Node:

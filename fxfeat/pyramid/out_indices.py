@@ -7,6 +7,7 @@ from typing import Any
 
 from fxfeat.errors import RequestError
 from fxfeat.pyramid.levels import Level
+from fxfeat.vision.integers import to_plain
 from fxfeat.vision.level_indices import Wording, read_level_indices
 from fxfeat.vision.reduction import coarsest, join_axes
 
@@ -48,16 +49,21 @@ def read_strides(strides: Any, levels: Sequence[Level]) -> tuple[int, ...]:
     Raises:
         RequestError: where there is no such level.
     """
-    listed = [strides] if isinstance(strides, int) else strides
+    plain = to_plain(strides)
+    listed = [plain] if isinstance(plain, int) else plain
     if isinstance(listed, str) or not isinstance(listed, Iterable):
         raise RequestError(f"strides is {strides!r}; it must be one or several reductions, as in (4, 8, 16, 32).")
     last = {level.reduction: level.index for level in levels}
-    wanted = [join_axes(stride) if isinstance(stride, (tuple, list)) else stride for stride in listed]
+    wanted = [_read_stride(to_plain(stride)) for stride in listed]
     missing = [stride for stride in wanted if stride not in last]
     if missing or not wanted:
         what = f"no level has a reduction of {missing[0]}" if missing else "it names none"
         raise RequestError(f"strides is {strides!r}, but {what}. {_list(levels)}")
     return tuple(last[stride] for stride in wanted)
+
+
+def _read_stride(stride: Any) -> Any:
+    return join_axes(stride) if isinstance(stride, (tuple, list)) and stride else stride
 
 
 def _choose_usual(levels: Sequence[Level], flat: bool) -> tuple[int, ...]:
