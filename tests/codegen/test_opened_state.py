@@ -376,3 +376,25 @@ def test_equal_arrays_and_tensors_that_are_written_to_stay():
     assert torch.equal(extractor(x)["output"], model(x))
     again = copy.deepcopy(extractor)
     assert torch.equal(again(x)["output"], model(x))
+
+
+class ReadsItsTable(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.first, self.last, self.scale, self.by = nn.Linear(8, 8), nn.Linear(8, 8), 2.0, by
+
+    def forward(self, x):
+        table = self.__dict__ if self.by == "name" else vars(self)
+        return self.last(self.first(x) * table["scale"])
+
+
+@pytest.mark.parametrize("by", ["name", "vars"])
+def test_settings_read_from_a_modules_table_are_watched(by):
+    model = ReadsItsTable(by).eval()
+    extractor = fxfeat.create_feature_extractor(model, ["last"], example_inputs=X)
+    assert torch.equal(extractor(X)["last"], model(X))
+    model.scale = 3.0
+    with pytest.raises(
+        fxfeat.GuardError, match=r"'scale' of the ReadsItsTable was 2.0 when the extractor was made and"
+    ):
+        extractor(X)

@@ -42,6 +42,9 @@ def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Rep
         value = look_up(module, name)
         if name in _TELLING_THE_MODE and trace.calls.active:
             _note_mode(trace, sys._getframe(1), name)
+        if name == "__dict__" and trace.calls.live_here and not is_torch(sys._getframe(1)):
+            for each in [each for each, part in value.items() if isinstance(part, _SETTINGS) and each != MODE]:
+                _note_read(trace, module, each, sys._getframe(1))
         if name != "__dict__" and trace.calls.live_here and _is_plain(module, name, value):
             _note_read(trace, module, name, sys._getframe(1))
             return OwnFloat(value) if type(value) is float else value
