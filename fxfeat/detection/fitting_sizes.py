@@ -121,8 +121,11 @@ def _fits_all(trial: Trial, divisors: Size) -> bool:
 def _list_multiples(size: Size, divisors: Size) -> list[Size]:
     """List sizes from an image's to twice that which are multiples of numbers, but of few others, none twice."""
     sides = zip(size, divisors, (_HEIGHTS, _WIDTHS), strict=True)
-    listed = [_list_sides(pixels, divisor, growths) for pixels, divisor, growths in sides]
-    return list(zip(*listed, strict=True))
+    heights, widths = (_list_sides(pixels, divisor, growths) for pixels, divisor, growths in sides)
+    # A model may take squares alone, as one does that reads a side off the root of a number of places.
+    turned = ([*widths[turn:], *widths[:turn]] for turn in range(len(widths)))
+    pairs = (list(zip(heights, each, strict=True)) for each in turned)
+    return max(pairs, key=lambda pair: len({size for size in pair if size[0] != size[1]}))
 
 
 def _list_sides(pixels: int, divisor: int, growths: tuple[float, ...]) -> list[int]:

@@ -181,3 +181,35 @@ def test_a_model_that_resizes_images_itself():
     assert backbone.fixed_size == (96, 96)
     for level, stride in zip(backbone(image(75, 101)).values(), backbone.strides, strict=True):
         assert level.shape[-2:] == (math.ceil(75 / stride), math.ceil(101 / stride))
+
+
+class OfSquares(nn.Module):
+    """Reads the side of its grid off the root of the number of places."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.lower = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 16, 3, 2, 1)
+        self.blocks, self.head = nn.ModuleList(Residual(16) for _ in range(3)), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2)
+        side = int(x.shape[2] ** 0.5)
+        x = self.lower(x.unflatten(2, (side, side))).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(1))
+
+
+class Residual(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm, self.layer = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + self.layer(self.norm(x))
+
+
+def test_a_model_of_squares_alone_has_its_images_resized():
+    backbone = fxfeat.fpn_backbone(OfSquares().eval(), out_channels=8, example_inputs=torch.rand(1, 3, 64, 64))
+    assert backbone.fixed_size == (64, 64)
+    assert backbone(torch.rand(1, 3, 64, 96))["0"].shape == (1, 8, 16, 24)
