@@ -18,6 +18,7 @@ from fxfeat.stride.module_places import Places, own, replace
 from fxfeat.stride.module_runs import Changes, Run, call_sites, is_as_planned, windows_of
 from fxfeat.stride.recordings import record_dense
 from fxfeat.stride.refusals import refuse
+from fxfeat.stride.windows import Window
 from fxfeat.stride.write_out import write_out
 from fxfeat.trace.setup import Setup
 
@@ -187,9 +188,24 @@ def check_result(changed: nn.Module, setup: Setup, flow: Flow) -> None:
     if planned != actual:
         first = next((pair for pair in zip(planned, actual, strict=False) if pair[0] != pair[1]), (None, None))
         raise RequestError(
-            f"output_stride cannot be limited here: code of {type(setup.model).__name__} runs differently with other "
-            f"strides. Planned was {first[0]}, and what runs is {first[1]}."
+            f"output_stride cannot be limited here: the model runs other layers on the finer maps that this gives, "
+            f"{_spell(first[1])} in place of {_spell(first[0])}. Ask for a larger output_stride, or for none."
         )
+
+
+def _spell(window: Window | None) -> str:
+    """Spell what slides.
+
+    >>> _spell(None)
+    'nothing'
+    """
+    if window is None:
+        return "nothing"
+    kinds = {"conv": "a convolution", "max": "a maximum pool", "average": "an average pool"}
+    size = "x".join(map(str, window.kernel))
+    return (
+        f"{kinds.get(window.kind, f'a {window.kind}')} of {size}, strides {window.stride}, dilation {window.dilation}"
+    )
 
 
 def _innermost(model: nn.Module, error: BaseException) -> str:
