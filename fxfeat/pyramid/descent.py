@@ -16,7 +16,7 @@ from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.resolution import is_drop
 from fxfeat.vision.data_flow import find_chain, results_of
 from fxfeat.vision.layout import Layout
-from fxfeat.vision.learnt import mixes
+from fxfeat.vision.learnt import has_weights, mixes
 from fxfeat.vision.operations import JOINS, function_of
 from fxfeat.vision.shapes import position_of
 
@@ -48,18 +48,29 @@ def find_descent(recording: Recording, flow: nx.DiGraph, maps: Maps) -> Descent:
     Source: dominators of a flow graph, Lengauer and Tarjan 1979.
     """
     spine = find_chain(flow, [maps.image], results_of(recording))
-    chain = _take_descent([node for node in spine if node in maps.layouts], maps.layouts)
+    chain = _take_descent(_leave_image(recording, [node for node in spine if node in maps.layouts], maps), maps.layouts)
     bottom = chain[-1] if chain else maps.image
     if not _is_passed_by(recording, flow, maps, bottom):
         after = next((node for node in spine if position_of(node) > position_of(bottom)), None)
         return Descent(tuple(chain), _above(flow, bottom), True, after)
     bottom = _find_bottom(recording, leave_glances(recording, flow, maps.layouts), maps)
     chain = [node for node in find_chain(flow, [maps.image], [bottom]) if node in maps.layouts]
+    chain = _leave_image(recording, chain, maps)
     return Descent(tuple(_take_descent(chain, maps.layouts)), _above(flow, bottom), False)
 
 
 def _above(flow: nx.DiGraph, bottom: fx.Node) -> nx.DiGraph:
     return flow.subgraph({bottom, *nx.ancestors(flow, bottom)})
+
+
+def _leave_image(recording: Recording, chain: list[fx.Node], maps: Maps) -> list[fx.Node]:
+    """Begin with the image as the model enlarges it, if it does before it learns anything of it."""
+    for index, node in enumerate(chain[1:], 1):
+        if has_weights(recording, node):
+            return chain
+        if is_drop(maps.layouts[node], maps.layouts[chain[index - 1]]):
+            return chain[index:]
+    return chain
 
 
 def _take_descent(chain: list[fx.Node], layouts: dict[fx.Node, Layout]) -> list[fx.Node]:

@@ -71,7 +71,7 @@ def find_levels(recording: Recording, maps: Maps, descent: Descent, drops: list[
     if not drops:
         return ()
     ends = [(drop.source, _explain(drop)) for drop in drops] + [_last_end(recording, descent, maps.layouts, drops[-1])]
-    return _name_levels(recording, maps, descent.flow, take_last_branches(recording, maps.layouts, ends), drops)
+    return _name_levels(recording, maps, descent, take_last_branches(recording, maps.layouts, ends), drops)
 
 
 def _explain(drop: Drop) -> str:
@@ -280,17 +280,20 @@ def _is_learnt(recording: Recording, flow: nx.DiGraph, node: fx.Node) -> bool:
 
 
 def _name_levels(
-    recording: Recording, maps: Maps, flow: nx.DiGraph, ends: list[tuple[fx.Node, str]], drops: list[Drop]
+    recording: Recording, maps: Maps, descent: Descent, ends: list[tuple[fx.Node, str]], drops: list[Drop]
 ) -> tuple[Level, ...]:
     def is_one_stage(module_call: ModuleCall) -> bool:
         return sum(module_call.start <= position_of(drop.nodes[-1]) < module_call.stop for drop in drops) < 2
 
     table = name_nodes(recording)
     levels: list[Level] = []
-    reductions = itertools.accumulate((drop.factor for drop in drops), _multiply, initial=(1,) * len(maps.extent.grid))
-    for (node, why), reduction in zip(ends, reductions, strict=True):
+    # A model may enlarge its image first.
+    start = maps.layouts[descent.chain[0]].scale
+    products = itertools.accumulate((drop.factor for drop in drops), _multiply, initial=start)
+    for (node, why), product in zip(ends, products, strict=True):
+        reduction = tuple(max(1, round(steps)) for steps in product)
         name = name_value(recording, node, table, is_one_stage)
-        if name is None or not _is_learnt(recording, flow, node):
+        if name is None or not _is_learnt(recording, descent.flow, node):
             continue
         # Drops beside each other do not add up.
         steps = _count_steps(maps.layouts[node]) or (
@@ -314,5 +317,5 @@ def _read_steps(layout: Layout) -> tuple[int, ...] | None:
     return steps if is_whole else None
 
 
-def _multiply(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+def _multiply(left: tuple[float, ...], right: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(one * other for one, other in zip(left, right, strict=True))

@@ -300,3 +300,17 @@ def test_strides_are_taken_from_a_tensor():
     model = nn.Sequential(block(3, 8, 2), block(8, 16, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
     pyramid = fxfeat.features_only(model.eval(), strides=torch.tensor([2, 4]), example_inputs=torch.rand(1, 3, 64, 64))
     assert pyramid.feature_info.reduction() == [2, 4]
+
+
+class Enlarges(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(block(3, 8, 2), block(8, 16, 2), block(16, 24, 2)), nn.Linear(24, 3)
+
+    def forward(self, x):
+        return self.head(self.body(F.interpolate(x, scale_factor=2.0, mode="bilinear")).mean((2, 3)))
+
+
+def test_an_image_that_is_enlarged_first_has_levels():
+    pyramid = fxfeat.features_only(Enlarges().eval(), out_indices=(0, 1, 2), example_inputs=torch.rand(1, 3, 64, 64))
+    assert pyramid.feature_info.reduction() == [1, 2, 4]

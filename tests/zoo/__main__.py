@@ -42,7 +42,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--timing", action="store_true", help="measure the time of verify again, of models recorded")
     parser.add_argument("--list", action="store_true", help="list the models and end")
     arguments = parser.parse_args()
-    mark = "" if arguments.engine == "auto" else f"_{arguments.engine}"
+    mark = ("" if arguments.engine == "auto" else f"_{arguments.engine}") + ("_brief" if arguments.brief else "")
     arguments.results = arguments.results or RESULTS.with_stem(RESULTS.stem + mark)
     arguments.report = arguments.report or REPORT.with_stem(REPORT.stem + mark)
     return arguments
@@ -70,7 +70,7 @@ def main() -> int:
         console.print(f"{number}/{len(todo)} {_summary(result)}", highlight=False, markup=False, soft_wrap=True)
     shown = [known[entry.name] for entry in chosen if entry.name in known]
     console.print(*sheets(shown))
-    _write(arguments.report, every, known, console)
+    _write(arguments.report, every, known, arguments.brief, console)
     return 0 if all(result.faultless for result in shown if result.runs) else 1
 
 
@@ -93,10 +93,10 @@ def _summary(result: Result) -> str:
     return f"{result.name}: {state}, {counts}{whole}, {times}, {result.seconds:.0f} s"
 
 
-def _write(path: Path, every: list[Entry], known: dict[str, Result], console: Console) -> None:
+def _write(path: Path, every: list[Entry], known: dict[str, Result], brief: bool, console: Console) -> None:
     results = [known[entry.name] for entry in every if entry.name in known]
     missing = [entry.name for entry in every if entry.name not in known]
-    write_report(path, results, missing)
+    write_report(path, results, missing, brief)
     console.print(f"{path} written: {len(results)} of {len(every)} models have a result")
 
 

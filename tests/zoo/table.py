@@ -46,7 +46,10 @@ def _line(cells: Sequence[str]) -> str:
 
 def sheets(results: Iterable[Result]) -> list[Sheet]:
     results = list(results)
-    return [coverage(results), rival_coverage(results), verify_times(results), failures(results), not_running(results)]
+    measured = (
+        [rival_coverage(results), verify_times(results)] if any(result.rival.wanted for result in results) else []
+    )
+    return [coverage(results), *measured, failures(results), running_whole(results), not_running(results)]
 
 
 def coverage(results: list[Result]) -> Sheet:
@@ -131,6 +134,12 @@ def _faults(result: Result) -> list[str]:
     first = {case.rpartition(": ")[0]: case.rpartition(": ")[2] for case in reversed(result.wrong)}
     shown = [f"{case}: {count} wrong values, first of {first[case]}" for case, count in wrong.items()]
     return [*result.failures, *shown]
+
+
+def running_whole(results: list[Result]) -> Sheet:
+    """List the modules that cannot be written out, with their share of the parameters, and why."""
+    rows = [(result.name, what) for result in results for what in result.tapped]
+    return Sheet("Modules that run whole, with hooks", ("model", "what"), tuple(rows) or (("none", ""),))
 
 
 def not_running(results: list[Result]) -> Sheet:
