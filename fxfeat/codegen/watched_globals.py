@@ -72,8 +72,8 @@ def check_globals(watched: Iterable[WatchedGlobal]) -> None:
 def _watch_function(
     function: types.FunctionType, words: frozenset[str], stored: set[str]
 ) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
-    own, file = frozenset(names_in(function.__code__)), function.__module__
-    for name in (word for word in own & function.__globals__.keys() if not word.startswith("__")):
+    file = function.__module__
+    for name in (word for word in _globals_in(function.__code__) & function.__globals__.keys() if word[:2] != "__"):
         yield from _watch(function.__globals__, name, words, stored, f"{name!r} of {file}")
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         yield from _watch(_Cell(cell), name, words, stored, f"{name!r}, around {function.__qualname__} of {file},")
@@ -113,6 +113,14 @@ def _watch_class(kind: Any, words: frozenset[str], stored: set[str]) -> Iterator
         for word in (data_of(owner) & words) - stored:
             taken = take(vars(home)[word], words)
             yield (id(home), word), WatchedGlobal(vars(home), word, taken, f"{word!r} of {home.__name__}")
+
+
+@functools.lru_cache(maxsize=4096)
+def _globals_in(code: types.CodeType) -> frozenset[str]:
+    """List the names that code looks up outside of it, and not as an attribute of anything."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return frozenset(names).union(*map(_globals_in, inner))
 
 
 @functools.lru_cache(maxsize=4096)

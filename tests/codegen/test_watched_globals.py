@@ -167,3 +167,18 @@ def test_what_the_code_sets_itself_is_no_setting() -> None:
     extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=X)
     for _ in range(2):
         assert same(extractor(X)["head"], model(X))
+
+
+def test_an_attribute_is_no_global_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class HasScale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.SCALE = nn.Linear(4, 4), 3.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x * self.SCALE).mean()
+
+    model = HasScale().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=X, engine="code")
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert same(extractor(X)["head"], model.head(X * 3.0))
