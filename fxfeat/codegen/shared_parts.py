@@ -90,7 +90,9 @@ def follow_shared(shared: Shared) -> None:
         if isinstance(one, SharedList):
             _check_list(one, module)
             continue
-        if _table(module, one.table).get(one.name) is not one.theirs():
+        theirs = _table(module, one.table).get(one.name)
+        # What is gone may have been the last to hold it.
+        if theirs is None or theirs is not one.theirs():
             _follow(one, module)
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import fxfeat
 
@@ -160,4 +161,19 @@ def test_a_child_of_an_opened_child_is_watched():
     model, extractor = build()
     model.inner = copy.deepcopy(model.inner)
     with pytest.raises(fxfeat.GuardError, match=r"'inner' of the Sequential was a Masked when the extractor was made"):
+        extractor(X)
+
+
+class Doubles(nn.Module):
+    def forward(self, weight):
+        return weight * 2
+
+
+def test_an_opened_child_that_is_gone_for_good_is_missed():
+    model = Masked().eval()
+    parametrize.register_parametrization(model.stem, "weight", Doubles())
+    names = ["stem.parametrizations.weight.0", "body"]
+    extractor = fxfeat.create_feature_extractor(model, names, example_inputs=X)
+    parametrize.remove_parametrizations(model.stem, "weight")
+    with pytest.raises(fxfeat.GuardError, match=r"'parametrizations' of 'stem' \(Linear\) was a ModuleDict when the"):
         extractor(X)

@@ -201,12 +201,14 @@ class Left(nn.Module):
             return x * (self.rate**size)
         if self.turn == "converted":
             return nn.functional.interpolate(x, size=(int(1.5 * size), int(self.scale * x.shape[3])))
+        if self.turn == "computed":
+            return x * (1.0 / math.sqrt(size * x.shape[3]) - self.scale * math.sqrt(size))
         if self.turn == "comprehension":
             return x * sum([0.5 * each for each in x.shape[2:]])
         return x * (2.0 if 8.5 < size else 3.0)  # noqa: SIM300  that is what is tested
 
 
-@pytest.mark.parametrize("turn", ["constant", "attribute", "of the class", "converted", "comprehension"])
+@pytest.mark.parametrize("turn", ["constant", "attribute", "of the class", "converted", "computed", "comprehension"])
 def test_floats_leave_arithmetic_to_sizes_on_their_right(turn):
     model = Left(turn).eval()
     extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=EXAMPLE, engine="code")

@@ -111,7 +111,7 @@ class RecordedFloat(float):
 
 
 class OwnFloat(float):
-    """A ``float`` of the code's own, which leaves what is done with it and a recorded ``int`` to that.
+    """A ``float`` of the code's own, which leaves what is done with it and a recorded number to that.
 
     Python asks a ``float`` first, which takes any ``int`` for its value: ``0.5 * x.shape[2]`` would go unseen.
     """
@@ -294,7 +294,7 @@ def _leaving_it(name: str, from_the_right: str) -> Callable[[Any, Any], Any]:
     usual = getattr(float, name)
 
     def method(self: OwnFloat, other: Any) -> Any:
-        return getattr(other, from_the_right)(self.exact) if type(other) in _OF_INT else usual(self, other)
+        return getattr(other, from_the_right)(self.exact) if type(other) in _KINDS else usual(self, other)
 
     return method
 
@@ -307,7 +307,7 @@ def _teach_own() -> None:
     setattr(OwnFloat, "__hash__", float.__hash__)  # noqa: B010  a class that compares has none else
 
 
-_OF_INT = (RecordedInt, RecordedSize)
+_KINDS = (RecordedInt, RecordedSize, RecordedFloat)
 _teach(RecordedInt)
 _teach(RecordedFloat)
 _teach_own()
