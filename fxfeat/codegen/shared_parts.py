@@ -7,7 +7,7 @@ the same names. One that the model is given later (``m.half()``, ``m.mask = ...`
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from fxfeat.codegen.containers import Opened
 from fxfeat.errors import GuardError
+from fxfeat.ir.guard import Reading
 
 _TABLES = ("_parameters", "_buffers", "_modules", "__dict__")
 _LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -45,12 +46,84 @@ class SharedList:
     whole: bool
 
 
-Shared = tuple[SharedPart | SharedList, ...]
+@dataclass(frozen=True)
+class SharedTie:
+    """Where one tensor stands that code reads, of which it names but one place."""
+
+    places: tuple[Place, ...]
 
 
-def list_shared(extractor: nn.Module, model: nn.Module, tapped: Collection[str]) -> Shared:
-    """List what stand-ins share with the modules that they stand for, but for those that are run as they are."""
-    return tuple(_list_shared(extractor, model, "", tapped))
+@dataclass(frozen=True)
+class AskedChild:
+    """A child of an opened module that code asked about, and did not call."""
+
+    place: Place
+    child: weakref.ref[nn.Module]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name in a table of a module."""
+
+    module: weakref.ref[nn.Module]
+    path: str
+    table: str
+    name: str
+
+
+Shared = tuple[SharedPart | SharedList | SharedTie | AskedChild, ...]
+
+
+def list_shared(
+    extractor: nn.Module,
+    model: nn.Module,
+    tapped: Collection[str],
+    read_tensors: Collection[str],
+    readings: Iterable[Reading],
+) -> Shared:
+    """List what stand-ins share with the modules that they stand for, but for those that are run as they are.
+
+    Args:
+        extractor: the extractor, with all that it keeps.
+        model: what it was made of.
+        tapped: the paths of modules that are run as they are.
+        read_tensors: the paths of tensors that code reads.
+        readings: what code read of modules.
+    """
+    ties, asked = _list_ties(model, read_tensors), _list_asked(extractor, model, readings)
+    return (*_list_shared(extractor, model, "", tapped), *ties, *asked)
+
+
+def _list_ties(model: nn.Module, paths: Collection[str]) -> Iterator[SharedTie]:
+    tensors = {id(tensor) for path in paths if (tensor := _find(model, path)) is not None}
+    places: dict[int, list[Place]] = {}
+    for path, module in model.named_modules() if tensors else ():
+        for table in ("_parameters", "_buffers", "__dict__"):
+            alike = [name for name, value in _table(module, table).items() if id(value) in tensors]
+            for name in alike:
+                place = Place(weakref.ref(module), path, table, name)
+                places.setdefault(id(_table(module, table)[name]), []).append(place)
+    return (SharedTie(tuple(one)) for one in places.values() if len(one) > 1)
+
+
+def _list_asked(extractor: nn.Module, model: nn.Module, readings: Iterable[Reading]) -> Iterator[AskedChild]:
+    for reading in readings:
+        module = model.get_submodule(reading.path)
+        child = module._modules.get(reading.name)
+        if child is not None and _find(extractor, f"{reading.path}.{reading.name}".lstrip(".")) is None:
+            place = Place(weakref.ref(module), reading.path, "_modules", reading.name)
+            yield AskedChild(place, weakref.ref(child))
+
+
+def _find(root: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    module: Any = root
+    for part in owner.split(".") if owner else ():
+        # The table of a scripted module has no `get`.
+        module = module._modules[part] if part in module._modules else None  # noqa: SIM401
+        if module is None:
+            return None
+    return _look_up(module, name)
 
 
 def _list_shared(
@@ -84,16 +157,43 @@ def follow_shared(shared: Shared) -> None:
         GuardError: where it does not fit what is written out.
     """
     for one in shared:
-        module = one.module()
-        if module is None:
-            continue
-        if isinstance(one, SharedList):
-            _check_list(one, module)
-            continue
-        theirs = _table(module, one.table).get(one.name)
-        # What is gone may have been the last to hold it.
-        if theirs is None or theirs is not one.theirs():
-            _follow(one, module)
+        if isinstance(one, SharedTie):
+            _check_tie(one)
+        elif isinstance(one, AskedChild):
+            _check_asked(one)
+        elif (module := one.module()) is not None:
+            _check_list(one, module) if isinstance(one, SharedList) else _follow_part(one, module)
+
+
+def _follow_part(one: SharedPart, module: nn.Module) -> None:
+    theirs = _table(module, one.table).get(one.name)
+    # What is gone may have been the last to hold it.
+    if theirs is None or theirs is not one.theirs():
+        _follow(one, module)
+
+
+def _check_tie(one: SharedTie) -> None:
+    homes = [(place, module) for place in one.places if (module := place.module()) is not None]
+    values = [_table(module, place.table).get(place.name) for place, module in homes]
+    other = next((index for index, value in enumerate(values) if value is not values[0]), None)
+    if other is not None:
+        first, second = (
+            f"{place.name!r} of {_spell(place.path, module)}" for place, module in (homes[0], homes[other])
+        )
+        raise GuardError(
+            f"{first} and {second} were one tensor when the extractor was made, and are two now: the code that reads "
+            f"it is written out by one of the names. {_AGAIN}"
+        )
+
+
+def _check_asked(one: AskedChild) -> None:
+    module = one.place.module()
+    now = None if module is None else module._modules.get(one.place.name)
+    if module is not None and now is not one.child():
+        raise GuardError(
+            f"{one.place.name!r} of {_spell(one.place.path, module)} is {_describe(now)} now, another one than when "
+            f"the extractor was made, and the code that asked about it is written out as it was. {_AGAIN}"
+        )
 
 
 def _check_list(one: SharedList, module: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import functools
 import reprlib
 import sys
 import weakref
@@ -106,12 +107,13 @@ def read(module: nn.Module, name: str) -> Any:
     return next((own[table][name] for table in _TABLES if name in own.get(table, ())), NOTHING)
 
 
-def take(value: Any, words: frozenset[str] = frozenset(), depth: int = 0) -> Any:
+def take(value: Any, words: frozenset[str] | None = frozenset(), depth: int = 0) -> Any:
     """Return what a value is compared by: itself, what it holds, or its identity.
 
     Args:
         value: an attribute of a module.
-        words: the names by which code takes something of it, where it is an object.
+        words: the names by which code takes something of it, where it is an object; None for all that it has, as where
+            a class finds by code of its own what is asked for (``__getattr__``).
         depth: how far inside another value it lies.
     """
     if isinstance(value, (*_ATOMS, Unset)):
@@ -121,6 +123,7 @@ def take(value: Any, words: frozenset[str] = frozenset(), depth: int = 0) -> Any
         return Thing(id(value), _refer(value)) if depth else PART
     if _is_small_array(value):
         return Values(value.copy())
+    words = None if hasattr(type(value), "__getattr__") else words
     names = None if isinstance(value, _CONTAINERS) else _names_taken(value, words)
     if depth >= _DEEPEST or (len(value) > _MOST if names is None else not names):
         return Thing(id(value), _refer(value))
@@ -133,16 +136,23 @@ def _is_small_array(value: Any) -> bool:
 
 
 def _parts_of(value: Any, names: tuple[str, ...] | None) -> Sequence[Any]:
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
     if names is not None:
         tables = (vars(value), *map(vars, type(value).__mro__))
         return [next((table[name] for table in tables if name in table), NOTHING) for name in names]
     return [*value, *value.values()] if isinstance(value, dict) else list(value)
 
 
-def _names_taken(value: Any, words: frozenset[str]) -> tuple[str, ...]:
+def _names_taken(value: Any, words: frozenset[str] | None) -> tuple[str, ...]:
     """Return the attributes of an object that code names, by itself or through a property."""
+    if isinstance(value, functools.partial):
+        return ("func", "args", "keywords")
     if isinstance(value, type) or callable(value):
         return ()
+    if words is None:
+        every = tuple(getattr(value, "__dict__", {}))
+        return every if len(every) <= _MOST else ()
     properties = (getattr(type(value), word, None) for word in words)
     codes = (getattr(getattr(one, "fget", None), "__code__", None) for one in properties)
     behind = {name for code in codes if code is not None for name in code.co_names}

@@ -186,7 +186,7 @@ def _finish(model: nn.Module, leaves: Leaves, run: Run, conditions: Conditions) 
         unsupported=tuple(obstacles.unsupported),
         attribute_writes=tuple(obstacles.attribute_writes),
         unchanged=tuple(obstacles.unchanged),
-        attribute_reads=tuple(_reads_of_settings(trace, run.changed)),
+        attribute_reads=tuple(_reads_of_settings(trace, model, run.changed)),
         changed_attributes=tuple(run.changed),
         mutated=run.mutated,
         writes_state=_writes_state(trace, run.changed) or _has_scripts(model),
@@ -230,10 +230,16 @@ def _writes_state(trace: Trace, changed: Collection[tuple[str, str]]) -> bool:
     return bool(all_written(trace) & trace.memory.persistent)
 
 
-def _reads_of_settings(trace: Trace, changed: Collection[tuple[str, str]]) -> Iterator[AttributeRead]:
-    """Yield the reads of attributes that the model's own code left as they were: they do not count or cache."""
+def _reads_of_settings(trace: Trace, model: nn.Module, changed: Collection[tuple[str, str]]) -> Iterator[AttributeRead]:
+    """Yield the reads of attributes that the model's own code left as they were: they do not count or cache.
+
+    A child that is called says by that what it is.
+    """
+    called = {call.module for call in trace.calls.module_calls}
     for read in trace.decisions.reads.values():
         reading = read.reading
+        if id(model.get_submodule(reading.path)._modules.get(reading.name)) in called:
+            continue
         # What classes and files hold is listed under the model's own path.
         if (reading.path, reading.name) not in changed and ("", reading.name) not in changed:
             yield read

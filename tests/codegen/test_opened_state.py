@@ -1,6 +1,7 @@
 """What is set after wrapping on modules that are written out: followed, or an error that names it."""
 
 import copy
+import functools
 import gc
 import pickle
 import types
@@ -396,5 +397,46 @@ def test_settings_read_from_a_modules_table_are_watched(by):
     model.scale = 3.0
     with pytest.raises(
         fxfeat.GuardError, match=r"'scale' of the ReadsItsTable was 2.0 when the extractor was made and"
+    ):
+        extractor(X)
+
+
+class Looked:
+    """Finds what is asked for in a table of its own, as configurations do."""
+
+    def __init__(self, **content):
+        self.__dict__["_content"] = content
+
+    def __getattr__(self, name):
+        return self._content[name]
+
+    def __setattr__(self, name, value):
+        self._content[name] = value
+
+
+class Configured(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.config, self.act = Looked(scale=2.0), functools.partial(F.leaky_relu, negative_slope=0.5)
+
+    def forward(self, x):
+        return self.last(self.act(self.first(x)) * self.config.scale)
+
+
+LATER = {
+    "config": lambda model: setattr(model.config, "scale", 3.0),
+    "act": lambda model: model.act.keywords.update(negative_slope=0.1),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_settings_that_objects_find_themselves_are_watched(name):
+    model = Configured().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["last"], example_inputs=X)
+    assert torch.equal(extractor(X)["last"], model(X))
+    LATER[name](model)
+    with pytest.raises(
+        fxfeat.GuardError, match=f"'{name}' of the Configured was .* when the extractor was made and is"
     ):
         extractor(X)

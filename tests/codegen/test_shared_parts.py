@@ -177,3 +177,50 @@ def test_an_opened_child_that_is_gone_for_good_is_missed():
     parametrize.remove_parametrizations(model.stem, "weight")
     with pytest.raises(fxfeat.GuardError, match=r"'parametrizations' of 'stem' \(Linear\) was a ModuleDict when the"):
         extractor(X)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.mix, self.out = nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False)
+        self.out.weight = self.table.weight
+
+    def forward(self, x):
+        return nn.functional.linear(self.mix(self.table(x)), self.out.weight)
+
+
+@pytest.mark.parametrize("name", ["table", "out"])
+def test_a_tensor_that_is_tied_no_longer_is_refused(name):
+    model, x = Tied().eval(), torch.tensor([[1, 2]])
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=x)
+    assert torch.equal(extractor(x)["output"], model(x))
+    model.get_submodule(name).weight = nn.Parameter(torch.ones(5, 4))
+    with pytest.raises(fxfeat.GuardError) as error:
+        extractor(x)
+    assert str(error.value) == (
+        "'weight' of 'table' (Embedding) and 'weight' of 'out' (Linear) were one tensor when the extractor was made, "
+        "and are two now: the code that reads it is written out by one of the names. Create the extractor again, or "
+        "set it back."
+    )
+
+
+class Asks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last, self.way = nn.Linear(4, 4), nn.Linear(4, 4), nn.Identity()
+
+    def forward(self, x):
+        return self.last(self.inner(x) * (2.0 if isinstance(self.way, nn.Identity) else 3.0))
+
+
+def test_a_child_that_is_only_asked_about_is_watched():
+    model = Asks().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["last"], example_inputs=X)
+    assert torch.equal(extractor(X)["last"], model(X))
+    model.way = nn.ReLU()
+    with pytest.raises(fxfeat.GuardError) as error:
+        extractor(X)
+    assert str(error.value) == (
+        "'way' of the Asks is a ReLU now, another one than when the extractor was made, and the code that asked about "
+        "it is written out as it was. Create the extractor again, or set it back."
+    )

@@ -58,7 +58,7 @@ def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Rep
         except AttributeError:
             _note_read(trace, module, name, None)
             raise
-        if value is None:
+        if value is None or isinstance(value, nn.Module):
             _note_read(trace, module, name, None)
         _note_reach(trace, reached, module, name, value)
         return value
