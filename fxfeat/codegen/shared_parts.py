@@ -109,7 +109,7 @@ def _list_ties(model: nn.Module, paths: Collection[str]) -> Iterator[SharedTie]:
 def _list_asked(extractor: nn.Module, model: nn.Module, readings: Iterable[Reading]) -> Iterator[AskedChild]:
     for reading in readings:
         module = model.get_submodule(reading.path)
-        child = module._modules.get(reading.name)
+        child = _get(module._modules, reading.name)
         if child is not None and _find(extractor, f"{reading.path}.{reading.name}".lstrip(".")) is None:
             place = Place(weakref.ref(module), reading.path, "_modules", reading.name)
             yield AskedChild(place, weakref.ref(child))
@@ -119,8 +119,7 @@ def _find(root: nn.Module, path: str) -> Any:
     owner, _, name = path.rpartition(".")
     module: Any = root
     for part in owner.split(".") if owner else ():
-        # The table of a scripted module has no `get`.
-        module = module._modules[part] if part in module._modules else None  # noqa: SIM401
+        module = _get(module._modules, part)
         if module is None:
             return None
     return _look_up(module, name)
@@ -132,7 +131,7 @@ def _list_shared(
     if path in tapped:
         return
     for table, name in _names_in(stand_in):
-        theirs, mine = _table(module, table).get(name), _look_up(stand_in, name)
+        theirs, mine = _get(_table(module, table), name), _look_up(stand_in, name)
         if theirs is None or not (theirs is mine or isinstance(mine, Opened)):
             continue
         home, stands = weakref.ref(module), weakref.ref(stand_in)
@@ -166,7 +165,7 @@ def follow_shared(shared: Shared) -> None:
 
 
 def _follow_part(one: SharedPart, module: nn.Module) -> None:
-    theirs = _table(module, one.table).get(one.name)
+    theirs = _get(_table(module, one.table), one.name)
     # What is gone may have been the last to hold it.
     if theirs is None or theirs is not one.theirs():
         _follow(one, module)
@@ -174,7 +173,7 @@ def _follow_part(one: SharedPart, module: nn.Module) -> None:
 
 def _check_tie(one: SharedTie) -> None:
     homes = [(place, module) for place in one.places if (module := place.module()) is not None]
-    values = [_table(module, place.table).get(place.name) for place, module in homes]
+    values = [_get(_table(module, place.table), place.name) for place, module in homes]
     other = next((index for index, value in enumerate(values) if value is not values[0]), None)
     if other is not None:
         first, second = (
@@ -188,7 +187,7 @@ def _check_tie(one: SharedTie) -> None:
 
 def _check_asked(one: AskedChild) -> None:
     module = one.place.module()
-    now = None if module is None else module._modules.get(one.place.name)
+    now = None if module is None else _get(module._modules, one.place.name)
     if module is not None and now is not one.child():
         raise GuardError(
             f"{one.place.name!r} of {_spell(one.place.path, module)} is {_describe(now)} now, another one than when "
@@ -236,6 +235,11 @@ def _fits(mine: Any, theirs: Any) -> bool:
 
 def _table(module: nn.Module, name: str) -> Any:
     return module.__dict__ if name == "__dict__" else module.__dict__[name]
+
+
+def _get(table: Any, name: str) -> Any:
+    # The table of a scripted module has no `get`.
+    return table[name] if name in table else None  # noqa: SIM401
 
 
 def _look_up(module: nn.Module, name: str) -> Any:

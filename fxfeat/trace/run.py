@@ -238,7 +238,8 @@ def _reads_of_settings(trace: Trace, model: nn.Module, changed: Collection[tuple
     called = {call.module for call in trace.calls.module_calls}
     for read in trace.decisions.reads.values():
         reading = read.reading
-        if id(model.get_submodule(reading.path)._modules.get(reading.name)) in called:
+        children = model.get_submodule(reading.path)._modules
+        if reading.name in children and id(children[reading.name]) in called:
             continue
         # What classes and files hold is listed under the model's own path.
         if (reading.path, reading.name) not in changed and ("", reading.name) not in changed:
