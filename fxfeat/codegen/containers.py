@@ -73,6 +73,14 @@ def plant(extractor: nn.Module, model: nn.Module, used_state: UsedState, constan
             _share(model.get_submodule(owner), container(extractor, model, owner), name)
 
 
+def find_part(root: nn.Module | None, path: str) -> nn.Module | None:
+    """Return the module at a path; None where there is none."""
+    for name in path.split(".") if path else ():
+        # The table of a scripted module has no `get`.
+        root = root._modules[name] if root is not None and name in root._modules else None
+    return root
+
+
 def within(path: str, modules: Container[str]) -> bool:
     """Say whether a path lies strictly inside one of some modules."""
     while "." in path:

@@ -121,7 +121,7 @@ class FeatureExtractor(Shown, nn.Module):
         for name, form, _ in _named_emissions(forms):
             self.opened_state.watch(self, model, name)
             self.opened_state.outside[name] = watch_globals(model, form.opened)
-        readings = [reading for emission in emissions for reading in emission.readings]
+        readings = {reading for emission in emissions for reading in emission.readings}
         self.shared = list_shared(self, model, self.originals.modules, used_state.tensors - set(constants), readings)
         close_opened(self, self.opened_state, RESERVED)
         if retracing is not None:

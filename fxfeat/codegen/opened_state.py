@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from fxfeat.codegen.containers import Opened
+from fxfeat.codegen.containers import Opened, find_part
 from fxfeat.codegen.own_modes_followed import OwnModes
 from fxfeat.codegen.watched_globals import WatchedGlobal, check_globals
 from fxfeat.errors import GuardError
@@ -104,7 +104,7 @@ class OpenedState:
             paths.setdefault(reading.path, {})[reading] = value
         watched, modes = [], []
         for path, values in paths.items():
-            mine, original = _part(extractor, path), _part(model, path)
+            mine, original = find_part(extractor, path), find_part(model, path)
             stands_in = mine is extractor or isinstance(mine, Opened)
             expected = {reading: value for reading, value in values.items() if reading.name == _MODE}
             if mine is not None and expected:
@@ -146,18 +146,11 @@ def close_opened(extractor: nn.Module, state: OpenedState, reserved: Collection[
         if reading.name != _MODE and reading.name not in _HOOKS:
             names.setdefault(reading.path, set()).add(reading.name)
     for path, closed in names.items():
-        part = _part(extractor, path)
+        part = find_part(extractor, path)
         if part is extractor:
             part.__dict__["_written_out"] = frozenset(closed - set(reserved))
         elif isinstance(part, Opened):
             part.__dict__["_written_out"] = frozenset(closed)
-
-
-def _part(root: nn.Module | None, path: str) -> nn.Module | None:
-    for name in path.split(".") if path else ():
-        # The table of a scripted module has no `get`.
-        root = root._modules[name] if root is not None and name in root._modules else None
-    return root
 
 
 def _watch(module: nn.Module, path: str, values: Form, whole: bool = False) -> Watched:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.codegen.containers import Opened
+from fxfeat.codegen.containers import Opened, find_part
 from fxfeat.errors import GuardError
 from fxfeat.ir.guard import Reading
 
@@ -117,12 +117,8 @@ def _list_asked(extractor: nn.Module, model: nn.Module, readings: Iterable[Readi
 
 def _find(root: nn.Module, path: str) -> Any:
     owner, _, name = path.rpartition(".")
-    module: Any = root
-    for part in owner.split(".") if owner else ():
-        module = _get(module._modules, part)
-        if module is None:
-            return None
-    return _look_up(module, name)
+    module = find_part(root, owner)
+    return None if module is None else _look_up(module, name)
 
 
 def _list_shared(

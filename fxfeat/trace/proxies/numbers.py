@@ -294,7 +294,7 @@ def _leaving_it(name: str, from_the_right: str) -> Callable[[Any, Any], Any]:
     usual = getattr(float, name)
 
     def method(self: OwnFloat, other: Any) -> Any:
-        return getattr(other, from_the_right)(self.exact) if type(other) in _KINDS else usual(self, other)
+        return getattr(other, from_the_right)(self.exact) if isinstance(other, RECORDED) else usual(self, other)
 
     return method
 
@@ -307,7 +307,6 @@ def _teach_own() -> None:
     setattr(OwnFloat, "__hash__", float.__hash__)  # noqa: B010  a class that compares has none else
 
 
-_KINDS = (RecordedInt, RecordedSize, RecordedFloat)
 _teach(RecordedInt)
 _teach(RecordedFloat)
 _teach_own()
