@@ -156,5 +156,4 @@ def count_modes(undo: contextlib.ExitStack, own: TorchFunctionMode, mine: Callab
             modes.pop()
         return leave(mode, *details)
 
-    patch(undo, TorchFunctionMode, "__enter__", noting_enter)
-    patch(undo, TorchFunctionMode, "__exit__", noting_leave)
+    patch(undo, ((TorchFunctionMode, "__enter__", noting_enter), (TorchFunctionMode, "__exit__", noting_leave)))

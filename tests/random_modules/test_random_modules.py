@@ -7,7 +7,7 @@ import torch
 
 from tests.random_modules.rounds import Tally, run_round
 
-ROUNDS = 24
+ROUNDS = 12
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def tally():
 
 def test_every_value_is_that_of_eager(tally):
     assert not tally.counterexamples, "\n\n".join(map(str, tally.counterexamples))
-    assert tally.ran >= 200
-    assert tally.compared >= 2000
-    assert tally.resized >= 200
+    assert tally.ran >= 100
+    assert tally.compared >= 1000
+    assert tally.resized >= 100
 
 
 def test_errors_are_rare(tally):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxfeat.isolation.patching import patch_globals
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.leaves import FLEX_ATTENTION, Leaves
 from fxfeat.trace.patches.conversions import follow_conversions
@@ -58,32 +60,36 @@ def _wrap_registered(names: CalledNames) -> None:
     """Honour ``torch.fx.wrap``."""
     for (_, name), namespace in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
         if name in namespace and callable(namespace[name]):
-            _wrap(names, namespace, name)
+            _wrap(names, namespace, [name])
 
 
 def _wrap_flex_attention(names: CalledNames) -> None:
     """Models come to it by functions of files that have none of their classes, if anything has loaded it."""
     if FLEX_ATTENTION not in sys.modules:
         return
-    for module in list(sys.modules.values()):
-        namespace = getattr(module, "__dict__", {})
+    for namespace in _namespaces_with("flex_attention", len(sys.modules)):
         if id(namespace.get("flex_attention")) in names.leaves.functions:
-            _wrap(names, namespace, "flex_attention")
+            _wrap(names, namespace, ["flex_attention"])
+
+
+@functools.lru_cache(maxsize=1)
+def _namespaces_with(name: str, loaded: int) -> list[dict[str, Any]]:
+    """List where a name stands in any file; thousands are loaded, and looked through when that number changes."""
+    namespaces = (getattr(module, "__dict__", {}) for module in list(sys.modules.values()))
+    return [namespace for namespace in namespaces if name in namespace]
 
 
 def _wrap_globals(names: CalledNames, namespace: dict[str, Any]) -> None:
     if id(namespace) in names.namespaces:
         return
     names.namespaces.add(id(namespace))
-    values = list(namespace.items())
     replacements = {**names.replacements, **_by_identity(names.builtins)}
-    _replace_builtins(names, namespace)
-    for name, value in values:
-        if not name.startswith("_") and id(value) in names.leaves.functions:
-            _wrap(names, namespace, name)
-        elif id(value) in replacements and not name.startswith("__"):
-            namespace[name] = replacements[id(value)]
-            names.undo.callback(namespace.__setitem__, name, value)
+    public = [(name, id(value)) for name, value in namespace.items() if not name.startswith("__")]
+    whole = {name for name, value in public if value in names.leaves.functions and not name.startswith("_")}
+    replaced = {name: replacements[value] for name, value in public if value in replacements and name not in whole}
+    added = {name: value for name, value in names.builtins.items() if name not in namespace}
+    _wrap(names, namespace, whole)
+    patch_globals(names.undo, namespace, replaced | (added if "__name__" in namespace else {}))
 
 
 def _by_identity(replaced: dict[str, Any]) -> dict[int, Any]:
@@ -91,22 +97,18 @@ def _by_identity(replaced: dict[str, Any]) -> dict[int, Any]:
     return {id(getattr(builtins, name)): replacement for name, replacement in replaced.items()}
 
 
-def _replace_builtins(names: CalledNames, namespace: dict[str, Any]) -> None:
-    for name, replacement in names.builtins.items():
-        if name not in namespace and "__name__" in namespace:
-            namespace[name] = replacement
-            names.undo.callback(namespace.pop, name, None)
+def _wrap(names: CalledNames, namespace: dict[str, Any], called: Iterable[str]) -> None:
+    wrappers = {name: _wrapper_of(names.trace, namespace[name], name) for name in called}
+    patch_globals(names.undo, namespace, wrappers)
 
 
-def _wrap(names: CalledNames, namespace: dict[str, Any], name: str) -> None:
-    function = namespace[name]
+def _wrapper_of(trace: Trace, function: Any, name: str) -> Any:
     if getattr(function, "fxfeat_wraps", None) is not None:
-        return
+        return function
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return call_whole(names.trace, function, args, kwargs)
+        return call_whole(trace, function, args, kwargs)
 
     wrapper.__name__ = getattr(function, "__name__", name)
     vars(wrapper).update(fxfeat_wraps=function, __wrapped__=function)
-    namespace[name] = wrapper
-    names.undo.callback(namespace.__setitem__, name, function)
+    return wrapper

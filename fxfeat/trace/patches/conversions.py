@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from fxfeat.isolation.patching import patch_globals
 from fxfeat.trace.builder.torch_call import TorchCall
 from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.proxies import numbers
@@ -33,10 +34,7 @@ def follow_conversions(trace: Trace, functions: Iterable[types.FunctionType], un
         plain, redirected = function.__code__, redirect(function.__code__)
         if redirected is plain:
             continue
-        for name, convert in conversions.items():
-            if name not in function.__globals__:
-                function.__globals__[name] = convert
-                undo.callback(function.__globals__.pop, name, None)
+        patch_globals(undo, function.__globals__, conversions)
         function.__code__ = redirected
         undo.callback(setattr, function, "__code__", plain)
 

@@ -47,22 +47,16 @@ def patched(model: nn.Module, recorder: Recorder, leaves: Leaves, draws: PythonD
     with ExitStack() as undo:
         names = CalledNames(trace, leaves, undo, counting(trace))
         calls = ModuleCalls(trace, leaves, names, draws)
-        patch(undo, nn.Module, "__call__", calling_modules(calls))
-        for home, name, replacement in accessing(trace, calls.reached):
-            patch(undo, home, name, replacement)
-        patch(undo, torch.autograd.Function, "apply", applying(trace))
-        patch(undo, torch._C.ScriptFunction, "__call__", calling_scripts(trace))
-        seen = (notice(trace) for notice in _NOTICING)
-        for home, name, replacement in itertools.chain(*seen, drawing(trace, draws)):
-            names.replacements[id(getattr(home, name))] = replacement
-            patch(undo, home, name, replacement)
-        for home, name, replacement in itertools.chain(
-            choosing_fast_paths(trace), catching(trace), checkpointing(trace)
-        ):
-            patch(undo, home, name, replacement)
+        patch(undo, [calling_modules(calls, modules)])
+        patch(undo, accessing(trace, calls.reached, modules))
+        patch(undo, [(torch.autograd.Function, "apply", applying(trace))])
+        patch(undo, [(torch._C.ScriptFunction, "__call__", calling_scripts(trace))])
+        noticing = [*itertools.chain(*(notice(trace) for notice in _NOTICING)), *drawing(trace, draws)]
+        names.replacements.update({id(getattr(home, name)): replacement for home, name, replacement in noticing})
+        patch(undo, noticing)
+        patch(undo, itertools.chain(choosing_fast_paths(trace), catching(trace), checkpointing(trace)))
         count_modes(undo, recorder, lambda: trace.calls.live_here, trace.settings.modes)
-        for home, name, replacement in casting(trace):
-            patch(undo, home, name, replacement)
+        patch(undo, casting(trace))
         wrap_names(names, modules)
         yield calls
         find_unseen(draws)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -32,7 +32,9 @@ _PARTS = (torch.Tensor, nn.Module)
 _SETTINGS = (bool, int, float, complex, str, tuple, type(None))
 
 
-def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Replacement]:
+def accessing(
+    trace: Trace, reached: dict[tuple[int, int], str], modules: Collection[nn.Module]
+) -> Iterator[Replacement]:
     """Yield what sees attributes of modules; ``reached`` is given the path by which code reached a module last."""
     look_up, get, set_ = object.__getattribute__, nn.Module.__getattr__, nn.Module.__setattr__
 
@@ -71,9 +73,19 @@ def accessing(trace: Trace, reached: dict[tuple[int, int], str]) -> Iterator[Rep
             _note_write(trace, module, name, value)
         set_(module, name, value)
 
-    yield nn.Module, "__getattribute__", __getattribute__
-    yield nn.Module, "__getattr__", __getattr__
-    yield nn.Module, "__setattr__", __setattr__
+    classes = dict.fromkeys(map(type, modules))
+    for replacement in (__getattribute__, __getattr__, __setattr__):
+        for home in _homes(classes, replacement.__name__):
+            yield home, replacement.__name__, replacement
+
+
+def _homes(classes: Collection[type[nn.Module]], name: str) -> Collection[type[nn.Module]]:
+    """Return where a method is replaced: in the model's own classes, if none of them has one of its own.
+
+    In ``nn.Module`` it takes milliseconds: Python goes through all classes that inherit it, in the whole process.
+    """
+    inherited = getattr(nn.Module, name)
+    return classes if all(getattr(each, name) is inherited for each in classes) else [nn.Module]
 
 
 def _is_plain(module: nn.Module, name: str, value: Any) -> bool:

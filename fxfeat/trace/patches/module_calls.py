@@ -37,6 +37,7 @@ from fxfeat.trace.leaves import Leaves, is_of_torch
 from fxfeat.trace.patches.called_names import CalledNames, wrap_files
 from fxfeat.trace.patches.hooks import has_hooks, run_with_hooks
 from fxfeat.trace.patches.python_draws import PythonDraws, note_draws, notice_draws
+from fxfeat.trace.patches.replacement import Replacement
 from fxfeat.trace.proxies import numbers
 from fxfeat.trace.proxies.sequences import plain_numbers
 from fxfeat.trace.unobserved import unobserved
@@ -62,14 +63,23 @@ class ModuleCalls:
     parameters: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
 
-def calling_modules(calls: ModuleCalls) -> Callable[..., Any]:
-    """Return an ``nn.Module.__call__`` that writes calls down."""
-    plain = nn.Module.__call__
+def calling_modules(calls: ModuleCalls, modules: Collection[nn.Module]) -> Replacement:
+    """Return what writes calls of modules down, and where it stands.
 
-    def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    ``nn.Module.__call__`` does no more than call ``_call_impl``, which is replaced in no time: for a method with
+    underscores at both ends, Python goes through all classes that inherit it.
+    """
+    name = "_call_impl" if all(map(_is_called_plainly, modules)) else "__call__"
+    plain = getattr(nn.Module, name)
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return _call(calls, module, functools.partial(plain, module), args, kwargs)
 
-    return __call__
+    return nn.Module, name, call
+
+
+def _is_called_plainly(module: nn.Module) -> bool:
+    return module._compiled_call_impl is None and type(module)._call_impl is nn.Module._call_impl
 
 
 def run_model(calls: ModuleCalls, model: nn.Module, args: Any, kwargs: Any) -> None:
