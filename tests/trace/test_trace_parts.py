@@ -12,7 +12,7 @@ from torch import fx, nn
 from fxfeat.ir.example import Example
 from fxfeat.ir.node_meta import RNG, meta_of
 from fxfeat.trace.builder.fakes import fake_of
-from fxfeat.trace.builder.memory import all_written, inside_whole_call
+from fxfeat.trace.builder.memory import WholeCall, all_written
 from fxfeat.trace.builder.model_parts import add_modules, read_tensors
 from fxfeat.trace.builder.nodes import add_node, guard, nodes_from, uncounted, walk_back
 from fxfeat.trace.builder.operands import to_write
@@ -83,8 +83,8 @@ def test_a_decision_on_the_size_of_a_parameter_is_the_same_for_every_input(trace
 
 
 def test_what_a_whole_call_does_is_done_by_the_whole_call_around_it(trace, model):
-    with Recorder(trace), inside_whole_call(trace, ()) as outer:
-        with inside_whole_call(trace, ()) as inner:
+    with Recorder(trace), WholeCall(trace, ()) as outer:
+        with WholeCall(trace, ()) as inner:
             torch.rand(2)
         assert inner.draws
         assert outer.writes == {RNG}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,33 +16,43 @@ from fxfeat.trace.builder.unsupported import current_line, refuse
 from fxfeat.trace.unobserved import unobserved
 
 
-@contextmanager
-def inside_whole_call(trace: Trace, given: Any) -> Iterator[Effects]:
-    """Run calls on fake tensors without writing them down; what compiled code writes to what is given counts too."""
-    memory, calls = trace.memory, trace.calls
-    outer, memory.effects = memory.effects, Effects()
-    calls.whole_depth += 1
-    try:
-        with _writes_noticed(trace, memory.effects, given):
-            yield memory.effects
-    finally:
+class WholeCall:
+    """A region in which calls run on fake tensors and are not written down, but for their effects.
+
+    What compiled code writes to what it is given counts too. A generator would take longer than most calls do.
+    """
+
+    def __init__(self, trace: Trace, given: Any) -> None:
+        """Begin with what the call is given."""
+        self._trace = trace
+        with unobserved():
+            self._fakes = [fake_of(trace, tensor) for _, tensor in tensors(given)]
+            self._versions = [version_of(fake) for fake in self._fakes]
+
+    def __enter__(self) -> Effects:
+        """Return what the effects of the call are noted in."""
+        memory = self._trace.memory
+        self._outer, memory.effects = memory.effects, Effects()
+        self._trace.calls.whole_depth += 1
+        return memory.effects
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        """Note what was written to, and hand the effects on to a whole call around this one."""
+        memory, calls = self._trace.memory, self._trace.calls
+        if kind is None:
+            self._note_writes()
         calls.whole_depth -= 1
-        inner, memory.effects = memory.effects, outer
+        inner, memory.effects = memory.effects, self._outer
         if calls.whole_depth:
             memory.effects.add(inner)
 
-
-@contextmanager
-def _writes_noticed(trace: Trace, effects: Effects, given: Any) -> Iterator[None]:
-    with unobserved():
-        fakes = [fake_of(trace, tensor) for _, tensor in tensors(given)]
-        before = [version_of(fake) for fake in fakes]
-    yield
-    with unobserved():
-        changed = changed_since(fakes, before)
-    effects.writes |= changed
-    for storage in changed:
-        trace.memory.versions.pop(storage, None)
+    def _note_writes(self) -> None:
+        memory = self._trace.memory
+        with unobserved():
+            changed = changed_since(self._fakes, self._versions)
+        memory.effects.writes |= changed
+        for storage in changed:
+            memory.versions.pop(storage, None)
 
 
 def changed_since(given: list[torch.Tensor], versions: list[int]) -> set[Storage]:

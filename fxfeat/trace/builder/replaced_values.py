@@ -17,7 +17,7 @@ from fxfeat.ir.value_replacement import Replaced, Replacement
 from fxfeat.runtime.replace_part import replace_part
 from fxfeat.trace.builder.fakes import fake_of
 from fxfeat.trace.builder.measure import storage_of
-from fxfeat.trace.builder.memory import inside_whole_call
+from fxfeat.trace.builder.memory import WholeCall
 from fxfeat.trace.builder.nodes import add_node, nodes_from, uncounted
 from fxfeat.trace.builder.operands import to_write, write_arguments
 from fxfeat.trace.builder.provenance import node_of
@@ -118,7 +118,7 @@ def _call(trace: Trace, replacement: Replacement, value: Any, steps: Steps | Non
             f"replace={{{replacement.name!r}: ...}} goes through a {opaque_in(written)[0].type_name}, which cannot be "
             f"written down as code. Name a tensor in it, as in {replacement.name + '[0]'!r}."
         )
-    with inside_whole_call(trace, value) as effects:
+    with WholeCall(trace, value) as effects:
         given = plain_numbers(value)
         result = replacement.function(given) if steps is None else replace_part(given, steps, replacement.function)
     if steps is None and not isinstance(result, torch.Tensor):

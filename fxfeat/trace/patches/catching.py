@@ -26,7 +26,8 @@ def _noting(trace: Trace, region: Any, enter: Any, leave: Any) -> Iterator[Repla
         return result
 
     def noting_exit(self: Any, *details: Any) -> Any:
-        trace.obstacles.catching[:] = [other for other in trace.obstacles.catching if other is not self]
+        if trace.obstacles.catching:
+            trace.obstacles.catching[:] = [other for other in trace.obstacles.catching if other is not self]
         return leave(self, *details)
 
     yield region, "__enter__", noting_enter

@@ -8,8 +8,7 @@ import itertools
 import sys
 import types
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +21,7 @@ from fxfeat.runtime.form_of import TENSOR, Keys, describe_form
 from fxfeat.trace.builder.given_containers import contents_of, have_changed
 from fxfeat.trace.builder.leaf_memo import NOTHING, look_at, recall, remember
 from fxfeat.trace.builder.measure import LITERALS
-from fxfeat.trace.builder.memory import inside_whole_call
+from fxfeat.trace.builder.memory import WholeCall
 from fxfeat.trace.builder.nodes import next_call_path
 from fxfeat.trace.builder.operands import to_write, write_arguments
 from fxfeat.trace.builder.provenance import give_identity, node_of, tie_to_module_call
@@ -87,8 +86,8 @@ def run_model(calls: ModuleCalls, model: nn.Module, args: Any, kwargs: Any) -> N
     if type(model).__call__ is nn.Module.__call__:
         model(*args, **kwargs)
         return
-    with _module_call(calls, "", model, *write_arguments(calls.trace, tuple(args), kwargs), leaf=False) as close:
-        close(model(*args, **kwargs))
+    with _OpenCall(calls, "", model, *write_arguments(calls.trace, tuple(args), kwargs), leaf=False) as call:
+        call.close(model(*args, **kwargs))
 
 
 def _call(calls: ModuleCalls, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -172,9 +171,9 @@ def _call_whole(
     trace, written = calls.trace, write_arguments(calls.trace, args, kwargs)
     if opaque_in(written):
         return _enter(calls, path, module, plain, args, kwargs)
-    with _module_call(calls, path, module, *written, leaf=True) as close:
+    with _OpenCall(calls, path, module, *written, leaf=True) as call:
         # The code of a scripted module calls nothing that a recorder could see.
-        with inside_whole_call(trace, (args, kwargs)) as effects:
+        with WholeCall(trace, (args, kwargs)) as effects:
             result = _run_inside(trace, module, plain, plain_numbers(args), plain_numbers(kwargs))
         # What is not torch's own may squeeze, or draw from Python.
         if not is_of_torch(module):
@@ -182,7 +181,7 @@ def _call_whole(
             note_draws(calls.draws, effects)
         with unobserved():
             result = write_result(trace, "call_module", path, *written, result, effects)
-        close(result)
+        call.close(result)
     return result
 
 
@@ -210,7 +209,7 @@ def _run_inside(trace: Trace, module: nn.Module, plain: Callable[..., Any], args
 def _enter(calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     trace = calls.trace
     contents = contents_of((*args, *kwargs.values()))
-    with _module_call(calls, path, module, *write_arguments(trace, args, kwargs), leaf=False) as close:
+    with _OpenCall(calls, path, module, *write_arguments(trace, args, kwargs), leaf=False) as call:
         if getattr(module, "tapped", ()) and hasattr(type(module), "find_tapped"):
             refuse(trace, "an extractor inside the model runs modules whole, with hooks of its own")
         hooked = has_hooks(module)
@@ -221,7 +220,7 @@ def _enter(calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[...
         with unobserved():
             given = set() if isinstance(result, torch.Tensor) else _containers(args, kwargs)
             result = _hand_back(trace, result, given)
-        close(result)
+        call.close(result)
         if have_changed(contents) or _are_marked(result, trace.fake_tensors.own_names):
             _note(trace, leaves_behind=True)
     return result
@@ -238,23 +237,29 @@ def _note(trace: Trace, **noted: Any) -> None:
     module_calls[index] = dataclasses.replace(module_calls[index], **noted)
 
 
-@contextmanager
-def _module_call(
-    calls: ModuleCalls, path: str, module: nn.Module, args: Any, kwargs: Any, leaf: bool
-) -> Iterator[Callable[[Any], None]]:
-    """Open a module call, and yield what closes it with its result."""
-    trace, stack = calls.trace, calls.trace.calls
-    _notice_changes(calls, module)
-    module_call = _describe_call(calls, path, module, args, kwargs, leaf)
-    calls.counts[path] += 1
-    stack.module_calls.append(module_call)
-    stack.call_paths[module_call.index] = next_call_path(trace)
-    enter_switches(trace, module_call.index)
-    stack.opened.append(module_call.index)
-    try:
-        yield functools.partial(_close, calls, module_call)
-    finally:
-        stack.opened.pop()
+class _OpenCall:
+    """A module call from its first node to its result; a generator in its place would take longer than most calls."""
+
+    def __init__(self, calls: ModuleCalls, path: str, module: nn.Module, args: Any, kwargs: Any, *, leaf: bool) -> None:
+        _notice_changes(calls, module)
+        self._calls = calls
+        self._call = _describe_call(calls, path, module, args, kwargs, leaf)
+
+    def __enter__(self) -> _OpenCall:
+        calls, call, stack = self._calls, self._call, self._calls.trace.calls
+        calls.counts[call.path] += 1
+        stack.module_calls.append(call)
+        stack.call_paths[call.index] = next_call_path(calls.trace)
+        enter_switches(calls.trace, call.index)
+        stack.opened.append(call.index)
+        return self
+
+    def close(self, result: Any) -> None:
+        """Note what the call returns."""
+        _close(self._calls, self._call, result)
+
+    def __exit__(self, *details: object) -> None:
+        self._calls.trace.calls.opened.pop()
 
 
 def _notice_changes(calls: ModuleCalls, module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from fxfeat.ir.module_call import Opaque
 from fxfeat.ir.tree import walk
 from fxfeat.trace.builder.decisions import decide
-from fxfeat.trace.builder.memory import inside_whole_call
+from fxfeat.trace.builder.memory import WholeCall
 from fxfeat.trace.builder.operands import to_run, write_arguments
 from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Trace
@@ -32,7 +32,7 @@ def call_whole(
     if any(isinstance(value, Opaque) for _, value in walk(written)):
         return run(*args, **kwargs)
     numeric = not any(isinstance(value, torch.Tensor) for _, value in walk((args, kwargs)))
-    with inside_whole_call(trace, (args, kwargs)) as effects:
+    with WholeCall(trace, (args, kwargs)) as effects:
         result = (
             run(*plain_parts(args), **plain_parts(kwargs))
             if numeric
