@@ -73,7 +73,7 @@ def _of_smp(name: str, *nodes: str) -> Case:
 def list_cases() -> list[Case]:
     """List ten models of transformers, four of ultralytics and four of segmentation_models_pytorch."""
     vit = {"image_size": 64, "patch_size": 16, **_SMALL}
-    swin = {"image_size": 64, "embed_dim": 24, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8], "window_size": 4}
+    swin = {"image_size": 224, "embed_dim": 24, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8], "window_size": 7}
     gpt = {"n_embd": 64, "n_layer": 4, "n_head": 4}
     t5 = {"d_model": 64, "d_ff": 128, "num_layers": 4, "num_heads": 4, "d_kv": 16}
     return [

@@ -60,12 +60,14 @@ class _Writer:
         self.rebound: set[fx.Node] = set()
         self.origins: dict[str, fx.Node] = {}
         self.nodes = list(draft.graph.nodes)
+        self.inputs = [node for node in self.nodes if node.op == "placeholder"]
         self.order = {node: index for index, node in enumerate(self.nodes)}
         self.names = Globals(frozenset(draft.recording.signature.parameters))
         self.speller = Speller(self.names, self.variable, reach, _overriding(draft.recording.root))
         self.variables: dict[fx.Node, str] = {}
         self.needed: dict[str, int] = {}
         self.given: set[str] = {receiver}
+        self.numbers: dict[str, int] = {}
         self.rebinds = any(node.target is setattr for node in self.nodes)
         self.unpacked = {user for node in self.nodes if node.target is run_tapped for user in node.users}
         self.inlined = {node for node in reversed(self.nodes) if self._is_inlined(node)}
@@ -138,10 +140,11 @@ class _Writer:
         self.needed[name] = max(self.needed.get(name, -1), self.last_use.get(node, -1))
 
     def _fresh(self, wanted: str) -> str:
-        name, count = wanted, 0
+        name, count = wanted, self.numbers.get(wanted, 0)
         while name in self.given or self._is_global(name) or hasattr(builtins, name):
             count += 1
             name = f"{wanted}_{count}"
+        self.numbers[wanted] = count
         self.given.add(name)
         return name
 
@@ -163,16 +166,17 @@ class _Writer:
 
     def _chain_name(self, node: fx.Node) -> str:
         """Name a variable that is bound again and again: a free one of those there are, else a new letter."""
-        taken = {name for other, name in self.variables.items() if self.last_use.get(other, -1) >= self.order[node]}
-        inputs = [self.variables[other] for other in self.nodes if other.op == "placeholder"]
-        for name in (*inputs[:1], *_LETTERS):
-            if name not in taken and not self._is_global(name):
+        for name in (*self._first_input(), *_LETTERS):
+            if self.needed.get(name, -1) < self.order[node] and not self._is_global(name):
                 self.given.add(name)
                 return name
         return self._fresh("value")
 
+    def _first_input(self) -> list[str]:
+        return [self.variables[node] for node in self.inputs[:1]]
+
     def _is_input(self, key: str) -> bool:
-        return any(node.op == "placeholder" and node.name == key for node in self.nodes)
+        return any(node.name == key for node in self.inputs)
 
     def _dying(self, node: fx.Node) -> fx.Node | None:
         """Return the first tensor whose last use this is; its variable is free to be bound again."""

@@ -79,8 +79,8 @@ def note_versions(trace: Trace, seen: list[torch.Tensor], changed: set[Storage])
 
 def all_written(trace: Trace) -> frozenset[Storage]:
     """Return the memory that code was seen to write to."""
-    metas = map(meta_of, trace.graph.nodes)
-    return frozenset(trace.memory.written).union(*(meta.writes - meta.may_write for meta in metas))
+    metas = (meta_of(node) for node in trace.graph.nodes)
+    return frozenset(trace.memory.written).union(*(meta.writes - meta.may_write for meta in metas if meta.writes))
 
 
 def writes_to(trace: Trace, real: Iterable[torch.Tensor]) -> bool:
