@@ -91,7 +91,15 @@ def list_shared(
         readings: what code read of modules.
     """
     ties, asked = _list_ties(model, read_tensors), _list_asked(extractor, model, readings)
-    return (*_list_shared(extractor, model, "", tapped), *ties, *asked)
+    return (*_list_shared(extractor, model, "", tapped), *_list_whole(extractor, readings), *ties, *asked)
+
+
+def _list_whole(extractor: nn.Module, readings: Iterable[Reading]) -> Iterator[SharedList]:
+    """List what runs whole and hands out what its last child returns, which another behind it would change."""
+    for path in (reading.path for reading in readings if reading.name == "forward"):
+        module = find_part(extractor, path)
+        if isinstance(module, _LISTS):
+            yield SharedList(weakref.ref(module), path, tuple(module._modules), whole=True)
 
 
 def _list_ties(model: nn.Module, paths: Collection[str]) -> Iterator[SharedTie]:
