@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fxfeat.codegen.containers import Opened
-from fxfeat.errors import GuardError, RequestError
+from fxfeat.errors import GuardError, NodeNotFoundError, RequestError
 from fxfeat.ir.example import Example
 from fxfeat.ir.tree import tensors
 from fxfeat.isolation.preserved import copy_values, restore_values
@@ -90,7 +90,12 @@ class Retracing:
                 f"{refused} on_guard='retrace' cannot do that any more, for the {self._name} that the extractor was "
                 "made from is gone. Keep it."
             ) from refused
-        return self._make(model, Example(tuple(args), dict(kwargs)))
+        try:
+            return self._make(model, Example(tuple(args), dict(kwargs)))
+        except NodeNotFoundError as error:
+            raise GuardError(
+                f"This input takes a path on which the {self._name} does not compute all that was asked for: {error}"
+            ) from error
 
 
 def _oldest(kept: list[Any]) -> int:
@@ -118,7 +123,8 @@ def _share_state(extractor: nn.Module, variant: nn.Module) -> None:
             for name in mine.keys() & other.keys():
                 if mine[name] is not other[name] and not (module is variant or isinstance(module, Opened)):
                     raise GuardError(
-                        f"{f'{path}.{name}'!r} of the extractor was put elsewhere since it was made, and the model's "
-                        "own was not. Create the extractor again from a model that is where it is to run."
+                        f"{f'{path}.{name}'!r} of the extractor is not the model's own any more: one of the two was "
+                        "exchanged or put elsewhere since. Create the extractor again from a model that is where it is "
+                        "to run."
                     )
                 mine[name] = other[name]

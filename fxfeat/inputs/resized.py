@@ -140,7 +140,7 @@ def gather(name: str, axes: Iterable[Axis], by: Callable[[Axis], Hashable]) -> t
 def growths(group: Group) -> list[Callable[[Axis], int]]:
     """List ways to enlarge the axes of a group, likeliest to suit a model first."""
     if group.name == "batch":
-        return [lambda axis: axis.size + 1]
+        return [lambda axis: axis.size + 1, lambda axis: axis.size * 2]  # clips of so many frames, one after the other
     if group.name == "alike":
         lead = group.axes[0]
         return [lambda axis: lead.size + (63 if lead.dimension % 2 == 0 else 31), lambda axis: lead.size * 2]

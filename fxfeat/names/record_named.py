@@ -71,6 +71,11 @@ def _place_replacements(setup: Setup, recording: Recording) -> tuple[Replacement
         assert isinstance(value, NamedValue)
         feature = select_feature(recording, value, name)
         origin = feature.origin
+        if feature.given_to is not None:
+            raise NodeNotFoundError(
+                f"{name!r} in replace= is what a module is called with, which can be read but not replaced. Name what "
+                "it is computed from, or wrap the module in one that changes its input first."
+            )
         if origin is None or (origin.path is None and not isinstance(origin.sign, OpOccurrence)):
             raise NodeNotFoundError(_explain_no_place(recording, feature))
         path = f"{home}.{modules.index(function)}" if isinstance(function, nn.Module) else ""

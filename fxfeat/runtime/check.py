@@ -65,8 +65,14 @@ def check(actual: Any, expected: Any, place: str) -> None:
         return
     raise GuardError(
         f"This input takes another path than the recorded one: at {place} the recording saw {expected!r}, this input "
-        f"gives {actual!r}. Create the extractor again with example_inputs= like this input."
+        f"gives {_spell(actual)}. Create the extractor again with example_inputs= like this input."
     )
+
+
+def _spell(actual: Any) -> str:
+    if isinstance(actual, torch.Tensor):
+        return f"a tensor of {tuple(actual.shape)} {str(actual.dtype).removeprefix('torch.')}"
+    return repr(actual)
 
 
 def _is_same(actual: Any, expected: Any) -> bool:

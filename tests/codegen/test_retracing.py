@@ -191,3 +191,31 @@ def test_another_word():
     with pytest.raises(fxfeat.RequestError) as raised:
         fxfeat.create_feature_extractor(Gate(), ["output"], on_guard="record")
     assert str(raised.value) == "on_guard is 'record'; it must be one of 'raise', 'retrace'."
+
+
+def test_an_input_that_does_not_reach_a_feature():
+    class Exits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            x = self.first(x)
+            return x if x.abs().max() > 1e3 else self.second(x)
+
+    extractor = make(Exits().eval(), ["second"], torch.rand(3, 2))
+    with pytest.raises(fxfeat.GuardError, match=r"^This input takes a path on which the Exits does not compute all"):
+        extractor(torch.full((3, 2), 1e8))
+
+
+def test_another_child_in_the_model():
+    model, x = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval(), torch.rand(3, 2)
+    extractor = make(model, ["0"], x)
+    extractor(x)
+    model[0] = nn.Linear(2, 2)
+    with pytest.raises(fxfeat.GuardError) as raised:
+        extractor(x)
+    assert str(raised.value) == (
+        "'0.weight' of the extractor is not the model's own any more: one of the two was exchanged or put elsewhere "
+        "since. Create the extractor again from a model that is where it is to run."
+    )

@@ -279,3 +279,21 @@ def test_what_is_the_same_only_apart_is_other_code():
         ("extent", "OTHER"),
         ("size 1 of [0][0]", "SAME"),
     ]
+
+
+def test_a_batch_that_is_a_multiple():
+    class Clips(nn.Module):
+        """Takes frames one after the other, four to a clip."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            clips = x.view(x.shape[0] // 4, 4, *x.shape[1:])
+            return self.conv((clips - clips.mean(1, keepdim=True)).flatten(0, 1))
+
+    model = Clips().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["conv"], example_inputs=torch.rand(4, 4, 5, 5))
+    x = torch.rand(12, 4, 5, 5)
+    assert torch.equal(extractor(x)["conv"], model(x))

@@ -585,3 +585,32 @@ def test_the_function_is_left_alone():
     assert seen == []
     extractor(IMAGE)
     assert len(seen) == 1
+
+
+def test_the_output_is_replaced_and_not_what_its_last_part_returned():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.fc = nn.Linear(3, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(self.stem(x).relu())
+
+    model, x = Last().eval(), torch.rand(2, 3)
+    features = fxfeat.create_feature_extractor(
+        model, ["fc", "output"], example_inputs=x, replace={"output": torch.neg}
+    )(x)
+    assert same(features["fc"], model(x))
+    assert same(features["output"], -model(x))
+
+
+@pytest.mark.parametrize("engine", ["auto", "code"])
+def test_what_a_module_is_called_with_is_not_replaced(engine):
+    with pytest.raises(fxfeat.NodeNotFoundError) as raised:
+        fxfeat.create_feature_extractor(
+            Net().eval(), ["output"], example_inputs=IMAGE, replace={"stem:in": halve}, engine=engine
+        )
+    assert str(raised.value) == (
+        "'stem:in' in replace= is what a module is called with, which can be read but not replaced. Name what it is "
+        "computed from, or wrap the module in one that changes its input first."
+    )

@@ -216,7 +216,8 @@ def _enter(calls: ModuleCalls, path: str, module: nn.Module, plain: Callable[...
         result = run_with_hooks(trace, path, module, args, kwargs) if hooked else plain(*args, **kwargs)
         if not path:
             # Nothing of the model comes after it.
-            result = replace_returned(trace, module, count_calls(trace, id(module), trace.calls.owner), None, result)
+            index = trace.calls.owner
+            result = replace_returned(trace, module, count_calls(trace, id(module), index), index, result)
         with unobserved():
             given = set() if isinstance(result, torch.Tensor) else _containers(args, kwargs)
             result = _hand_back(trace, result, given)
