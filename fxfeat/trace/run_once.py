@@ -36,6 +36,7 @@ from fxfeat.trace.builder.unsupported import refuse_from_the_start
 from fxfeat.trace.fake_tensors import FakeTensors, Originals
 from fxfeat.trace.leaves import Leaves
 from fxfeat.trace.patches.install import patched
+from fxfeat.trace.patches.module_attributes import forget_changed
 from fxfeat.trace.patches.module_calls import run_model
 from fxfeat.trace.patches.python_draws import PythonDraws
 from fxfeat.trace.recorder import Recorder
@@ -98,6 +99,7 @@ def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Con
         trace = Trace(parts, conditions.fake_tensors, decisions, settings, watch, replacing)
         draws = PythonDraws(conditions.closely)
         _run_recorded(trace, model, example, leaves, draws)
+        forget_changed(trace)
         put_back(trace, model)
         changed = [place for place in before.changes_of(model) if place not in trace.memory.rebound]
         homes = {id(module.__dict__) for module in model.modules()}

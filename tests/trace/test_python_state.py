@@ -303,3 +303,35 @@ class Manages(Base):
 def test_weak_references_and_context_managers(kind):
     names = ["linear", "other", "head"] if kind is ThroughAWeakReference else ["linear", "head"]
     assert_equals_eager(kind(), names, X, LONGER)
+
+
+class EmptiesWhatHooksFill(nn.Module):
+    """Catches inner values by hooks of its own, as many repositories do."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+        self.head = nn.Linear(8, 2)
+        self.inner: dict[str, torch.Tensor] = {}
+        self.trunk[0].register_forward_hook(self.keep)
+        self.trunk[2].register_forward_hook(self.keep)
+
+    def keep(self, module, args, result):
+        self.inner[f"{len(self.inner)}"] = result
+
+    def forward(self, x):
+        self.trunk(x)
+        x = torch.cat([*self.inner.values()], -1)
+        self.inner.clear()
+        return self.head(x)
+
+
+def test_what_a_call_fills_and_empties_again_is_no_setting():
+    model = EmptiesWhatHooksFill().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["head"], example_inputs=X)
+    for x in (X, LONGER, X):
+        feature = extractor(x)["head"]
+        model.inner.clear()
+        assert same(feature, model(x))
+    model.inner.clear()
+    assert same(extractor(X)["head"], extractor(X)["head"])

@@ -20,6 +20,7 @@ from fxfeat.ir.tree import Steps
 from fxfeat.ir.value_replacement import Replaced, Replacement
 from fxfeat.isolation.torch_settings import Switches, devices_entered, kernels_of_attention
 from fxfeat.trace.builder.draws import Draws
+from fxfeat.trace.builder.given_containers import Contents
 from fxfeat.trace.fake_tensors import FakeTensors
 
 
@@ -108,12 +109,12 @@ class Decisions:
     """What Python is told, and what it went by.
 
     ``answers`` are what it was told that was no tensor, ``reads`` the attributes of modules that were read, by module
-    call, module and name. ``unranked`` are the inputs whose number of dimensions is not guarded yet. ``drawn`` are
-    nodes whose numbers were drawn, ``from_data`` those whose numbers or sizes come from data, of the types
-    ``reads_values``; ``deciding`` are the module calls that decided on a size or a value, ``random`` the
-    nodes whose tensors depend on torch's random numbers. ``squeezes`` says that ranks may depend on sizes,
-    ``goes_by_values`` that an operator looked at data. ``same_in_training`` says that nothing was seen to go by
-    the mode but modules of torch's, whose effects tell what they do in train mode.
+    call, module and name, ``contents`` what was in those that are lists or dicts. ``unranked`` are the inputs whose
+    number of dimensions is not guarded yet. ``drawn`` are nodes whose numbers were drawn, ``from_data`` those whose
+    numbers or sizes come from data, of the types ``reads_values``; ``deciding`` are the module calls that decided on a
+    size or a value, ``random`` the nodes whose tensors depend on torch's random numbers. ``squeezes`` says that ranks
+    may depend on sizes, ``goes_by_values`` that an operator looked at data. ``same_in_training`` says that nothing was
+    seen to go by the mode but modules of torch's, whose effects tell what they do in train mode.
     """
 
     assumptions: Assumptions = AS_IT_IS
@@ -121,6 +122,7 @@ class Decisions:
     answers: list[Answer] = field(default_factory=list)
     dtype_reads: list[Guard] = field(default_factory=list)
     reads: dict[tuple[int, int, str], AttributeRead] = field(default_factory=dict)
+    contents: dict[tuple[int, int, str], Contents] = field(default_factory=dict)
     drawn: set[fx.Node] = field(default_factory=set)
     from_data: set[fx.Node] = field(default_factory=set)
     deciding: set[int] = field(default_factory=set)

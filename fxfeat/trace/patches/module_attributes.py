@@ -14,6 +14,7 @@ from torch import nn
 from fxfeat.ir.guard import AttributeRead, Reading
 from fxfeat.ir.source_lines import is_torch, names_in
 from fxfeat.trace.builder.fakes import is_state
+from fxfeat.trace.builder.given_containers import contents_of, have_changed
 from fxfeat.trace.builder.provenance import node_of
 from fxfeat.trace.builder.rebinding import write_rebinding
 from fxfeat.trace.builder.trace import Trace
@@ -48,7 +49,7 @@ def accessing(
             for each in [each for each, part in value.items() if isinstance(part, _SETTINGS) and each != MODE]:
                 _note_read(trace, module, each, sys._getframe(1))
         if name != "__dict__" and trace.calls.live_here and _is_plain(module, name, value):
-            _note_read(trace, module, name, sys._getframe(1))
+            _note_read(trace, module, name, sys._getframe(1), value)
             return OwnFloat(value) if type(value) is float else value
         return value
 
@@ -95,7 +96,7 @@ def _is_plain(module: nn.Module, name: str, value: Any) -> bool:
     return name in vars(module) or not hasattr(inspect.getattr_static(type(module), name, value), "__get__")
 
 
-def _note_read(trace: Trace, module: nn.Module, name: str, reader: types.FrameType | None) -> None:
+def _note_read(trace: Trace, module: nn.Module, name: str, reader: types.FrameType | None, value: Any = None) -> None:
     """Note that the running code went by what an attribute is, or by there being none."""
     key = trace.calls.owner, id(module), name
     if key in trace.decisions.reads or id(module) not in trace.model.paths or not trace.calls.opened:
@@ -103,6 +104,15 @@ def _note_read(trace: Trace, module: nn.Module, name: str, reader: types.FrameTy
     words = frozenset(names_in(reader.f_code)) if reader is not None else frozenset[str]()
     reading = Reading(trace.model.paths[id(module)][0], name, words)
     trace.decisions.reads[key] = AttributeRead(reading, trace.calls.owner, trace.numbering.position)
+    if isinstance(value, (list, dict)):
+        trace.decisions.contents[key] = contents_of((value,))
+
+
+def forget_changed(trace: Trace) -> None:
+    """Forget that code read lists and dicts which the run changed later: it had filled them itself before that."""
+    for key, contents in trace.decisions.contents.items():
+        if have_changed(contents):
+            del trace.decisions.reads[key]
 
 
 def _note_mode(trace: Trace, reader: types.FrameType, name: str) -> None:
