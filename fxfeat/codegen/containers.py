@@ -41,6 +41,15 @@ class Opened(nn.Module):
         return f"Opened{self._opened_class}"
 
 
+def spell_module(path: str, module: nn.Module) -> str:
+    """Name a module of the model in a message.
+
+    >>> spell_module("head", nn.Linear(1, 1)), spell_module("", nn.Linear(1, 1))
+    ("'head' (Linear)", 'the Linear')
+    """
+    return f"{path!r} ({module._get_name()})" if path else f"the {module._get_name()}"
+
+
 def refuse_written_out(module: nn.Module, name: str) -> None:
     """Raise where an attribute is written out, so that setting it would change nothing.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from fxfeat.codegen.containers import Opened, find_part
+from fxfeat.codegen.containers import Opened, find_part, spell_module
 from fxfeat.codegen.own_modes_followed import OwnModes
 from fxfeat.codegen.watched_globals import WatchedGlobal, check_globals
 from fxfeat.errors import GuardError
@@ -207,7 +207,7 @@ def _check_everywhere(hooks: Any) -> None:
 def _spell(path: str, module: nn.Module, name: str, before: Any, now: Any) -> str:
     if name == _MODE:
         return _spell_mode(path, module, before)
-    where = f"{path!r} ({module._get_name()})" if path else f"the {module._get_name()}"
+    where = spell_module(path, module)
     if name in _HOOKS:
         return (
             f"A hook was put on {where}, or taken off, since the extractor was made, whose code is written out: it "
@@ -220,7 +220,7 @@ def _spell(path: str, module: nn.Module, name: str, before: Any, now: Any) -> st
 
 
 def _spell_mode(path: str, module: nn.Module, expected: bool) -> str:
-    where = f"{path!r} ({module._get_name()})" if path else f"the {module._get_name()}"
+    where = spell_module(path, module)
     now, then = ("train", "eval") if module.training else ("eval", "train")
     return (
         f"{where} is in {now} mode, and the extractor runs what was written out of it in {then} mode. Set the mode of "

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxfeat.codegen.containers import Opened, find_part
+from fxfeat.codegen.containers import Opened, find_part, spell_module
 from fxfeat.errors import GuardError
 from fxfeat.ir.guard import Reading
 
@@ -181,7 +181,7 @@ def _check_tie(one: SharedTie) -> None:
     other = next((index for index, value in enumerate(values) if value is not values[0]), None)
     if other is not None:
         first, second = (
-            f"{place.name!r} of {_spell(place.path, module)}" for place, module in (homes[0], homes[other])
+            f"{place.name!r} of {spell_module(place.path, module)}" for place, module in (homes[0], homes[other])
         )
         raise GuardError(
             f"{first} and {second} were one tensor when the extractor was made, and are two now: the code that reads "
@@ -194,8 +194,8 @@ def _check_asked(one: AskedChild) -> None:
     now = None if module is None else _get(module._modules, one.place.name)
     if module is not None and now is not one.child():
         raise GuardError(
-            f"{one.place.name!r} of {_spell(one.place.path, module)} is {_describe(now)} now, another one than when "
-            f"the extractor was made, and the code that asked about it is written out as it was. {_AGAIN}"
+            f"{one.place.name!r} of {spell_module(one.place.path, module)} is {_describe(now)} now, another one than "
+            f"when the extractor was made, and the code that asked about it is written out as it was. {_AGAIN}"
         )
 
 
@@ -204,7 +204,7 @@ def _check_list(one: SharedList, module: nn.Module) -> None:
     if names[: len(one.names)] == one.names and (not one.whole or len(names) == len(one.names)):
         return
     raise GuardError(
-        f"The children of {_spell(one.path, module)} were {_enumerate(one.names)} when the extractor was made"
+        f"The children of {spell_module(one.path, module)} were {_enumerate(one.names)} when the extractor was made"
         f"{'' if one.whole else ', as far as it uses them,'} and are {_enumerate(names)} now: the code that goes "
         f"through them is written out. {_AGAIN}"
     )
@@ -259,13 +259,9 @@ def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
 def _explain(one: SharedPart, module: nn.Module, mine: Any, theirs: Any) -> str:
     now = f"another {theirs._get_name()}" if isinstance(theirs, nn.Module) else _describe(theirs)
     return (
-        f"{one.name!r} of {_spell(one.path, module)} was {_describe(mine)} when the extractor was made, which still "
-        f"has it, and is {now} now: the code around it is written out. {_AGAIN}"
+        f"{one.name!r} of {spell_module(one.path, module)} was {_describe(mine)} when the extractor was made, which "
+        f"still has it, and is {now} now: the code around it is written out. {_AGAIN}"
     )
-
-
-def _spell(path: str, module: nn.Module) -> str:
-    return f"{path!r} ({module._get_name()})" if path else f"the {module._get_name()}"
 
 
 def _describe(value: Any) -> str:

@@ -296,14 +296,14 @@ def _name_levels(
         if name is None or not _is_learnt(recording, descent.flow, node):
             continue
         # Drops beside each other do not add up.
-        steps = _count_steps(maps.layouts[node]) or (
+        steps = _multiply_windows(maps.layouts[node]) or (
             _read_steps(maps.layouts[node]) if any(drop.passed for drop in drops) else None
         )
         levels.append(Level(len(levels), name, join_axes(steps or reduction), maps.layouts[node], node, why))
     return tuple(levels)
 
 
-def _count_steps(layout: Layout) -> tuple[int, ...] | None:
+def _multiply_windows(layout: Layout) -> tuple[int, ...] | None:
     """Multiply the steps of the windows between the image and a map, where nothing else makes it smaller."""
     if layout.windows is None:
         return None
