@@ -169,10 +169,10 @@ def _works_first(recording: Recording, descent: Descent, module_call: ModuleCall
         if module_call.start <= call.start and call.stop <= first and not call.leaf and _returns(call, before)
     ]
     worked = {n for call in blocks for n in recording.nodes[call.start : call.stop] if mixes(recording, n)}
-    # One block that adds to what it was given is a stage of depth one.
-    if worked and any(
-        call.start <= position_of(node) < call.stop for node in before if _is_sum(node) for call in blocks
-    ):
+    # One block that adds to what it was given is a stage of depth one, unless others follow behind the drop.
+    sums = [position_of(node) for node in descent.chain if _is_sum(node)]
+    adds_before = any(call.start <= position < call.stop for position in sums for call in blocks)
+    if worked and adds_before and not any(last < position < module_call.stop for position in sums):
         return True
     left = [node for node in recording.nodes[first : module_call.stop] if mixes(recording, node)]
     # A body holds stages, however long those after the drop are.

@@ -101,7 +101,7 @@ def _last_end(
         why = f"the last map of the lowest resolution before {lowest[len(scored)]}, which makes scores of it"
         return scored[-1], why
     if not _ends_in_norm(recording, container, descent.chain, drop):
-        lowest = _leave_norm(recording, container, last, lowest)
+        lowest = _leave_norm(recording, container, drop, lowest)
     tail = _find_tail(recording, layouts, drop, container, lowest)
     if tail is not None:
         why = f"the last map of the lowest resolution before {tail.path}, which only adds channels"
@@ -132,13 +132,19 @@ def _leave_scores(recording: Recording, layouts: dict[fx.Node, Layout], lowest: 
     return lowest[: end - 1] if 2 * after < before else lowest
 
 
-def _leave_norm(recording: Recording, container: ModuleCall, drop: int, lowest: list[fx.Node]) -> list[fx.Node]:
+def _leave_norm(recording: Recording, container: ModuleCall, drop: Drop, lowest: list[fx.Node]) -> list[fx.Node]:
     """Leave out the norm of each place that a model calls after its stages, and what brings its channels to it."""
     index = _find_norm(recording, container, lowest)
-    if index is None:
+    if index is None or _is_inside_listed(drop.stage, lowest[index]):
         return lowest
-    worked = any(has_weights(recording, n) for n in recording.nodes[drop + 1 : position_of(lowest[index])])
+    start, stop = position_of(drop.nodes[-1]) + 1, position_of(lowest[index])
+    worked = any(has_weights(recording, node) for node in recording.nodes[start:stop])
     return _leave_turns(recording, container, lowest[:index]) if worked else lowest
+
+
+def _is_inside_listed(stage: ModuleCall | None, node: fx.Node) -> bool:
+    """Say whether one of several stages in a list makes a map: it is the stage's own, even if no other has such."""
+    return stage is not None and stage.path.rpartition(".")[2].isdigit() and position_of(node) < stage.stop
 
 
 def _ends_in_norm(recording: Recording, container: ModuleCall, chain: Sequence[fx.Node], drop: Drop) -> bool:

@@ -36,7 +36,9 @@ def take_last_branches(recording: Recording, layouts: Mapping[fx.Node, Layout], 
     last = max(alike, key=lambda call: (call.stop, -call.index))
     given = _list_grids(last, layouts)
     why = f"what {last.path} gives at this resolution, the last module on several side by side"
-    return [(given[layouts[node].grid], why) if layouts[node].grid in given else (node, end) for node, end in ends]
+    # A head that goes down once more, from one resolution to the next, has levels of its own behind them.
+    begun = {layouts[node].grid for node, _ in ends if position_of(node) < last.stop} & given.keys()
+    return [(given[layouts[node].grid], why) if layouts[node].grid in begun else (node, end) for node, end in ends]
 
 
 def _list_grids(call: ModuleCall, layouts: Mapping[fx.Node, Layout]) -> dict[tuple[int, ...], fx.Node]:

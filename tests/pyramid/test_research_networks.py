@@ -314,3 +314,88 @@ class Enlarges(nn.Module):
 def test_an_image_that_is_enlarged_first_has_levels():
     pyramid = fxfeat.features_only(Enlarges().eval(), out_indices=(0, 1, 2), example_inputs=torch.rand(1, 3, 64, 64))
     assert pyramid.feature_info.reduction() == [1, 2, 4]
+
+
+class Adds(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.work = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, groups=width), nn.GELU(), nn.Conv2d(width, width, 1))
+
+    def forward(self, x):
+        return x + self.work(x)
+
+
+class LowersAfterABlock(nn.Module):
+    """Goes down at its start, behind a residual block that is still of the resolution before."""
+
+    def __init__(self, given, made, depth):
+        super().__init__()
+        self.down = nn.Sequential(Adds(given), nn.Conv2d(given, made, 3, 2, 1))
+        self.blocks = nn.Sequential(*(Adds(made) for _ in range(depth)))
+
+    def forward(self, x):
+        return self.blocks(self.down(x))
+
+
+def test_a_block_at_the_start_of_the_module_that_goes_down_is_none_of_the_stage_before():
+    stages = nn.ModuleDict({"stem": nn.Conv2d(3, 8, 4, 4)})
+    stages["first"] = nn.Sequential(Adds(8), Adds(8))
+    stages["second"], stages["third"] = LowersAfterABlock(8, 12, 2), LowersAfterABlock(12, 16, 3)
+    model = nn.Sequential(stages["stem"], stages["first"], stages["second"], stages["third"])
+    model.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)])
+    assert levels_of(model, torch.rand(1, 3, 64, 64)).module_name() == ["1", "2", "3"]
+
+
+class OwnNorm(nn.LayerNorm):
+    def forward(self, x):
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class NormedIfLast(nn.Module):
+    """Norms its map of tokens, if it is the last stage."""
+
+    def __init__(self, given, made, is_last):
+        super().__init__()
+        self.down, self.work = nn.Conv2d(given, made, 2, 2), Adds(made)
+        self.norm = OwnNorm(made) if is_last else nn.Identity()
+
+    def forward(self, x):
+        x = self.work(self.down(x))
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def test_a_norm_inside_the_last_stage_of_a_list_is_its_own():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            widths = [3, 8, 12, 16]
+            pairs = enumerate(itertools.pairwise(widths))
+            self.stages = nn.Sequential(*(NormedIfLast(given, made, i == 2) for i, (given, made) in pairs))
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.stages(x).mean((2, 3)))
+
+    assert levels_of(Net(), torch.rand(1, 3, 64, 64)).module_name() == ["stages.0", "stages.1", "stages.2"]
+
+
+class HeadGoesDown(SideBySide):
+    """Classifies by going down once more through what several resolutions side by side have come to."""
+
+    def __init__(self):
+        super().__init__()
+        self.widen = nn.ModuleList(block(width, 20) for width in (8, 12, 16))
+        self.downs, self.head = nn.ModuleList(block(20, 20, 2) for _ in range(2)), nn.Linear(20, 3)
+
+    def forward(self, x):
+        high, *lower = self.run(x)
+        x = self.widen[0](high)
+        for widen, down, low in zip(self.widen[1:], self.downs, lower, strict=True):
+            x = widen(low) + down(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_head_that_goes_down_once_more_has_the_levels():
+    pyramid = fxfeat.features_only(HeadGoesDown().eval(), example_inputs=torch.rand(1, 3, 64, 64))
+    assert pyramid.feature_info.channels() == [8, 20, 20, 20]
+    assert pyramid.feature_info.module_name()[1:] == ["widen.0", "add", "add_1"]
