@@ -17,7 +17,7 @@ from fxfeat.pyramid.resolution import is_drop
 from fxfeat.vision.data_flow import find_chain, results_of
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
-from fxfeat.vision.operations import JOINS, function_of
+from fxfeat.vision.operations import JOINS, function_of, kind_of
 from fxfeat.vision.shapes import position_of
 
 
@@ -87,7 +87,8 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
     """Say whether the model goes lower in resolution than all that every path goes through.
 
     A block may look at a smaller copy of its map and come back. A U goes down twice or more, or from the image itself,
-    or has several blocks or a stage of the model at its bottom; and a map that is returned counts in any case.
+    or has several blocks or a stage of the model at its bottom, or puts its values back where they were the largest;
+    and a map that is returned counts in any case.
     """
     layouts, results = maps.layouts, set(results_of(recording))
     deeper = [node for node in flow if node in layouts and is_drop(layouts[bottom], layouts[node])]
@@ -97,7 +98,8 @@ def _is_passed_by(recording: Recording, flow: nx.DiGraph, maps: Maps, bottom: fx
         return True
     below = flow.subgraph(deeper)
     twice = any(is_drop(layouts[left], layouts[right]) for left, right in below.edges)
-    return twice or _has_blocks(recording, below) or _is_stage(recording, flow, layouts, deeper)
+    unpools = any("maxunpool" in kind_of(recording, user) for node in deeper for user in flow.successors(node))
+    return twice or unpools or _has_blocks(recording, below) or _is_stage(recording, flow, layouts, deeper)
 
 
 def _is_stage(recording: Recording, flow: nx.DiGraph, layouts: dict[fx.Node, Layout], deeper: list[fx.Node]) -> bool:

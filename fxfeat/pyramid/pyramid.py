@@ -117,6 +117,14 @@ class FeaturePyramid(nn.Module):
         rank = len(next(iter(self.layouts.values())).grid)
         return tuple(image.shape[-rank:])
 
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load a checkpoint of the pyramid, or of the whole model."""
+        return self.extractor.load_state_dict(state_dict, strict, assign)
+
+    def _load_from_state_dict(self, *loading: Any) -> None:
+        # Inside another module, where torch asks for what stands at this prefix alone.
+        self.extractor._load_from_state_dict(*loading)
+
     def train(self, mode: bool = True) -> FeaturePyramid:
         """Set the mode of every module, as the model's own ``train`` does."""
         self.extractor.train(mode)

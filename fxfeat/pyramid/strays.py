@@ -43,6 +43,8 @@ Strays = dict[fx.Node, Stray]
 def rearranges(recording: Recording, node: fx.Node) -> bool:
     """Say whether a step may move numbers to other places, so that its places tell whether it is a map."""
     name = function_of(node)
+    if name == "getitem" and node.args[1] == 0 and any(slides(recording, source) for source in node.all_input_nodes):
+        return False  # what a pooling gives that returns where it found that as well
     return name in _ARRANGES | _DISPLACES | PARTS or bool(_LOSES.search(name)) or pads(recording, node)
 
 

@@ -131,4 +131,4 @@ def slides(recording: Recording, node: fx.Node) -> bool:
     if module is not None:
         return hasattr(module, "kernel_size") or isinstance(module, nn.Upsample)
     name = function_of(node)
-    return name in _SLIDING or ("_pool" in name and "adaptive" not in name)
+    return name in _SLIDING or ("pool" in name and "adaptive" not in name)

@@ -181,3 +181,15 @@ def test_the_model_stays_as_it_was(resnet):
     fxfeat.features_only(resnet, 2, example_inputs=IMAGE)
     assert not resnet.training
     assert all(torch.equal(held, before[name]) for name, held in resnet.state_dict().items())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_pyramid_takes_the_whole_models_checkpoint(resnet, inside):
+    pyramid = fxfeat.features_only(copy.deepcopy(resnet), example_inputs=IMAGE)
+    other = torchvision.models.resnet18(weights=None).eval()
+    state = {f"body.{name}" if inside else name: value for name, value in other.state_dict().items()}
+    taking = torch.nn.ModuleDict({"body": pyramid}) if inside else pyramid
+    taking.load_state_dict(state)
+    assert all(map(torch.equal, pyramid(IMAGE), maps_of(other, IMAGE)))
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        taking.load_state_dict({**state, "body.neck" if inside else "neck": torch.zeros(1)})

@@ -399,3 +399,38 @@ def test_a_head_that_goes_down_once_more_has_the_levels():
     pyramid = fxfeat.features_only(HeadGoesDown().eval(), example_inputs=torch.rand(1, 3, 64, 64))
     assert pyramid.feature_info.channels() == [8, 20, 20, 20]
     assert pyramid.feature_info.module_name()[1:] == ["widen.0", "add", "add_1"]
+
+
+class Unpools(nn.Module):
+    """Goes up by putting values back where they were the largest, as SegNet does."""
+
+    def __init__(self, as_functions):
+        super().__init__()
+        self.as_functions = as_functions
+        self.down = nn.ModuleList([block(3, 4), block(4, 8), block(8, 16)])
+        self.pool, self.unpool = nn.MaxPool2d(2, 2, return_indices=True), nn.MaxUnpool2d(2, 2)
+        self.up = nn.ModuleList([block(16, 8), block(8, 4), nn.Conv2d(4, 2, 3, 1, 1)])
+
+    def forward(self, x):
+        sizes, places = [], []
+        for work in self.down:
+            x = work(x)
+            sizes.append(x.shape)
+            x, place = F.max_pool2d(x, 2, 2, return_indices=True) if self.as_functions else self.pool(x)
+            places.append(place)
+        for work in self.up:
+            size, place = sizes.pop(), places.pop()
+            x = work(F.max_unpool2d(x, place, 2, 2, 0, size) if self.as_functions else self.unpool(x, place))
+        return x
+
+
+@pytest.mark.parametrize("as_functions", [False, True])
+def test_what_unpools_is_a_decoder(as_functions):
+    model, x = Unpools(as_functions).eval(), torch.rand(1, 3, 64, 64)
+    pyramid = fxfeat.features_only(model, (0, 1, 2, 3), example_inputs=x)
+    assert pyramid.feature_info.module_name()[:3] == ["down.0", "down.1", "down.2"]
+    assert (pyramid.feature_info.reduction(), pyramid.feature_info.channels()) == ([1, 2, 4, 8], [4, 8, 16, 16])
+    *_, third, last = pyramid(x)
+    assert torch.equal(last, F.max_pool2d(third, 2))
+    with pytest.raises(fxfeat.FxfeatError):
+        fxfeat.Backbone(model, example_inputs=x).forward_features(x)
