@@ -21,7 +21,7 @@ from fxfeat.pyramid.side_by_side import take_last_branches
 from fxfeat.vision.data_flow import results_of
 from fxfeat.vision.layout import Layout
 from fxfeat.vision.learnt import has_weights, mixes
-from fxfeat.vision.operations import CONVOLUTION_LAYERS, JOINS, function_of, is_layout, is_squash, module_of
+from fxfeat.vision.operations import CONVOLUTION_LAYERS, JOINS, function_of, is_layout, is_squash, kind_of, module_of
 from fxfeat.vision.reduction import Reduction, join_axes
 from fxfeat.vision.shapes import position_of, shape_of
 from fxfeat.vision.value_names import name_value
@@ -96,6 +96,7 @@ def _last_end(
     stop = min(container.stop, _find_stage_end(recording, drop), container.stop if head is None else head.start)
     last = position_of(drop.nodes[-1])
     lowest = [node for node in descent.chain if last <= position_of(node) < stop] or [descent.chain[-1]]
+    lowest = _leave_pooled(recording, layouts, _add_sums(descent, lowest))
     scored = _leave_scores(recording, layouts, lowest)
     if len(scored) < len(lowest):
         why = f"the last map of the lowest resolution before {lowest[len(scored)]}, which makes scores of it"
@@ -116,6 +117,25 @@ def _last_end(
         return _leave_join(recording, container, before), why
     where = f"inside {container.path}" if container.path else "before the head"
     return lowest[-1], f"the last map of the lowest resolution {where}"
+
+
+def _add_sums(descent: Descent, lowest: list[fx.Node]) -> list[fx.Node]:
+    """Take in what is added to the last map that is not made of it: that of another image, of its depth."""
+    behind = descent.chain[descent.chain.index(lowest[-1]) + 1 :]
+    from_last = {lowest[-1], *nx.descendants(descent.flow, lowest[-1])} if lowest[-1] in descent.flow else set()
+
+    def adds(node: fx.Node) -> bool:
+        return function_of(node) in ("add", "iadd") and len(from_last.intersection(node.all_input_nodes)) == 1
+
+    return [*lowest, *itertools.takewhile(adds, behind)]
+
+
+def _leave_pooled(recording: Recording, layouts: dict[fx.Node, Layout], lowest: list[fx.Node]) -> list[fx.Node]:
+    """Leave out the average of all places, which is one, behind maps of several."""
+    kept = itertools.dropwhile(
+        lambda node: "pool" in kind_of(recording, node) and set(layouts[node].grid) == {1}, reversed(lowest)
+    )
+    return list(reversed(list(kept))) or lowest
 
 
 def _leave_scores(recording: Recording, layouts: dict[fx.Node, Layout], lowest: list[fx.Node]) -> list[fx.Node]:

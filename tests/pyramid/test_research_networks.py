@@ -434,3 +434,63 @@ def test_what_unpools_is_a_decoder(as_functions):
     assert torch.equal(last, F.max_pool2d(third, 2))
     with pytest.raises(fxfeat.FxfeatError):
         fxfeat.Backbone(model, example_inputs=x).forward_features(x)
+
+
+class Lowers(nn.Module):
+    def __init__(self, given, made):
+        super().__init__()
+        self.conv, self.shortcut = nn.Conv2d(given, made, 3, 2, 1), nn.Conv2d(given, made, 1, 2)
+
+    def forward(self, x):
+        return F.relu(self.conv(x) + self.shortcut(x))
+
+
+class Encoder(nn.Module):
+    def __init__(self, given):
+        super().__init__()
+        self.first, self.second, self.third = Lowers(given, 8), Lowers(8, 12), Lowers(12, 16)
+
+    def forward(self, x):
+        return self.third(self.second(self.first(x)))
+
+
+@pytest.mark.parametrize("depth_first", [False, True])
+def test_what_another_image_adds_to_a_stage_is_its_level(depth_first):
+    class Fuses(nn.Module):
+        """Adds what it makes of the depth to what it makes of the colours, after each stage."""
+
+        def __init__(self):
+            super().__init__()
+            self.colours, self.depths, self.head = Encoder(3), Encoder(1), nn.Linear(16, 5)
+
+        def forward(self, image, depth):
+            for name in ("first", "second", "third"):
+                if depth_first:
+                    depth = getattr(self.depths, name)(depth)
+                image = getattr(self.colours, name)(image)
+                if not depth_first:
+                    depth = getattr(self.depths, name)(depth)
+                image = image + depth
+            return self.head(image.mean((2, 3)))
+
+    images = torch.rand(1, 3, 64, 64), torch.rand(1, 1, 64, 64)
+    assert levels_of(Fuses(), *images).module_name() == ["add", "add_1", "add_2"]
+
+
+@pytest.mark.parametrize(
+    "take",
+    [lambda x: x.view(-1, 16), lambda x: x[:, :, 0, 0], lambda x: x.flatten(1)],
+    ids=["view", "index", "flatten"],
+)
+def test_an_average_of_all_places_is_no_level(take):
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = block(3, 8, 2), block(8, 12, 2), block(12, 16, 2)
+            self.pool, self.head = nn.AvgPool2d(2, 1), nn.Linear(16, 5)
+
+        def forward(self, x):
+            return self.head(take(self.pool(self.third(self.second(self.first(x))))))
+
+    info = levels_of(Pools(), torch.rand(1, 3, 16, 16))
+    assert (info.module_name(), info.reduction()) == (["first", "second", "third"], [2, 4, 8])
