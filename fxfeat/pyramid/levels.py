@@ -32,6 +32,10 @@ _MOST_OFF = 0.02
 """How far a step may be from a whole number, as a part of it, to be read off a map."""
 
 
+_MANY = 8
+"""From how many places on along an axis one more or less at the border does not speak for another reduction."""
+
+
 @dataclass(frozen=True)
 class Level:
     """One map of a feature pyramid.
@@ -323,7 +327,7 @@ def _name_levels(
             continue
         # Drops beside each other do not add up.
         steps = _multiply_windows(maps.layouts[node]) or (
-            _read_steps(maps.layouts[node]) if any(drop.passed for drop in drops) else None
+            _read_steps(maps.layouts[node], reduction) if any(drop.passed for drop in drops) else None
         )
         levels.append(Level(len(levels), name, join_axes(steps or reduction), maps.layouts[node], node, why))
     return tuple(levels)
@@ -336,8 +340,19 @@ def _multiply_windows(layout: Layout) -> tuple[int, ...] | None:
     return tuple(math.prod(steps) for steps in zip(*(window.step for window in layout.windows), strict=True)) or None
 
 
-def _read_steps(layout: Layout) -> tuple[int, ...] | None:
-    """Read the reduction off a map where that is clear: a grid of few places says little of it."""
+def _read_steps(layout: Layout, counted: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Read the reduction off a map where that is clear: a grid of few places says little of it.
+
+    What was counted stands where the map has as many places as it says, but for those at the border.
+
+    >>> _read_steps(Layout("NCHW", (10, 10), 8, (33.1, 33.1)), (32, 32))
+    (32, 32)
+    >>> _read_steps(Layout("NCHW", (2, 2), 8, (32.0, 32.0)), (16, 16))
+    (32, 32)
+    """
+    places = list(zip(layout.grid, layout.scale, counted, strict=True))
+    if all(count >= _MANY and abs(count * scale / step - count) < 1 for count, scale, step in places):
+        return counted
     steps = tuple(max(1, round(step)) for step in layout.scale)
     is_whole = all(abs(step - whole) <= _MOST_OFF * whole for step, whole in zip(layout.scale, steps, strict=True))
     return steps if is_whole else None
