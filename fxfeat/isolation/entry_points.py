@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from fxfeat.errors import RequestError
+from fxfeat.isolation.patching import MISSING, put_items
 
 FORWARD = "forward"
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
-_MISSING = object()
 
 
 @contextmanager
@@ -43,29 +43,21 @@ def entered_by(model: nn.Module, method: str) -> Iterator[None]:
         raise RequestError(_explain(model, method))
     attributes = model.__dict__
     mine: dict[str, Any] = {name: OrderedDict() for name in _HOOKS}
-    before: dict[str, Any] = {name: attributes.get(name, _MISSING) for name in (FORWARD, *_HOOKS)}
+    before: dict[str, Any] = {name: attributes.get(name, MISSING) for name in (FORWARD, *_HOOKS)}
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with ExitStack() as around:
-            around.callback(_put, attributes, mine)
-            _put(attributes, before)
+            around.callback(put_items, attributes, mine)
+            put_items(attributes, before)
             return function(*args, **kwargs)
 
     run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     mine[FORWARD] = run
-    _put(attributes, mine)
+    put_items(attributes, mine)
     try:
         yield
     finally:
-        _put(attributes, before)
-
-
-def _put(attributes: dict[str, Any], values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if value is _MISSING:
-            attributes.pop(name, None)
-        else:
-            attributes[name] = value
+        put_items(attributes, before)
 
 
 def _explain(model: nn.Module, method: Any) -> str:

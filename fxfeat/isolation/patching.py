@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
-_NOTHING = object()
+MISSING = object()
+"""Stands for what is not there."""
 
 
 def patch(undo: ExitStack, replacements: Iterable[tuple[Any, str, Any]]) -> None:
@@ -25,13 +26,13 @@ def patch(undo: ExitStack, replacements: Iterable[tuple[Any, str, Any]]) -> None
     before: list[tuple[Any, str, Any]] = []
     undo.callback(_put_back, before)
     for home, name, replacement in replacements:
-        before.append((home, name, vars(home).get(name, _NOTHING)))
+        before.append((home, name, vars(home).get(name, MISSING)))
         setattr(home, name, replacement)
 
 
 def _put_back(before: list[tuple[Any, str, Any]]) -> None:
     for home, name, own in reversed(before):
-        if own is _NOTHING:
+        if own is MISSING:
             delattr(home, name)
         else:
             setattr(home, name, own)
@@ -49,14 +50,21 @@ def patch_globals(undo: ExitStack, namespace: dict[str, Any], replacements: dict
         >>> namespace
         {'size': 1}
     """
-    before = {name: namespace.get(name, _NOTHING) for name in replacements}
+    before = {name: namespace.get(name, MISSING) for name in replacements}
     namespace.update(replacements)
-    undo.callback(_put_globals_back, namespace, before)
+    undo.callback(put_items, namespace, before)
 
 
-def _put_globals_back(namespace: dict[str, Any], before: dict[str, Any]) -> None:
-    for name, value in before.items():
-        if value is _NOTHING:
-            namespace.pop(name, None)
+def put_items(items: dict[str, Any], values: dict[str, Any]) -> None:
+    """Set items of a dict, and take out those that are to be missing.
+
+    >>> items = {"size": 1}
+    >>> put_items(items, {"size": MISSING, "scale": 3})
+    >>> items
+    {'scale': 3}
+    """
+    for name, value in values.items():
+        if value is MISSING:
+            items.pop(name, None)
         else:
-            namespace[name] = value
+            items[name] = value
