@@ -12,6 +12,7 @@ from fxfeat.ir.recording import Recording
 from fxfeat.names.table import NameTable, name_nodes
 from fxfeat.pyramid.block import Block
 from fxfeat.pyramid.drops import Drop
+from fxfeat.pyramid.formats import TOKENS
 from fxfeat.pyramid.levels import Level
 from fxfeat.pyramid.maps import Maps
 from fxfeat.pyramid.residual_sums import take_sums
@@ -33,7 +34,7 @@ def find_blocks(
 
     They are calls of modules of one class, or in one list, by one caller, each fed by the one before, whose maps have
     one grid. They come after all drops in resolution, all of which one stem makes, and are at least half of the model
-    up to their end.
+    up to their end. What goes lower behind blocks of tokens and makes no tokens is a neck, and no drop of theirs.
 
     Args:
         recording: of the model in eval mode.
@@ -45,14 +46,28 @@ def find_blocks(
     Returns:
         One level for each block; none where the model is not flat.
     """
-    first = max((position_of(node) for drop in drops for node in drop.nodes), default=0)
-    runs = [run for run in _find_runs(recording, maps, flow) if len(run) >= least and run[0].module_call.start > first]
+    every = [run for run in _find_runs(recording, maps, flow) if len(run) >= least]
+    runs = [run for run in every if all(_is_before(drop, run) for drop in drops)]
+    runs = runs or [run for run in every if _has_neck(maps, drops, run)]
     run = max(runs, key=lambda run: (_count_parameters(recording, run), -run[0].module_call.index), default=[])
+    drops = [drop for drop in drops if run and _is_before(drop, run)]
     if not run or not _is_most(recording, run) or not _is_one_stem(recording, flow, drops, run):
         return ()
     factors = [drop.factor for drop in drops] or [tuple(map(round, maps.layouts[run[0].node].scale))]
     reduction = join_axes([math.prod(axis) for axis in zip(*factors, strict=True)])
     return _make_levels(recording, maps, take_sums(recording, maps, flow, _take_rounds(run)), reduction)
+
+
+def _is_before(drop: Drop, run: list[Block]) -> bool:
+    return all(position_of(node) < run[0].module_call.start for node in drop.nodes)
+
+
+def _has_neck(maps: Maps, drops: list[Drop], run: list[Block]) -> bool:
+    """Say whether all that goes lower behind blocks of tokens makes no tokens again, as a stage of them would."""
+    tokens = [node for node, layout in maps.layouts.items() if layout.order in TOKENS]
+    behind = [position_of(drop.nodes[0]) for drop in drops if not _is_before(drop, run)]
+    end = max(run[-1].module_call.stop, *map(position_of, tokens), 0)
+    return any(node is run[-1].node for node in tokens) and all(position >= end for position in behind)
 
 
 def _take_rounds(run: list[Block]) -> list[Block]:

@@ -494,3 +494,70 @@ def test_an_average_of_all_places_is_no_level(take):
 
     info = levels_of(Pools(), torch.rand(1, 3, 16, 16))
     assert (info.module_name(), info.reduction()) == (["first", "second", "third"], [2, 4, 8])
+
+
+class Attends(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm, self.attend = nn.LayerNorm(width), nn.MultiheadAttention(width, 2, batch_first=True)
+        self.work = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
+
+    def forward(self, x):
+        y = self.norm(x)
+        x = x + self.attend(y, y, y)[0]
+        return x + self.work(x)
+
+
+class Tokens(nn.Module):
+    """A plain vision transformer with a class token, which gives the map behind each block."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 16, 16, 16), nn.Parameter(torch.randn(1, 1, 16))
+        self.blocks = nn.ModuleList(Attends(16) for _ in range(4))
+
+    def list_maps(self, x):
+        x = self.patches(x)
+        shape, maps = x.shape, []
+        x = torch.cat([self.token.expand(shape[0], -1, -1), x.flatten(2).transpose(1, 2)], 1)
+        for each in self.blocks:
+            x = each(x)
+            maps.append(x[:, 1:].transpose(1, 2).reshape(shape))
+        return maps
+
+
+class SimplePyramid(Tokens):
+    """Makes maps of four sizes of the last one."""
+
+    def __init__(self):
+        super().__init__()
+        self.finest, self.fine = nn.ConvTranspose2d(16, 8, 4, 4), nn.ConvTranspose2d(16, 8, 2, 2)
+        self.coarse = nn.MaxPool2d(2, 2)
+
+    def forward(self, x):
+        x = self.list_maps(x)[-1]
+        return [self.finest(x), self.fine(x), x, self.coarse(x)]
+
+
+class Reassembles(Tokens):
+    """Brings the maps to four sizes, and fuses them from the coarsest up."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = nn.ConvTranspose2d(16, 8, 4, 4), nn.ConvTranspose2d(16, 8, 2, 2), nn.Conv2d(16, 8, 1)
+        self.sizes = nn.ModuleList([*sizes, nn.Conv2d(16, 8, 3, 2, 1)])
+        self.fuse, self.last = nn.ModuleList(block(8, 8) for _ in range(4)), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        maps = [resize(x) for resize, x in zip(self.sizes, self.list_maps(x), strict=True)]
+        x = self.fuse[3](maps[3])
+        for fuse, each in zip(self.fuse[:3][::-1], maps[:3][::-1], strict=True):
+            x = fuse(each + F.interpolate(x, size=each.shape[2:]))
+        return self.last(x)
+
+
+@pytest.mark.parametrize("kind", [SimplePyramid, Reassembles])
+def test_a_neck_behind_a_plain_transformer_makes_no_levels(kind):
+    info = fxfeat.features_only(kind().eval(), (0, 1, 2, 3), example_inputs=torch.rand(1, 3, 64, 64)).feature_info
+    assert info.module_name() == [f"blocks.{index}" for index in range(4)]
+    assert info.reduction() == [16] * 4
