@@ -191,7 +191,7 @@ def _check_writing(module: nn.Module, watched: Watched) -> None:
         what = "A hook that writes to what it is given was put on"
     if what:
         raise GuardError(
-            f"{what} {watched.path!r} ({module._get_name()}) since the extractor was made: it would write to a value "
+            f"{what} {spell_module(watched.path, module)} since the extractor was made: it would write to a value "
             f"that is a feature. {_AGAIN}."
         )
 

@@ -48,8 +48,8 @@ def _list_handing_out(recording: Recording, plan: Plan) -> frozenset[int]:
 
 def _around_inner(recording: Recording, plan: Plan, feature: Feature) -> Iterator[int]:
     calls = recording.module_calls
-    nodes = [] if feature.module_call else nodes_in(feature.value)
-    for start in {feature.module_call or 0, *(meta_of(node).module_call for node in nodes)}:
+    homes = {meta_of(node).module_call for node in nodes_in(feature.value)}
+    for start in homes if feature.module_call is None else (feature.module_call,):
         whole = plan.whole_call(recording, start)
         is_whole_itself = start == feature.module_call or calls[start].leaf
         chain = [*([] if is_whole_itself else [start]), *ancestors(calls, start)]

@@ -65,9 +65,10 @@ def _is_before(drop: Drop, run: list[Block]) -> bool:
 def _has_neck(maps: Maps, drops: list[Drop], run: list[Block]) -> bool:
     """Say whether all that goes lower behind blocks of tokens makes no tokens again, as a stage of them would."""
     tokens = [node for node, layout in maps.layouts.items() if layout.order in TOKENS]
-    behind = [position_of(drop.nodes[0]) for drop in drops if not _is_before(drop, run)]
-    end = max(run[-1].module_call.stop, *map(position_of, tokens), 0)
-    return any(node is run[-1].node for node in tokens) and all(position >= end for position in behind)
+    if run[-1].node not in tokens:
+        return False
+    end = max(run[-1].module_call.stop, *map(position_of, tokens))
+    return all(position_of(drop.nodes[0]) >= end for drop in drops if not _is_before(drop, run))
 
 
 def _take_rounds(run: list[Block]) -> list[Block]:

@@ -31,7 +31,6 @@ _NORMS = frozenset(("layer_norm", "rms_norm"))
 _MOST_OFF = 0.02
 """How far a step may be from a whole number, as a part of it, to be read off a map."""
 
-
 _MANY = 8
 """From how many places on along an axis one more or less at the border does not speak for another reduction."""
 
@@ -136,10 +135,8 @@ def _add_sums(descent: Descent, lowest: list[fx.Node]) -> list[fx.Node]:
 
 def _leave_pooled(recording: Recording, layouts: dict[fx.Node, Layout], lowest: list[fx.Node]) -> list[fx.Node]:
     """Leave out the average of all places, which is one, behind maps of several."""
-    kept = itertools.dropwhile(
-        lambda node: "pool" in kind_of(recording, node) and set(layouts[node].grid) == {1}, reversed(lowest)
-    )
-    return list(reversed(list(kept))) or lowest
+    pooled = ["pool" in kind_of(recording, node) and set(layouts[node].grid) == {1} for node in lowest]
+    return lowest[: len(lowest) - sum(1 for _ in itertools.takewhile(bool, reversed(pooled)))] or lowest
 
 
 def _leave_scores(recording: Recording, layouts: dict[fx.Node, Layout], lowest: list[fx.Node]) -> list[fx.Node]:

@@ -65,6 +65,14 @@ def test_what_was_asked_for_itself_follows_its_flags(name):
     assert same_value(extractor(X)[name], eager(model, X)[name][0])
 
 
+@pytest.mark.parametrize("names", [["output"], ["0", "output"]])
+def test_the_output_follows_what_its_last_part_does(names):
+    model = nn.Sequential(nn.Linear(4, 4), Block()).eval()
+    extractor = create_feature_extractor(model, names, example_inputs=X)
+    model[1].scale = 2.0
+    assert torch.equal(extractor(X)["output"], model(X))
+
+
 def test_other_layers_in_place_of_inner_ones_are_followed():
     model = Net().eval()
     extractor = create_feature_extractor(model, ["block.act"], example_inputs=X)

@@ -34,7 +34,8 @@ def follow_conversions(trace: Trace, functions: Iterable[types.FunctionType], un
         plain, redirected = function.__code__, redirect(function.__code__)
         if redirected is plain:
             continue
-        patch_globals(undo, function.__globals__, conversions)
+        if function.__globals__.keys().isdisjoint(conversions):
+            patch_globals(undo, function.__globals__, conversions)
         function.__code__ = redirected
         undo.callback(setattr, function, "__code__", plain)
 
