@@ -120,7 +120,7 @@ def _share_state(extractor: nn.Module, variant: nn.Module) -> None:
         module.training = source.training if source is not extractor else extractor.training
         for table in ("_parameters", "_buffers"):
             mine, other = module.__dict__[table], source.__dict__[table]
-            for name in mine.keys() & other.keys():
+            for name in [name for name in mine if name in other]:
                 if mine[name] is not other[name] and not (module is variant or isinstance(module, Opened)):
                     raise GuardError(
                         f"{f'{path}.{name}'!r} of the extractor is not the model's own any more: one of the two was "

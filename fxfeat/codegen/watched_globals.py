@@ -73,7 +73,9 @@ def _watch_function(
     function: types.FunctionType, words: frozenset[str], stored: set[str]
 ) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
     file = function.__module__
-    for name in (word for word in _globals_in(function.__code__) & function.__globals__.keys() if word[:2] != "__"):
+    for name in sorted(
+        word for word in _globals_in(function.__code__) & function.__globals__.keys() if word[:2] != "__"
+    ):
         yield from _watch(function.__globals__, name, words, stored, f"{name!r} of {file}")
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         yield from _watch(_Cell(cell), name, words, stored, f"{name!r}, around {function.__qualname__} of {file},")
@@ -97,7 +99,7 @@ def _watch(
     if isinstance(value, types.ModuleType):
         if not is_of_library(value.__name__):
             inner = (word for word in words & vars(value).keys() if not isinstance(vars(value)[word], types.ModuleType))
-            for word in inner:
+            for word in sorted(inner):
                 yield from _watch(vars(value), word, words, stored, f"{word!r} of {value.__name__}")
     elif isinstance(value, type):
         yield from _watch_class(value, words, stored)
@@ -110,7 +112,7 @@ def _watch(
 def _watch_class(kind: Any, words: frozenset[str], stored: set[str]) -> Iterator[tuple[tuple[int, str], WatchedGlobal]]:
     for home in homes_of(kind) if not issubclass(kind, nn.Module) else ():
         owner: Any = home
-        for word in (data_of(owner) & words) - stored:
+        for word in sorted((data_of(owner) & words) - stored):
             taken = take(vars(home)[word], words)
             yield (id(home), word), WatchedGlobal(vars(home), word, taken, f"{word!r} of {home.__name__}")
 

@@ -68,11 +68,11 @@ class PythonState:
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
                 for hook in hooks.values() if hooks else ():
                     self.take_function(hook)
-        kinds: set[Any] = {type(module) for module in modules}
+        kinds: dict[Any, None] = dict.fromkeys(type(module) for module in modules)
         for kind in kinds:
             for function in methods_of(kind):
                 self.take_function(function)
-        for home in {home for kind in kinds for home in homes_of(kind)}:
+        for home in dict.fromkeys(home for kind in kinds for home in homes_of(kind)):
             self._take_class(home)
 
     def take_attributes(self, modules: Collection[nn.Module]) -> None:
