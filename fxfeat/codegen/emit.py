@@ -23,7 +23,7 @@ def emit(draft: Draft) -> Emission:
     recording = draft.recording
     used_state = _find_used_state(draft)
     receiver = "self" if "self" not in recording.signature.parameters else "extractor"
-    reached = UsedState(frozenset(_paths(recording.root)), frozenset()) if draft.on_model else used_state
+    reached = UsedState(frozenset(recording.modules), frozenset()) if draft.on_model else used_state
     mine = {each.path for each in recording.replacements if each.path}
     source = write_source(draft, reacher(recording.root, reached, RESERVED, receiver, mine), receiver)
     graph = draft.graph
@@ -58,7 +58,7 @@ def _find_used_state(draft: Draft) -> UsedState:
     reached = [node for node in draft.graph.nodes if node.op == "get_attr"]
     containers = {str(node.target) for node in reached if meta_of(node).container} - {""}
     reached_paths = {str(node.target) for node in reached if not meta_of(node).container}
-    modules = _paths(draft.recording.root) | {each.path for each in draft.recording.replacements}
+    modules = draft.recording.modules.keys() | {each.path for each in draft.recording.replacements}
     if draft.on_model:
         whole = {call.path for call in draft.tapped_calls}
         calls |= {path for path in modules if "" in whole or path in whole}
@@ -67,10 +67,6 @@ def _find_used_state(draft: Draft) -> UsedState:
     return UsedState(
         frozenset(calls | (reached_paths & modules)) - {""}, frozenset(reached_paths - modules), frozenset(containers)
     )
-
-
-def _paths(model: nn.Module) -> set[str]:
-    return {path for path, _ in model.named_modules(remove_duplicate=False)}
 
 
 def _own_tensors(model: nn.Module) -> set[str]:

@@ -6,6 +6,7 @@ flag, a number, a mode or a hook that opened code went by must still be what it 
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -130,9 +131,9 @@ class OpenedState:
 def take_form(model: nn.Module, emission: Emission, modes: OwnModes, setting: Setting | None) -> Form:
     """Take down what the code of a form goes by, from the model that it was recorded on."""
     form: dict[Reading, Any] = {}
+    module_at = functools.cache(model.get_submodule)
     for reading in sorted(emission.readings, key=lambda reading: (reading.path, reading.name)):
-        module = model.get_submodule(reading.path)
-        value = read(module, reading.name)
+        value = read(module_at(reading.path), reading.name)
         if reading.name == _MODE and setting is not None:
             value = modes.is_training(reading.path, setting)
         form[reading] = take(value, reading.words)

@@ -6,6 +6,7 @@ the same names. One that the model is given later (``m.half()``, ``m.mask = ...`
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -115,8 +116,9 @@ def _list_ties(model: nn.Module, paths: Collection[str]) -> Iterator[SharedTie]:
 
 
 def _list_asked(extractor: nn.Module, model: nn.Module, readings: Iterable[Reading]) -> Iterator[AskedChild]:
+    module_at = functools.cache(model.get_submodule)
     for reading in readings:
-        module = model.get_submodule(reading.path)
+        module = module_at(reading.path)
         child = _get(module._modules, reading.name)
         if child is not None and _find(extractor, f"{reading.path}.{reading.name}".lstrip(".")) is None:
             place = Place(weakref.ref(module), reading.path, "_modules", reading.name)

@@ -63,7 +63,7 @@ class _Writer:
         self.inputs = [node for node in self.nodes if node.op == "placeholder"]
         self.order = {node: index for index, node in enumerate(self.nodes)}
         self.names = Globals(frozenset(draft.recording.signature.parameters))
-        self.speller = Speller(self.names, self.variable, reach, _overriding(draft.recording.root))
+        self.speller = Speller(self.names, self.variable, reach, _overriding(draft.recording.modules))
         self.variables: dict[fx.Node, str] = {}
         self.needed: dict[str, int] = {}
         self.given: set[str] = {receiver}
@@ -344,10 +344,9 @@ def describe_tapped(call: TappedCall, model: str) -> str:
     return f"{call.path or model} runs whole: {reason}. Hooks copy {copied} out of it.{stopped}"
 
 
-def _overriding(model: nn.Module) -> frozenset[str]:
+def _overriding(modules: Mapping[str, nn.Module]) -> frozenset[str]:
     """List the modules whose class does more in ``__call__`` than call ``forward`` with its hooks."""
-    every = model.named_modules(remove_duplicate=False)
-    return frozenset(path for path, module in every if type(module).__call__ is not nn.Module.__call__)
+    return frozenset(path for path, module in modules.items() if type(module).__call__ is not nn.Module.__call__)
 
 
 class _Spelled:

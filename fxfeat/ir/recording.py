@@ -97,6 +97,11 @@ class Recording:
         """The nodes by position."""
         return list(self.graph.nodes)
 
+    @functools.cached_property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """The model's modules by each of their paths."""
+        return dict(self.root.named_modules(remove_duplicate=False))
+
 
 def lint(recording: Recording) -> None:
     """Raise unless the invariants of a recording hold.

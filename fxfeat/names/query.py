@@ -200,7 +200,7 @@ def _find_input(recording: Recording, table: NameTable, query: str, parsed: Pars
         raise NodeNotFoundError(
             f"{query!r}: {head!r} is no call of a module, and only modules have inputs. Ask for what it is made from."
         )
-    module = recording.root.get_submodule(call.path)
+    module = recording.modules[call.path]
     has_hooks = bool(module._forward_pre_hooks) or bool(torch_module._global_forward_pre_hooks)
     if call.leaf and has_hooks and not isinstance(module, torch.jit.ScriptModule):
         return InsideLeaf(call.path)
@@ -209,7 +209,7 @@ def _find_input(recording: Recording, table: NameTable, query: str, parsed: Pars
 
 def _is_call_of(recording: Recording, call: ModuleCall, name: str) -> bool:
     """Say whether a name means a call of its own module, and not of what ran last inside a container."""
-    module = dict(recording.root.named_modules(remove_duplicate=False)).get(name)
+    module = recording.modules.get(name)
     return module is None or id(module) == call.module
 
 
@@ -242,7 +242,7 @@ def _pick_by_other_path(recording: Recording, calls: tuple[ModuleCall, ...], par
     """
     parent, _, _ = parsed.name.rpartition(".")
     siblings = [path for path in _paths_of(recording, parsed.name) if path.rpartition(".")[0] == parent]
-    in_order = isinstance(recording.root.get_submodule(parent), (nn.ModuleList, nn.Sequential))
+    in_order = isinstance(recording.modules[parent], (nn.ModuleList, nn.Sequential))
     if parsed.call is None and in_order and len(siblings) == len(calls):
         return calls[siblings.index(parsed.name)]
     if parsed.call is None and calls[0].leaf:
@@ -252,7 +252,7 @@ def _pick_by_other_path(recording: Recording, calls: tuple[ModuleCall, ...], par
 
 def _paths_of(recording: Recording, name: str) -> list[str]:
     """List the paths of the module at a path."""
-    modules = dict(recording.root.named_modules(remove_duplicate=False))
+    modules = recording.modules
     return [path for path, module in modules.items() if path and module is modules.get(name)]
 
 
@@ -287,7 +287,7 @@ def _leaf_around(recording: Recording, name: str) -> str | None:
 
 def _scripted_around(recording: Recording, name: str) -> str | None:
     """Return the scripted module that a name lies inside, if there is one."""
-    modules = dict(recording.root.named_modules(remove_duplicate=False))
+    modules = recording.modules
     scripted = [path for path, module in modules.items() if isinstance(module, torch.jit.ScriptModule)]
     return next((path for path in scripted if name.startswith(f"{path}.")), None)
 

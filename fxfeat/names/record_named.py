@@ -121,11 +121,11 @@ def _leaves_around(recording: Recording, request: Request) -> set[str]:
 
 
 def _has_python(recording: Recording, call: ModuleCall) -> bool:
-    return not isinstance(recording.root.get_submodule(call.path), torch.jit.ScriptModule)
+    return not isinstance(recording.modules[call.path], torch.jit.ScriptModule)
 
 
 def _reaches_into(recording: Recording, several: Several, leaf: str) -> bool:
-    inner = recording.root.get_submodule(leaf).named_modules(prefix=leaf)
+    inner = recording.modules[leaf].named_modules(prefix=leaf)
     return any(path != leaf and reaches(recording.root, several, path) for path, _ in inner)
 
 

@@ -41,7 +41,7 @@ def name_nodes(recording: Recording) -> NameTable:
 
     Source: torchvision's ``get_graph_node_names``, whose names these are wherever they are right.
     """
-    paths = frozenset(path for path, _ in recording.root.named_modules(remove_duplicate=False))
+    paths = frozenset(recording.modules)
     called = {call.path for call in recording.module_calls}
     names: dict[str, fx.Node] = {}
     counts: dict[str, int] = {}

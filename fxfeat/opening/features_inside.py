@@ -44,7 +44,7 @@ def _around_input(recording: Recording, feature: Feature, index: int) -> set[int
 def calls_of_holders(recording: Recording, feature: Feature) -> set[int]:
     """List the calls of modules that hold the one which is listed: each may call it, and go by anything in that."""
     assert feature.origin is not None
-    module = recording.root.get_submodule(str(feature.origin.path))
+    module = recording.modules[str(feature.origin.path)]
     holding = {
         id(outer) for outer in recording.root.modules() if outer is not module and module in set(outer.modules())
     }

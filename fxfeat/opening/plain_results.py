@@ -45,7 +45,7 @@ def _may_return_plain_values(recording: Recording, plan: Plan, call: ModuleCall,
         return True
     if isinstance(call.result, (dict, list)) and _is_looked_into(recording, plan, call):
         return True
-    forward = inspect.getattr_static(recording.root.get_submodule(call.path), "forward", None)
+    forward = inspect.getattr_static(recording.modules[call.path], "forward", None)
     if ("None", None) in kinds_returned(forward):
         return True
     parts: list[Any] = leaves_of(call.result)

@@ -51,7 +51,7 @@ def seal(recording: Recording, tapped: dict[str, str]) -> Sealed:
         recording: the recording.
         tapped: reasons by path of the module.
     """
-    modules = {id(recording.root.get_submodule(path)): (path, reason) for path, reason in tapped.items()}
+    modules = {id(recording.modules[path]): (path, reason) for path, reason in tapped.items()}
     inside: set[int] = set()
     reasons: dict[int, tuple[str, str]] = {}
     for call in recording.module_calls:
@@ -219,14 +219,14 @@ def _count_calls(recording: Recording, call: ModuleCall, function: str) -> int:
 
 
 def _nth_call(recording: Recording, place: Origin | OpOccurrence) -> ModuleCall | None:
-    module = id(recording.root.get_submodule(str(place.path)))
+    module = id(recording.modules[str(place.path)])
     calls = [call for call in recording.module_calls if call.module == module]
     return calls[place.call] if place.call < len(calls) else None
 
 
 def _means_last(recording: Recording, feature: Feature, call: ModuleCall) -> bool:
     """Say whether a name stands for whichever call of the module comes last."""
-    modules = dict(recording.root.named_modules(remove_duplicate=False))
+    modules = recording.modules
     try:
         parsed = parse_query(feature.name)
     except FxfeatError:
@@ -249,7 +249,7 @@ def paths_inside(recording: Recording, home: int) -> dict[int, str]:
 
 
 def _module_of(recording: Recording, index: int) -> nn.Module:
-    return recording.root.get_submodule(recording.module_calls[index].path)
+    return recording.modules[recording.module_calls[index].path]
 
 
 def calls_inside(recording: Recording, home: int) -> Iterator[ModuleCall]:
@@ -284,7 +284,7 @@ def _is_within(path: str, outer: str) -> bool:
 
 def _owners_of_tensors(recording: Recording, inner: dict[int, str], nodes: list[fx.Node]) -> set[str]:
     """List the modules whose tensors are used by operations, without a call of the module."""
-    modules = dict(recording.root.named_modules(remove_duplicate=False))
+    modules = recording.modules
     owners = (modules.get(str(node.target).rpartition(".")[0]) for node in nodes if node.op == "get_attr")
     return {inner[id(owner)] for owner in owners if id(owner) in inner}
 

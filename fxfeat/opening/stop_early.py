@@ -32,8 +32,8 @@ def stops_at(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bo
 
 def _changes_attributes(recording: Recording, plan: Plan, call: ModuleCall, end: int) -> bool:
     """Say whether a call changes attributes, of its own modules or after a position."""
-    inside = set(recording.root.get_submodule(call.path).modules())
-    if any(recording.root.get_submodule(path) in inside for path, _ in recording.changed_attributes):
+    inside = set(recording.modules[call.path].modules())
+    if any(recording.modules[path] in inside for path, _ in recording.changed_attributes):
         return True
     late = (write for write in recording.attribute_writes if write.position >= end)
     return any(plan.whole_call(recording, write.module_call) == call.index for write in late)

@@ -56,7 +56,7 @@ def _whole_calls(recording: Recording, plan: Plan) -> Iterator[ModuleCall]:
         is_whole = call.index not in plan.opened and (call.parent is None or call.parent in plan.opened)
         if not is_whole or call.start >= plan.end:
             continue
-        if not call.leaf or not is_of_torch(recording.root.get_submodule(call.path)):
+        if not call.leaf or not is_of_torch(recording.modules[call.path]):
             yield call
 
 

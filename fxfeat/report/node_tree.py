@@ -53,7 +53,7 @@ def list_rows(recording: Recording) -> tuple[NodeRow, ...]:
         [('input', 'input', 0), ('0', 'Linear', 15), ('1', 'ReLU', 0)]
     """
     table = name_nodes(recording)
-    modules = dict(recording.root.named_modules(remove_duplicate=False))
+    modules = recording.modules
     listed = frozenset(table.listed)
     names = dict.fromkeys(part for name in _order(recording, table) for part in _prefixes(name))
     return tuple(_row(table, modules, name, name in listed) for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import inspect
 from collections.abc import Collection, Iterator
@@ -235,10 +236,10 @@ def _reads_of_settings(trace: Trace, model: nn.Module, changed: Collection[tuple
 
     A child that is called says by that what it is.
     """
-    called = {call.module for call in trace.calls.module_calls}
+    called, module_at = {call.module for call in trace.calls.module_calls}, functools.cache(model.get_submodule)
     for read in trace.decisions.reads.values():
         reading = read.reading
-        children = model.get_submodule(reading.path)._modules
+        children = module_at(reading.path)._modules
         if reading.name in children and id(children[reading.name]) in called:
             continue
         # What classes and files hold is listed under the model's own path.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -18,9 +18,10 @@ from fxfeat.trace.builder.trace import ModelParts
 def read_tensors(model: nn.Module, example: Example, joins_memory: bool) -> ModelParts:
     """Read the tensors of a model, and which of them share memory where copies of them are to share it too."""
     state: dict[int, tuple[str, bool]] = {}
-    for path, tensor in _tensors_of(model):
+    named = list(_tensors_of(model))
+    for path, tensor in named:
         state.setdefault(id(tensor), (path, isinstance(tensor, nn.Parameter)))
-    return ModelParts(_device_of(model, example), state, {}, {}, _shared_memory(model) if joins_memory else {})
+    return ModelParts(_device_of(model, example), state, {}, {}, _shared_memory(tensor for _, tensor in named) if joins_memory else {})
 
 
 def add_modules(
@@ -50,10 +51,10 @@ def _device_of(model: nn.Module, example: Example) -> torch.device:
     return next(given, torch.device("cpu"))
 
 
-def _shared_memory(model: nn.Module) -> dict[Storage, torch.Tensor]:
+def _shared_memory(own: Iterable[torch.Tensor]) -> dict[Storage, torch.Tensor]:
     """Map memory that several of the model's tensors look at to one tensor over all of it."""
     looking: dict[Storage, dict[int, torch.Tensor]] = {}
-    for _, tensor in _tensors_of(model):
+    for tensor in own:
         if tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized:
             looking.setdefault(storage_of(tensor), {})[id(tensor)] = tensor
     shared = {memory: next(iter(alike.values())) for memory, alike in looking.items() if len(alike) > 1}

@@ -28,7 +28,9 @@ def add_node(
     if trace.obstacles.caught:
         _guard_after_an_error(trace)
     notice_switches(trace)
-    node = trace.graph.create_node(op, target, args, kwargs or {}, name=meta.pop("name", None))
+    # fx would make a name of the module's path, which takes it longer than all else about the node.
+    name = meta.pop("name", "module" if op == "call_module" else None)
+    node = trace.graph.create_node(op, target, args, kwargs or {}, name=name)
     meta["counted"] = meta.get("counted", True) and trace.numbering.counting
     runs_model = op in ("placeholder", "call_module")
     meta.setdefault("constant", not runs_model and all(meta_of(n).constant for n in node.all_input_nodes))
