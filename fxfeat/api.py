@@ -14,6 +14,7 @@ from fxfeat.codegen.retracing import OnGuard, Retracing, check_on_guard
 from fxfeat.eager.emit_modes import emit_modes
 from fxfeat.eager.emit_request import warn_of_taps
 from fxfeat.errors import RequestError
+from fxfeat.inputs.sketches import sketch
 from fxfeat.ir.emission import ReturnType
 from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.isolation.entry_points import FORWARD, entered_by
@@ -169,6 +170,7 @@ def extract_from(setup: Setup, names: Mapping[str, str]) -> FeatureExtractor:
     request = read_request(names)
     modes = emit_modes(setup, {True: request, False: request}, flatten=False)
     extractor = build_extractor(modes, setup.model)
+    extractor.example = sketch(setup.examples[0])
     _warn(setup.engine, extractor)
     return extractor
 
@@ -189,7 +191,9 @@ def _create(
         setup.replace, setup.method = options.replace, options.method
         modes = emit_modes(setup, requests, options.flatten)
     variants = dataclasses.replace(modes, method=options.method)
-    return build_extractor(variants, setup.model, options.tracer_kwargs, options.return_type, retracing)
+    extractor = build_extractor(variants, setup.model, options.tracer_kwargs, options.return_type, retracing)
+    extractor.example = sketch(setup.examples[0])
+    return extractor
 
 
 def _read_requests(both: Any, train: Any, evaluation: Any) -> dict[bool, Request]:

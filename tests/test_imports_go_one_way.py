@@ -14,7 +14,7 @@ import fxfeat
 
 ROOT = Path(fxfeat.__file__).parent
 DATA = ("errors", "ir", "runtime", "inputs", "isolation", "analysis")
-PIPELINE = ("guards", "trace", "names", "opening", "passes", "codegen", "eager", "api")
+PIPELINE = ("guards", "trace", "names", "opening", "passes", "codegen", "eager", "api", "deploy")
 VISION = ("vision", "stride", "pyramid", "backbone", "detection")
 ORDER = (*DATA, *PIPELINE, *VISION, "report", "cli")
 DOORS = ("__init__.py", "__main__.py")

@@ -9,6 +9,7 @@ from typing import NoReturn, get_args
 from fxfeat.cli.usage import MODEL_FORMS, UsageError, suggest
 from fxfeat.ir.engine import Engine
 
+MODULES = ("torch", "given")
 COMMANDS = ("nodes", "code", "verify", "pyramid")
 ENGINES = get_args(Engine)
 _MODES = ("train", "eval")
@@ -62,15 +63,21 @@ def _known_options(command: str) -> list[str]:
     if command == "pyramid":
         own = ["--json", "--out-indices", "--strides", "--output-stride", "--engine"]
         return own + [option for option in shared if option != "--mode"]
-    others = {"nodes": ["--flat", "--depth", "--grep", "--json"]}
-    return others.get(command, ["--nodes", "--flatten", "--engine"]) + shared
+    request = ["--nodes", "--flatten", "--engine"]
+    others = {"nodes": ["--flat", "--depth", "--grep", "--json"], "code": [*request, "--out", "--modules"]}
+    return others.get(command, request) + shared
 
 
 def _make_parser() -> _Parser:
     parser = _Parser(prog="fxfeat", description="Look inside PyTorch models, and cut feature extractors out of them.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_nodes(_add_command(commands, "nodes", "print the names of a model's nodes"))
-    _add_request(_add_command(commands, "code", "print the source of an extractor"))
+    code = _add_command(commands, "code", "print the source of an extractor, or write it to a file")
+    _add_request(code)
+    code.add_argument(
+        "--out", metavar="FILE", help="write a file of plain PyTorch, which needs neither fxfeat nor MODEL"
+    )
+    code.add_argument("--modules", choices=MODULES, default="torch", help="given: the file takes its parts from MODEL")
     _add_request(_add_command(commands, "verify", "compare an extractor with forward hooks, bit for bit"))
     pyramid = _add_command(commands, "pyramid", "print the feature maps of each resolution, or of each block")
     pyramid.add_argument("--json", action="store_true", help="print JSON")

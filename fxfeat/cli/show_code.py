@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from rich.syntax import Syntax
 from torch import nn
 
 from fxfeat.api import create_feature_extractor
-from fxfeat.cli.usage import Outcome
-from fxfeat.codegen.extractor import FeatureExtractor
+from fxfeat.cli.usage import Outcome, UsageError
+from fxfeat.codegen.extractor import FeatureExtractor, Modules
 from fxfeat.errors import NodeNotFoundError, TraceError
 from fxfeat.names.table import name_nodes
 from fxfeat.trace.setup import read_setup, record_mode
 
 
 def show_code(model: nn.Module, inputs: Any, options: argparse.Namespace, width: int | None = None) -> Outcome:
-    """Print what an extractor runs; highlighted where ``width`` tells of a terminal."""
-    code = make_extractor(model, inputs, options).code.strip("\n")
+    """Print what an extractor runs, highlighted where ``width`` tells of a terminal; or write a file of it."""
+    extractor = make_extractor(model, inputs, options)
+    if options.out is not None:
+        return _write_file(extractor, options.out, options.modules)
+    code = extractor.code.strip("\n")
     if width is None:
         return Outcome(code)
     highlighted = Syntax("", "python", theme="ansi_dark", background_color="default").highlight(code)
@@ -26,6 +30,17 @@ def show_code(model: nn.Module, inputs: Any, options: argparse.Namespace, width:
     # The terminal wraps long lines itself; a line break of ours would be copied along.
     highlighted.no_wrap, highlighted.overflow = True, "ignore"
     return Outcome(highlighted)
+
+
+def _write_file(extractor: FeatureExtractor, path: str, modules: Modules) -> Outcome:
+    try:
+        extractor.save_code(path, modules=modules)
+    except OSError as error:
+        raise UsageError(f"--out {path} cannot be written: {error.strerror}.") from error
+    text = Path(path).read_text()
+    name = text.rpartition("\nclass ")[2].partition("(")[0]
+    made = "()" if modules == "torch" else "(model)"
+    return Outcome(f"{path}: {name}{made}, {len(text.splitlines())} lines. Its load_state_dict takes the weights.")
 
 
 def make_extractor(model: nn.Module, inputs: Any, options: argparse.Namespace) -> FeatureExtractor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 import linecache
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import FunctionType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import fx, nn
@@ -36,7 +38,9 @@ from fxfeat.ir.emission import (
     UsedState,
     list_tapped,
 )
+from fxfeat.ir.example import Example
 from fxfeat.ir.shown import Shown, describe
+from fxfeat.ir.source_lines import EXTRACTOR
 from fxfeat.ir.tap import TappedCall, TappedModule
 from fxfeat.isolation.own_modes import Setting
 from fxfeat.isolation.preserved import copy_values, restore_values
@@ -46,6 +50,8 @@ from fxfeat.runtime.replace_part import replace_part
 from fxfeat.runtime.run_tapped import run_tapped
 from fxfeat.runtime.snapshot import take
 
+Modules = Literal["torch", "given"]
+"""Where saved code has its modules from: torch alone, or the model that it is given."""
 _serial = itertools.count()
 
 
@@ -78,6 +84,7 @@ class FeatureExtractor(Shown, nn.Module):
     own_modes: OwnModes
     converts: str
 
+    example: Example | None = None
     retracing: Retracing | None = None
     shared: Shared = ()
 
@@ -229,6 +236,44 @@ class FeatureExtractor(Shown, nn.Module):
         """
         return build_single(self, key)
 
+    def save_code(self, path: str | Path, *, modules: Modules = "torch", example_inputs: Any = None) -> None:
+        """Write a file of plain PyTorch that computes the same, and needs neither fxfeat nor the model's package.
+
+        Example:
+            >>> import fxfeat, tempfile, torch
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+            >>> extractor = fxfeat.create_feature_extractor(model, ["1"])
+            >>> path = f"{tempfile.mkdtemp()}/hidden.py"
+            >>> extractor.save_code(path)
+            >>> print("".join(open(path).readlines()[-12:]))
+            class SequentialFeatures(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.add_module('0', nn.Linear(4, 3))
+                    self.add_module('1', nn.ReLU())
+            <BLANKLINE>
+                def forward(self, input):
+                    input = getattr(self, '0')(input)
+                    _1 = getattr(self, '1')(input)
+                    return {'1': _1}
+            <BLANKLINE>
+
+        The class to use is the last one in the file. It takes no arguments; ``load_state_dict`` gives it the weights,
+        under the names that they have here.
+
+        Args:
+            path: where to write the file.
+            modules: ``"torch"`` writes everything out down to torch's own modules. ``"given"`` takes the parts from
+                the model as they are: the class is made with the model as its argument.
+            example_inputs: what the code is recorded with; that which the extractor was made with, if not given.
+
+        Raises:
+            TraceError: naming what cannot be written.
+
+        Source: the code an expert hands over where a package cannot be installed.
+        """
+        _deploy().save_code(self, path, modules, example_inputs)
+
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
         """Take the whole model's checkpoint as well: what was left out is not looked at."""
         errors = others[-1]
@@ -282,7 +327,12 @@ class FeatureExtractor(Shown, nn.Module):
         return _restore, (_without_graphs(self.forms),), state
 
 
-_OF_THE_ORIGINAL = ("forms", "retracing", "forward", "shared")
+def _deploy() -> Any:
+    """Load what an extractor is made ready for use by, which records it once more and so comes later."""
+    return importlib.import_module("fxfeat.deploy")
+
+
+_OF_THE_ORIGINAL = ("forms", "retracing", "forward", "shared", "example")
 """What a copy does not take over as it is: it follows nothing of the original's model."""
 
 
@@ -359,8 +409,8 @@ def build_single(extractor: FeatureExtractor, key: str) -> nn.Module:
     if None in places or (len(places) > 1 and extractor.return_type != "dict"):
         shown = ", ".join(repr(one) for one in dict.fromkeys(itertools.chain(*keys)))
         raise RequestError(f"{key!r} is not a key of this extractor in each mode, at one place. Its keys are {shown}.")
-    head, namespace = _head_of(extractor.forms)
-    me, call = _call_of(head)
+    head, namespace = head_of(extractor.forms)
+    me, call = call_of(head)
     step = key if extractor.return_type == "dict" else next(iter(places))
     forward = compile_source(Source(f"{head}\n    return {me}.extractor({call})[{step!r}]\n", namespace))
     single: nn.Module = type("SingleFeature", (_SingleFeature,), {"forward": forward, "__module__": __name__})(
@@ -427,8 +477,8 @@ def _class_of(forms: ModeVariants) -> type[FeatureExtractor]:
 
 def _dispatch(forms: ModeVariants) -> Source:
     """Write the ``forward`` that picks the mode's own."""
-    head, namespace = _head_of(forms)
-    me, call = _call_of(head)
+    head, namespace = head_of(forms)
+    me, call = call_of(head)
     lines = [head]
     if forms.mixed is not None:
         lines += [f"    if {me}.is_mixed:", f"        return {me}._forward_mixed({call})"]
@@ -438,14 +488,14 @@ def _dispatch(forms: ModeVariants) -> Source:
     return Source("\n".join(lines) + "\n", namespace)
 
 
-def _head_of(forms: ModeVariants) -> tuple[str, dict[str, Any]]:
+def head_of(forms: ModeVariants) -> tuple[str, dict[str, Any]]:
     """Return the first lines of ``forward``, with the imports above, and what their global names stand for."""
     recorded = next(form for form in (forms.mixed, forms.train, forms.eval) if isinstance(form, Emission))
     above, define, below = recorded.source.text.partition("def ")
     return above + define + below.splitlines()[0], recorded.source.namespace
 
 
-def _call_of(head: str) -> tuple[str, str]:
+def call_of(head: str) -> tuple[str, str]:
     """Return the name of the receiver, and the arguments that pass everything else on."""
     import ast
 
@@ -458,7 +508,7 @@ def _call_of(head: str) -> tuple[str, str]:
 
 def compile_source(source: Source) -> Callable[..., Any]:
     """Compile emitted source so that tracebacks and debuggers can show it."""
-    filename = f"<fxfeat extractor {next(_serial)}>"
+    filename = f"{EXTRACTOR}{next(_serial)}>"
     linecache.cache[filename] = (len(source.text), None, source.text.splitlines(keepends=True), filename)
     namespace = dict(source.namespace)
     exec(compile(source.text, filename, "exec"), namespace)

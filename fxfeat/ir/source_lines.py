@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import linecache
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 OURS = f"{Path(__file__).parent.parent}/"
+EXTRACTOR = "<fxfeat extractor "
+"""What the file of an extractor's code is called, before a number."""
 _ASSERTIONS = ("assert ", "assert(", "_assert(", "torch._assert(", "torch._check")
 _TORCH = f"{Path(torch.__file__).parent}/"
 
@@ -20,7 +23,21 @@ _TORCH = f"{Path(torch.__file__).parent}/"
 def model_line() -> tuple[str, str]:
     """Return ``("file.py:12", "if x.shape[0] > 1:")`` for the innermost frame outside fxfeat and torch."""
     filename, line = _model_place()
-    return f"{_shorten(filename)}:{line}", linecache.getline(filename, line).strip()
+    source = linecache.getline(filename, line).strip()
+    if filename.startswith(EXTRACTOR):
+        # A truth value is made on the line before the one that checks it.
+        below = linecache.getline(filename, line + 1).strip()
+        checked = next((text for text in (source, below) if text.startswith("check(")), None)
+        return (f"{filename}:{line}", source) if checked is None else _place_checked(checked)
+    return f"{_shorten(filename)}:{line}", source
+
+
+@functools.lru_cache(maxsize=4096)
+def _place_checked(source: str) -> tuple[str, str]:
+    """Return the place that a check of an extractor names: where such code is recorded, that is still where it was."""
+    call: Any = ast.parse(source).body[0]
+    where, _, inner = str(ast.literal_eval(call.value.args[2])).partition(": `")
+    return where, inner.removesuffix("`")
 
 
 def is_raising() -> bool:

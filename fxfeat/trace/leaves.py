@@ -19,17 +19,23 @@ from torch import nn
 from fxfeat.errors import RequestError
 
 FLEX_ATTENTION = "torch.nn.attention.flex_attention"
-_UNDERSTOOD = ("leaf_modules", "autowrap_functions", "autowrap_modules", "param_shapes_constant")
+ONLY_TORCH = "only_torch"
+"""The key of ``tracer_kwargs`` by which torch's own modules alone are leaves, for code that needs no other package."""
+_UNDERSTOOD = ("leaf_modules", "autowrap_functions", "autowrap_modules", "param_shapes_constant", ONLY_TORCH)
 
 
 @dataclass(frozen=True)
 class Leaves:
-    """What is called rather than entered."""
+    """What is called rather than entered.
+
+    ``only_torch`` says that nothing is but modules that a call of their class in ``torch.nn`` makes again.
+    """
 
     modules: tuple[type[nn.Module], ...]
     functions: frozenset[int]
     searched: tuple[types.ModuleType, ...]
     opened: frozenset[str] = frozenset()
+    only_torch: bool = False
 
     def has_module(self, module: nn.Module, path: str) -> bool:
         """Say whether the module at ``path`` is a leaf."""
@@ -40,7 +46,15 @@ class Leaves:
         """Say whether a module would be a leaf if no name lay inside it."""
         if isinstance(module, (self.modules, torch.jit.ScriptModule)):
             return True
-        return is_of_torch(module) and not isinstance(module, nn.Sequential)
+        if not is_of_torch(module) or isinstance(module, nn.Sequential):
+            return False
+        return not self.only_torch or _is_as_made(module)
+
+
+def _is_as_made(module: nn.Module) -> bool:
+    """Say whether a module has neither hooks nor parametrizations, which no call of its class gives it."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return getattr(nn, type(module).__name__, None) is type(module) and not any(hooks)
 
 
 def is_of_torch(module: nn.Module) -> bool:
@@ -60,7 +74,7 @@ def choose_leaves(tracer_kwargs: dict[str, Any] | None, opened: Iterable[str] = 
         opened: paths of leaves to enter after all.
 
     Raises:
-        RequestError: for any other key.
+        RequestError: for any other key than these and ``only_torch``.
 
     Source: torchvision's ``create_feature_extractor`` and ``torch.fx.Tracer``.
     """
@@ -70,14 +84,16 @@ def choose_leaves(tracer_kwargs: dict[str, Any] | None, opened: Iterable[str] = 
         raise RequestError(
             f"tracer_kwargs has {unknown}, which fxfeat does not know. It knows {', '.join(_UNDERSTOOD[:3])}."
         )
-    searched = (math, torchvision.ops, *_einops(), *given.get("autowrap_modules", ()))
+    only_torch = bool(given.get(ONLY_TORCH))
+    packages = () if only_torch else (torchvision.ops,)
+    searched = (math, *packages, *_einops(), *given.get("autowrap_modules", ()))
     functions = [
         *itertools.chain(*map(_functions_in, searched)),
         *_flex_attention(),
         *given.get("autowrap_functions", ()),
     ]
-    modules = (*_modules_in(torchvision.ops), *given.get("leaf_modules", ()))
-    return Leaves(modules, frozenset(map(id, functions)), searched, frozenset(opened))
+    modules = (*itertools.chain(*map(_modules_in, packages)), *given.get("leaf_modules", ()))
+    return Leaves(modules, frozenset(map(id, functions)), searched, frozenset(opened), only_torch)
 
 
 def _einops() -> tuple[types.ModuleType, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fxfeat.analysis.aliases import widen_writes
-from fxfeat.errors import FxfeatError, TraceError
+from fxfeat.errors import FxfeatError, GuardError, TraceError
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.example import Example
 from fxfeat.ir.guard import AttributeRead
@@ -66,6 +66,8 @@ def record(
                 )
                 given = example.fill() if kind == "real" and example.fill is not None else example
                 return _record_once(model, given, leaves, conditions, recast)
+        except GuardError as failure:
+            error = failure  # of an extractor that the model holds, or is
         except FxfeatError:
             raise
         except Exception as failure:

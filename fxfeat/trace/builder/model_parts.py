@@ -21,7 +21,9 @@ def read_tensors(model: nn.Module, example: Example, joins_memory: bool) -> Mode
     named = list(_tensors_of(model))
     for path, tensor in named:
         state.setdefault(id(tensor), (path, isinstance(tensor, nn.Parameter)))
-    return ModelParts(_device_of(model, example), state, {}, {}, _shared_memory(tensor for _, tensor in named) if joins_memory else {})
+    return ModelParts(
+        _device_of(model, example), state, {}, {}, _shared_memory(tensor for _, tensor in named) if joins_memory else {}
+    )
 
 
 def add_modules(

@@ -39,7 +39,8 @@ class CalledNames:
 
 def wrap_names(names: CalledNames, modules: Iterable[nn.Module]) -> None:
     """Wrap what the code of a model's modules calls by name."""
-    _wrap_registered(names)
+    if not names.leaves.only_torch:
+        _wrap_registered(names)
     wrap_files(names, modules)
     _wrap_flex_attention(names)
     for module in names.leaves.searched:

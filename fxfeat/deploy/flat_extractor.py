@@ -1,0 +1,79 @@
+"""Write out an extractor down to torch's own modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
+from fxfeat.eager.emit_modes import emit_modes
+from fxfeat.errors import FxfeatError, RequestError, TraceError
+from fxfeat.inputs.examples import read_example
+from fxfeat.inputs.sketches import draw
+from fxfeat.ir.emission import Emission
+from fxfeat.ir.example import Example
+from fxfeat.ir.tree import spell
+from fxfeat.names.request import read_request
+from fxfeat.names.several import Request
+from fxfeat.trace.leaves import ONLY_TORCH
+from fxfeat.trace.setup import read_setup
+
+
+def flatten_extractor(extractor: FeatureExtractor, example: Example) -> FeatureExtractor:
+    """Record an extractor and write it out, so that torch alone is called; its parts have the paths that they had.
+
+    Raises:
+        TraceError: where it cannot all be written out.
+    """
+    refuse_tapped(extractor)
+    tracer_kwargs = {**extractor.tracer_kwargs, ONLY_TORCH: True}
+    setup = read_setup(extractor, tracer_kwargs, None, example.args, "code")
+    setup.examples = (example,)
+    requests = {
+        training: _ask_for_all(extractor, form)
+        for training, form in ((True, extractor.forms.train), (False, extractor.forms.eval))
+    }
+    try:
+        modes = emit_modes(setup, requests, flatten=True)
+    except TraceError as error:
+        raise TraceError(f"{extractor.original} cannot be written out in full: {error}", path=error.path) from error
+    flat = build_extractor(modes, extractor, tracer_kwargs, extractor.return_type)
+    flat.original = extractor.original
+    return flat
+
+
+def example_of(extractor: FeatureExtractor, example_inputs: Any) -> Example:
+    """Return an example that an extractor takes.
+
+    Raises:
+        RequestError: where none is given, and the extractor remembers none.
+    """
+    if example_inputs is not None:
+        return read_example(example_inputs)
+    if extractor.example is None:
+        raise RequestError(
+            "This extractor is a copy, which remembers no example input. Pass example_inputs=, for instance "
+            "example_inputs=torch.rand(2, 3, 224, 224)."
+        )
+    parameter = next(extractor.parameters(), None)
+    return draw(extractor.example, torch.device("cpu") if parameter is None else parameter.device)
+
+
+def refuse_tapped(extractor: FeatureExtractor) -> None:
+    """Raise where a module runs whole with hooks, for whose code there is no text."""
+    tapped = next(iter(extractor.tapped), None)
+    if tapped is not None:
+        raise TraceError(
+            f"{tapped.path or extractor.original} cannot be written out, for it runs whole: {tapped.reason}. Save the "
+            "model's package along with the weights, or ask for features in front of it.",
+            path=tapped.path,
+        )
+
+
+def _ask_for_all(extractor: FeatureExtractor, form: Emission | FxfeatError) -> Request:
+    """Ask for everything that an extractor returns, under the keys that it has."""
+    rows = form.rows if isinstance(form, Emission) else extractor.forms.emissions[0].rows
+    if extractor.return_type != "dict":
+        return read_request({f"output[{place}]": row.key for place, row in enumerate(rows)})
+    return read_request({f"output{spell((('item', row.key),))}": row.key for row in rows})
