@@ -20,7 +20,7 @@ from fxfeat.guards.unneeded_inputs import are_unneeded, list_unneeded
 from fxfeat.ir.assumptions import AS_IT_IS, STAND_INS
 from fxfeat.ir.draft import last_produced_at
 from fxfeat.ir.emission import Emission
-from fxfeat.ir.node_meta import meta_of
+from fxfeat.ir.node_meta import RNG, meta_of
 from fxfeat.ir.recording import Recording
 from fxfeat.passes.left_out import left_out
 from fxfeat.passes.run_passes import rewrite
@@ -102,7 +102,8 @@ def _does_all(checked: Checked) -> bool:
     recording, graph = checked.draft.recording, checked.emission.graph
     assert graph is not None
     end = last_produced_at(checked.draft.features)
-    early = (node for node in recording.nodes[:end] if meta_of(node).in_training)
+    draws = any(RNG in meta_of(node).in_training for node in recording.nodes[:end])
+    early = (node for node in recording.nodes[:end] if meta_of(node).in_training or (draws and meta_of(node).draws))
     late = (node for node in recording.nodes[end:] if meta_of(node).in_training & recording.kept)
     return not left_out(recording, graph, (*early, *late))
 

@@ -12,6 +12,7 @@ from fxfeat.ir.example import Example
 from fxfeat.ir.tree import Steps, is_plain, replace_at, spell, tensors, walk
 
 _MOST_CHANNELS = 4
+_FEW = 32
 
 
 @dataclass(frozen=True)
@@ -137,17 +138,22 @@ def gather(name: str, axes: Iterable[Axis], by: Callable[[Axis], Hashable]) -> t
     return tuple(Group(name, tuple(alike)) for alike in gathered.values())
 
 
+def _grow_far(axis: Axis) -> int:
+    """Enlarge an axis a lot, and by an odd number: code may take a quarter of it, rounded, in Python."""
+    return axis.size + 2 * min(axis.size, _FEW) + 1
+
+
 def growths(group: Group) -> list[Callable[[Axis], int]]:
     """List ways to enlarge the axes of a group, likeliest to suit a model first."""
     if group.name == "batch":
-        return [lambda axis: axis.size + 1, lambda axis: axis.size * 2]  # clips of so many frames, one after the other
+        return [_grow_far, lambda axis: axis.size * 2]  # clips of so many frames, one after the other
     if group.name == "alike":
         lead = group.axes[0]
         return [lambda axis: lead.size + (63 if lead.dimension % 2 == 0 else 31), lambda axis: lead.size * 2]
     if group.name == "alone":
         return [lambda axis: axis.size * 2]
     if group.name.startswith("size"):
-        return [lambda axis: axis.size + 1, lambda axis: axis.size * 2]
+        return [_grow_far, lambda axis: axis.size * 2]
     # Height and width grow unequally, so that code which takes one for the other is found out.
     # Odd sizes first, because code that asks whether a size is even is found out by no others.
     return [

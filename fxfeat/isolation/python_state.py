@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import types
 from collections.abc import Collection, Iterator
@@ -28,6 +29,7 @@ from fxfeat.isolation.contents import (
 )
 from fxfeat.isolation.inner_state import Access, access_to, is_other_state, put_slots, slots_of
 from fxfeat.isolation.reached_code import attributes_taken, data_of, homes_of, is_of_library, methods_of
+from fxfeat.runtime.library_hooks import only_look
 
 _DEEPEST = 4
 _MOST_FILES = 2
@@ -39,41 +41,55 @@ _MISSING = object()
 class PythonState:
     """A shallow copy of every mutable thing that modules and functions hold.
 
-    Things are told by identity, and kept alive with their copies. ``holding`` are the containers that hold tensors.
+    Things are told by identity, and kept alive with their copies: ``variables`` are globals, by home and name, with
+    their values, ``classes`` those whose attributes were copied, ``cells`` those of closures, ``slots`` what objects
+    without a dict hold, ``empty`` the containers that held nothing. ``holding`` are the containers that hold tensors.
     ``iterators`` says that there are iterators, whose state nobody can see.
     """
 
     def __init__(self) -> None:
         self.holding: list[Any] = []
         self.iterators = False
+        self.context_variables: set[int] = set()
         self._values: dict[int, Any] = {}
         self._copies: dict[int, Any] = {}
-        self._empty: dict[int, Any] = {}
+        self.empty: dict[int, Any] = {}
         self._arrays: dict[int, tuple[Any, Any]] = {}
         self._inner: dict[int, tuple[Any, Access, Any]] = {}
-        self._slots: dict[int, tuple[Any, dict[str, Any]]] = {}
-        self._cells: dict[int, tuple[types.CellType, Any]] = {}
+        self.slots: dict[int, tuple[Any, dict[str, Any]]] = {}
+        self.cells: dict[int, tuple[types.CellType, Any]] = {}
         self._functions: set[int] = set()
         self._modules: set[int] = set()
-        self._classes: dict[int, tuple[type, dict[str, Any]]] = {}
-        self._globals: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
+        self.classes: dict[int, tuple[type, dict[str, Any]]] = {}
+        self.variables: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
 
-    def take_modules(self, modules: Collection[nn.Module], others: Collection[nn.Module] = ()) -> None:
-        """Copy what modules, their classes and the hooks on them hold, but not what the modules ``others`` hold."""
+    def take_modules(
+        self, modules: Collection[nn.Module], others: Collection[nn.Module] = (), lookers: bool = True
+    ) -> None:
+        """Copy what modules, their classes and the hooks on them hold, but not what the modules ``others`` hold.
+
+        Hooks by which a library looks at its own modules are left out unless ``lookers`` are asked for.
+        """
         self._modules.update(map(id, (*modules, *others)))
         for module in modules:
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                for hook in hooks.values() if hooks else ():
+                    self._take_hook(module, hook, lookers)
             self._take(module.__dict__, 0)
             for parameter in module._parameters.values():
                 self._take(vars(parameter) if parameter is not None else {}, 0)
-            for hooks in (module._forward_pre_hooks, module._forward_hooks):
-                for hook in hooks.values() if hooks else ():
-                    self.take_function(hook)
         kinds: dict[Any, None] = dict.fromkeys(type(module) for module in modules)
         for kind in kinds:
             for function in methods_of(kind):
                 self.take_function(function)
         for home in dict.fromkeys(home for kind in kinds for home in homes_of(kind)):
             self._take_class(home)
+
+    def _take_hook(self, module: nn.Module, hook: Any, lookers: bool) -> None:
+        if lookers or not only_look(module, [hook]):
+            self.take_function(hook)
+        else:
+            self._functions.add(id(hook))  # as if it had been taken: the module's own tables lead to it as well
 
     def take_attributes(self, modules: Collection[nn.Module]) -> None:
         """Copy what modules hold, and no more."""
@@ -93,7 +109,7 @@ class PythonState:
 
     def _take_class(self, kind: type) -> None:
         attributes = dict(vars(kind))
-        self._classes[id(kind)] = (kind, {name: value for name, value in attributes.items() if name[:2] != "__"})
+        self.classes[id(kind)] = (kind, {name: value for name, value in attributes.items() if name[:2] != "__"})
         for name in data_of(kind):
             if isinstance(attributes.get(name), CONTAINERS):
                 self._take(attributes[name], 0)
@@ -127,12 +143,12 @@ class PythonState:
         names = names_in(function.__code__)
         for cell in function.__closure__ or ():
             with contextlib.suppress(ValueError):  # an empty cell
-                self._cells[id(cell)] = (cell, cell.cell_contents)
+                self.cells[id(cell)] = (cell, cell.cell_contents)
                 self._take_all(cell.cell_contents, names, function, files)
         for name in names:
             if name in function.__globals__:
                 value = function.__globals__[name]
-                self._globals[id(function.__globals__), name] = (function.__globals__, value)
+                self.variables[id(function.__globals__), name] = (function.__globals__, value)
                 self._take_all(value, names, function, files)
 
     def _take_all(self, value: Any, names: tuple[str, ...], function: types.FunctionType, files: int) -> None:
@@ -146,17 +162,17 @@ class PythonState:
                 self.take_function(value, files)
         elif not isinstance(value, type):
             self._take(value, 0)
-        elif id(value) not in self._classes and not (issubclass(value, nn.Module) or is_of_library(value.__module__)):
+        elif id(value) not in self.classes and not (issubclass(value, nn.Module) or is_of_library(value.__module__)):
             self._take_kind(value)
 
     def _take(self, value: Any, depth: int) -> None:
-        if id(value) in self._copies or id(value) in self._empty or depth > _DEEPEST:
+        if id(value) in self._copies or id(value) in self.empty or depth > _DEEPEST:
             return
         if not isinstance(value, CONTAINERS):
             self._take_object(value, depth)
             return
         if not value:
-            self._empty[id(value)] = value
+            self.empty[id(value)] = value
             return
         contents: Any = value.copy() if type(value) in BUILTINS else copy_contents(value)
         self._values[id(value)], self._copies[id(value)] = value, contents
@@ -167,7 +183,7 @@ class PythonState:
                 continue
             # Most of what a module holds is an empty dict, or a child that has its turn: not worth a call.
             if kind in BUILTINS and not part:
-                self._empty[id(part)] = part
+                self.empty[id(part)] = part
             elif kind is torch.Tensor:
                 holds_tensors = True
             elif id(part) not in self._modules:
@@ -194,6 +210,9 @@ class PythonState:
                 self._modules.add(id(value))
                 self._take(value.__dict__, 0)
             return
+        if isinstance(value, contextvars.ContextVar):
+            self.context_variables.add(id(value))
+            return
         if is_array(value):
             self._arrays[id(value)] = (value, value.copy())
             return
@@ -207,15 +226,15 @@ class PythonState:
         if isinstance(attributes, dict):
             self._take(attributes, depth + 1)
         slots = slots_of(value)
-        if slots and id(value) not in self._slots:
-            self._slots[id(value)] = (value, slots)
+        if slots and id(value) not in self.slots:
+            self.slots[id(value)] = (value, slots)
             self._take(slots, depth + 1)
 
     def changes_of(self, model: nn.Module) -> list[tuple[str, str]]:
         """List the attributes and buffers, by path of the module and name, that are not what they were."""
         own = [(path, name) for path, module in model.named_modules() for name in self._changes_in(module)]
-        own += [("", name) for (_, name), (home, value) in self._globals.items() if home.get(name) is not value]
-        own += [("", name) for kind, before in self._classes.values() for name in changes_in_class(kind, before)]
+        own += [("", name) for (_, name), (home, value) in self.variables.items() if home.get(name) is not value]
+        own += [("", name) for kind, before in self.classes.values() for name in changes_in_class(kind, before)]
         return own
 
     def _changes_in(self, module: nn.Module) -> list[str]:
@@ -229,24 +248,28 @@ class PythonState:
 
     def _is_mutated(self, value: Any) -> bool:
         container = value if isinstance(value, CONTAINERS) else getattr(value, "__dict__", None)
-        if id(container) in self._empty:
+        if id(container) in self.empty:
             return bool(container)
         return id(container) in self._copies and not holds_the_same(container, self._copies[id(container)])
 
     def mutated(self) -> frozenset[int]:
         """Return the identities of the containers, closures and arrays that do not hold what they held."""
-        mutated = {key for key, (cell, value) in self._cells.items() if cell.cell_contents is not value}
-        mutated |= {key for key, value in self._empty.items() if value}
+        mutated = {key for key, (cell, value) in self.cells.items() if cell.cell_contents is not value}
+        mutated |= {key for key, value in self.empty.items() if value}
         mutated |= {key for key, pair in self._arrays.items() if is_other_array(*pair)}
         mutated |= {key for key, (_, (read, _), state) in self._inner.items() if is_other_state(read(), state)}
-        mutated |= {key for key, (value, slots) in self._slots.items() if not holds_the_same(slots_of(value), slots)}
+        mutated |= {key for key, (value, slots) in self.slots.items() if not holds_the_same(slots_of(value), slots)}
         mutated |= {key for key, value in self._values.items() if not holds_the_same(value, self._copies[key])}
         return frozenset(mutated)
 
     def reaches(self, mutated: Collection[int]) -> bool:
         """Say whether any of some containers, closures and arrays was copied."""
-        copied = (self._cells, self._empty, self._arrays, self._values, self._inner, self._slots)
+        copied = (self.cells, self.empty, self._arrays, self._values, self._inner, self.slots)
         return any(key in kind for key in mutated for kind in copied)
+
+    def containers(self) -> dict[int, tuple[Any, Any]]:
+        """Return the containers that held something, each with its copy."""
+        return {key: (value, self._copies[key]) for key, value in self._values.items()}
 
     def shows(self, container: Any) -> bool:
         """Say whether a container was copied, and it was not empty."""
@@ -254,14 +277,14 @@ class PythonState:
 
     def tensors_held(self) -> frozenset[int]:
         """Return the identities of the tensors that were there."""
-        homes = [list(self._copies.values()), [value for _, value in self._cells.values()]]
-        homes += [[value for _, value in self._globals.values()], [before for _, before in self._classes.values()]]
+        homes = [list(self._copies.values()), [value for _, value in self.cells.values()]]
+        homes += [[value for _, value in self.variables.values()], [before for _, before in self.classes.values()]]
         return frozenset(id(tensor) for _, tensor in tensors(homes))
 
     def changed(self) -> bool:
         """Say whether anything is not what it was."""
-        rebound = any(home.get(name) is not value for (_, name), (home, value) in self._globals.items())
-        rebound = rebound or any(changes_in_class(kind, before) for kind, before in self._classes.values())
+        rebound = any(home.get(name) is not value for (_, name), (home, value) in self.variables.items())
+        rebound = rebound or any(changes_in_class(kind, before) for kind, before in self.classes.values())
         return rebound or bool(self.mutated())
 
     def restore(self) -> None:
@@ -269,13 +292,13 @@ class PythonState:
         for array, values in self._arrays.values():
             if is_other_array(array, values):
                 array[...] = values
-        for kind, before in self._classes.values():
+        for kind, before in self.classes.values():
             put_class(kind, before)
-        for cell, contents in self._cells.values():
+        for cell, contents in self.cells.values():
             cell.cell_contents = contents
-        for (_, name), (home, value) in self._globals.items():
+        for (_, name), (home, value) in self.variables.items():
             home[name] = value
-        for value in self._empty.values():
+        for value in self.empty.values():
             if value:
                 value.clear()
         for value, copy in zip(self._values.values(), self._copies.values(), strict=True):
@@ -284,5 +307,5 @@ class PythonState:
         for _, (read, write), state in self._inner.values():
             if is_other_state(read(), state):
                 write(state)
-        for value, slots in self._slots.values():
+        for value, slots in self.slots.values():
             put_slots(value, slots)

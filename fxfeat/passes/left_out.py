@@ -10,6 +10,7 @@ from fxfeat.ir.emission import Emission
 from fxfeat.ir.module_call import ancestors
 from fxfeat.ir.node_meta import Storage, meta_of
 from fxfeat.ir.recording import Recording
+from fxfeat.runtime.check import check
 from fxfeat.runtime.run_tapped import run_tapped
 
 
@@ -23,7 +24,9 @@ def left_out(
     tapped = (node for node in graph.nodes if node.target is run_tapped and node.args[1] not in stopped)
     calls = [*(node for node in graph.nodes if node.op == "call_module"), *tapped]
     whole = {meta_of(node).module_call for node in calls}
-    written = {meta_of(node).position for node in graph.nodes if node.op in ("call_function", "call_method")}
+    calls_written = (node for node in graph.nodes if node.op in ("call_function", "call_method"))
+    # A check stands at the position of whatever the model did next.
+    written = {meta_of(node).position for node in calls_written if node.target is not check}
 
     def is_there(node: fx.Node) -> bool:
         index = meta_of(node).module_call

@@ -21,6 +21,7 @@ from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.caches import fresh_caches
 from fxfeat.isolation.collection import paused_collection
 from fxfeat.isolation.own_modes import set_mode
+from fxfeat.isolation.passing_changes import PassingChanges
 from fxfeat.isolation.preserved import preserved, preserved_functions
 from fxfeat.isolation.python_state import PythonState
 from fxfeat.isolation.torch_settings import same_switches
@@ -37,7 +38,7 @@ from fxfeat.trace.fake_tensors import FakeTensors, Originals
 from fxfeat.trace.leaves import Leaves
 from fxfeat.trace.patches.install import patched
 from fxfeat.trace.patches.module_attributes import forget_changed
-from fxfeat.trace.patches.module_calls import run_model
+from fxfeat.trace.patches.module_calls import refuse_passing, run_model
 from fxfeat.trace.patches.python_draws import PythonDraws
 from fxfeat.trace.recorder import Recorder
 
@@ -98,7 +99,7 @@ def run_once(model: nn.Module, example: Example, leaves: Leaves, conditions: Con
         replacing = read_replacements(model, conditions.replacements)
         trace = Trace(parts, conditions.fake_tensors, decisions, settings, watch, replacing)
         draws = PythonDraws(conditions.closely)
-        _run_recorded(trace, model, example, leaves, draws)
+        _run_recorded(trace, model, example, leaves, draws, PassingChanges(before, list(model.modules())))
         forget_changed(trace)
         put_back(trace, model)
         changed = [place for place in before.changes_of(model) if place not in trace.memory.rebound]
@@ -126,20 +127,23 @@ def _everything_preserved(model: nn.Module, conditions: Conditions) -> Iterator[
         yield before
 
 
-def _run_recorded(trace: Trace, model: nn.Module, example: Example, leaves: Leaves, draws: PythonDraws) -> None:
+def _run_recorded(
+    trace: Trace, model: nn.Module, example: Example, leaves: Leaves, draws: PythonDraws, passing: PassingChanges
+) -> None:
     args, kwargs = write_inputs(trace, bind(model, example), example)
     if trace.settings.never:
         check_gradients_are_off(trace)
     recorder, given = Recorder(trace), PythonState()
     given.take_objects((example.args, example.kwargs))
     contents = contents_of((*args, *kwargs.values()))
-    with patched(model, recorder, leaves, draws) as calls, _without_log("torch._subclasses.fake_tensor"):
+    with patched(model, recorder, leaves, draws, passing) as calls, _without_log("torch._subclasses.fake_tensor"):
         try:
             with recorder:
                 # What the model's code puts into context variables stays in there.
                 context, before = contextvars.copy_context(), contextvars.copy_context()
                 with _cut_short(trace):
                     context.run(run_model, calls, model, args, kwargs)
+                refuse_passing(calls)
                 if any(before.get(variable, _UNSET) is not value for variable, value in context.items()):
                     refuse_from_the_start(trace, "its code sets context variables, which the next call may read")
         finally:

@@ -343,3 +343,33 @@ def test_a_derived_recording_is_that_of_a_run() -> None:
         assert (mine_meta.value, mine_meta.call_path) == (other_meta.value, other_meta.call_path)
     assert [call.path for call in derived.module_calls] == [call.path for call in recorded.module_calls]
     assert (derived.writes_state, derived.training) == (recorded.writes_state, recorded.training)
+
+
+class DrawsBeforeDropout(nn.Module):
+    """Draws in both modes what nothing uses, and then drops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout2d(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.bernoulli(torch.sigmoid(x))
+        return self.drop(x)
+
+
+class DropsBehindAQuestion(nn.Module):
+    """Drops what nothing uses right behind a question, and drops again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Sequential(nn.Dropout(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] > 1:
+            self.drop(x)
+        return self.drop(x + 1)
+
+
+@pytest.mark.parametrize("model", [DrawsBeforeDropout(), DropsBehindAQuestion()])
+def test_draws_in_front_of_those_of_train_mode(model: nn.Module) -> None:
+    assert_equals_eager_in_both(model, ["drop"])

@@ -48,7 +48,7 @@ def _converting(trace: Trace, kind: type[int] | type[float]) -> Callable[..., An
         if isinstance(value, numbers.RECORDED):
             return value.ledger.compute(kind, args, kind(numbers.plain(value)))
         if not isinstance(value, torch.Tensor):
-            return kind(value)
+            return numbers.own(kind(value))
         with unobserved():
             return record_call(trace, TorchCall(kind, kind.__name__, None, args, {}, sys._getframe(1)))
 
@@ -78,7 +78,7 @@ def redirect(code: types.CodeType) -> types.CodeType:
 def _follow_constant(constant: Any) -> Any:
     if isinstance(constant, types.CodeType):
         return redirect(constant)
-    return numbers.OwnFloat(constant) if type(constant) is float else constant
+    return numbers.own(constant)
 
 
 def _loads(code: types.CodeType) -> list[dis.Instruction]:

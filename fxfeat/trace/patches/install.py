@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from fxfeat.isolation.passing_changes import PassingChanges
 from fxfeat.isolation.patching import patch
 from fxfeat.isolation.torch_settings import count_modes
 from fxfeat.trace.leaves import Leaves
@@ -41,12 +42,14 @@ _NOTICING = (
 
 
 @contextmanager
-def patched(model: nn.Module, recorder: Recorder, leaves: Leaves, draws: PythonDraws) -> Iterator[ModuleCalls]:
+def patched(
+    model: nn.Module, recorder: Recorder, leaves: Leaves, draws: PythonDraws, passing: PassingChanges | None
+) -> Iterator[ModuleCalls]:
     """Patch torch until the region is left; what is yielded runs the model."""
     trace, modules = recorder.trace, list(model.modules())
     with ExitStack() as undo:
         names = CalledNames(trace, leaves, undo, counting(trace))
-        calls = ModuleCalls(trace, leaves, names, draws)
+        calls = ModuleCalls(trace, leaves, names, draws, passing)
         patch(undo, [calling_modules(calls, modules)])
         patch(undo, accessing(trace, calls.reached, modules))
         patch(undo, [(torch.autograd.Function, "apply", applying(trace))])

@@ -21,7 +21,7 @@ from fxfeat.trace.builder.trace import Trace
 from fxfeat.trace.builder.train_mode import MODE, is_known_reader
 from fxfeat.trace.builder.unsupported import note_attribute_write, note_unchanged
 from fxfeat.trace.patches.replacement import Replacement
-from fxfeat.trace.proxies.numbers import OwnFloat, plain
+from fxfeat.trace.proxies.numbers import OwnFloat, own, plain
 from fxfeat.trace.unobserved import unobserved
 
 _UNSET = object()
@@ -50,7 +50,7 @@ def accessing(
                 _note_read(trace, module, each, sys._getframe(1))
         if name != "__dict__" and trace.calls.live_here and _is_plain(module, name, value):
             _note_read(trace, module, name, sys._getframe(1), value)
-            return OwnFloat(value) if type(value) is float else value
+            return own(value)
         return value
 
     def __getattr__(module: nn.Module, name: str) -> Any:

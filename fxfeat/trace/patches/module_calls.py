@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxfeat.ir.guard import Unsupported
 from fxfeat.ir.module_call import ModuleCall, hide_modules, opaque_in
 from fxfeat.ir.tree import children, is_named_tuple, replace_children, tensors, walk
+from fxfeat.isolation.passing_changes import PassingChanges, Places, may_look_at
 from fxfeat.runtime.form_of import TENSOR, Keys, describe_form
 from fxfeat.trace.builder.given_containers import contents_of, have_changed
 from fxfeat.trace.builder.leaf_memo import NOTHING, look_at, recall, remember
@@ -31,7 +33,7 @@ from fxfeat.trace.builder.results import write_result
 from fxfeat.trace.builder.trace import Effects, Trace
 from fxfeat.trace.builder.train_mode import note_train_mode
 from fxfeat.trace.builder.unanswerable import refuse_in_try
-from fxfeat.trace.builder.unsupported import note_attribute_write, refuse
+from fxfeat.trace.builder.unsupported import current_line, note_attribute_write, refuse
 from fxfeat.trace.leaves import Leaves, is_of_torch
 from fxfeat.trace.patches.called_names import CalledNames, wrap_files
 from fxfeat.trace.patches.hooks import has_hooks, run_with_hooks
@@ -43,19 +45,32 @@ from fxfeat.trace.unobserved import unobserved
 
 
 @dataclass(frozen=True)
+class Passed:
+    """What Python held otherwise when a module was called than when the code that calls it began."""
+
+    places: Places
+    module: nn.Module
+    unsupported: Unsupported
+
+
+@dataclass(frozen=True)
 class ModuleCalls:
     """What it takes to see calls of modules: how often each path was called, and how each call reached a module last.
 
     Code may read a module, and call others that have it, too, before it calls it.
 
-    ``taken`` is the path by which a module is being called, where it has several; ``parameters`` are the tables of
-    parameters in each module that was called.
+    ``passing`` tells what Python holds otherwise than before, ``places`` is that at the start of each call, and
+    ``passed`` the calls of modules that found it changed. ``taken`` is the path by which a module is being called,
+    where it has several; ``parameters`` are the tables of parameters in each module that was called.
     """
 
     trace: Trace
     leaves: Leaves
     names: CalledNames
     draws: PythonDraws
+    passing: PassingChanges | None = None
+    passed: list[Passed] = field(default_factory=list)
+    places: dict[int, Places] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     reached: dict[tuple[int, int], str] = field(default_factory=dict)
     taken: dict[int, str] = field(default_factory=dict)
@@ -271,6 +286,33 @@ def _notice_changes(calls: ModuleCalls, module: nn.Module) -> None:
     notice_switches(calls.trace)
     if not calls.leaves.is_leaf_kind(module):
         notice_devices(calls.trace)
+        _notice_passing(calls, module)
+
+
+def _notice_passing(calls: ModuleCalls, module: nn.Module) -> None:
+    """Note what the calling code has changed in Python since it began: it may put that back behind the call."""
+    if calls.passing is None:
+        return
+    stack = calls.trace.calls
+    now = calls.places[len(stack.module_calls)] = calls.passing.now()
+    changed = now ^ calls.places.get(stack.owner, frozenset())  # nothing has changed before the first call
+    if changed and stack.opened:
+        reason = f"its code changes what Python holds, and then calls a module, at {current_line()}"
+        unsupported = Unsupported(reason, stack.owner, calls.trace.numbering.position)
+        calls.passed.append(Passed(changed, module, unsupported))
+
+
+def refuse_passing(calls: ModuleCalls) -> None:
+    """Refuse to write out code that changes what Python holds for as long as it calls a module that may look there.
+
+    What stays changed shows after the run.
+    """
+    if calls.passing is None or not calls.passed:
+        return
+    stayed = calls.passing.now()
+    for each in calls.passed:
+        if may_look_at(each.module, each.places - stayed):
+            calls.trace.obstacles.unsupported.append(each.unsupported)
 
 
 def _describe_call(calls: ModuleCalls, path: str, module: nn.Module, args: Any, kwargs: Any, leaf: bool) -> ModuleCall:

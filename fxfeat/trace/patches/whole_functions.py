@@ -26,8 +26,10 @@ def call_whole(
 ) -> Any:
     """Call a function whole, unless nothing recorded goes in or something that cannot be written does."""
     run = run or target
-    if not trace.calls.live_here or not any(_is_recorded(value) for _, value in walk((args, kwargs))):
+    if not trace.calls.live_here:
         return run(*args, **kwargs)
+    if not any(_is_recorded(value) for _, value in walk((args, kwargs))):
+        return numbers.own(run(*args, **kwargs))
     written = write_arguments(trace, args, kwargs)
     if any(isinstance(value, Opaque) for _, value in walk(written)):
         return run(*args, **kwargs)

@@ -135,6 +135,7 @@ class OwnFloat(float):
 
 
 RECORDED = (RecordedInt, RecordedFloat)
+_PLAIN = (int, float, bool, *RECORDED, OwnFloat)
 _ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift")
 _QUESTIONS = ("as_integer_ratio", "bit_length", "bit_count", "to_bytes", "hex", "conjugate")
 _UNARY = ("neg", "pos", "abs")
@@ -149,6 +150,15 @@ def plain(number: Any) -> Any:
     3
     """
     return number.exact if isinstance(number, (RecordedInt, RecordedFloat, OwnFloat)) else number
+
+
+def own(value: Any) -> Any:
+    """Make a plain ``float`` one that leaves what is done with it to recorded numbers.
+
+    >>> type(own(0.5) * 2 - 1) is OwnFloat, own(3), own(2.0) == 2.0
+    (True, 3, True)
+    """
+    return OwnFloat(value) if type(value) is float else value
 
 
 def wrap(value: Any, node: fx.Node, ledger: Ledger, shown: Any = None) -> Any:
@@ -181,9 +191,10 @@ def _arithmetic(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
 
     def method(self: Any, other: Any) -> Any:
         left, right = (other, self) if swapped else (self, other)
-        if _is_number(other):
+        if _is_number(other) and type(other) in _PLAIN:
             return self.ledger.compute(function, (left, right), function(plain(left), plain(right)))
-        if isinstance(other, (list, tuple, str, bytes)):
+        # A number of NumPy's makes others of NumPy's, which remember nothing.
+        if _is_number(other) or isinstance(other, (list, tuple, str, bytes)):
             self.ledger.pin(self, plain(self))
             return function(plain(left), plain(right))
         return NotImplemented
@@ -294,14 +305,22 @@ def _leaving_it(name: str, from_the_right: str) -> Callable[[Any, Any], Any]:
     usual = getattr(float, name)
 
     def method(self: OwnFloat, other: Any) -> Any:
-        return getattr(other, from_the_right)(self.exact) if isinstance(other, RECORDED) else usual(self, other)
+        return getattr(other, from_the_right)(self.exact) if isinstance(other, RECORDED) else own(usual(self, other))
 
     return method
+
+
+def _staying_own(name: str) -> Callable[..., Any]:
+    usual = getattr(float, name)
+    return lambda self, *others: own(usual(self, *others))
 
 
 def _teach_own() -> None:
     for name in _ARITHMETIC[:7]:
         setattr(OwnFloat, f"__{name}__", _leaving_it(f"__{name}__", f"__r{name}__"))
+        setattr(OwnFloat, f"__r{name}__", _staying_own(f"__r{name}__"))
+    for name in _UNARY:
+        setattr(OwnFloat, f"__{name}__", _staying_own(f"__{name}__"))
     for name, other in _FROM_THE_RIGHT.items():
         setattr(OwnFloat, f"__{name}__", _leaving_it(f"__{name}__", f"__{other}__"))
     setattr(OwnFloat, "__hash__", float.__hash__)  # noqa: B010  a class that compares has none else
