@@ -14,7 +14,7 @@ from fxfeat.eager.explore import Exploration, ModuleCallSeen
 from fxfeat.errors import NodeNotFoundError, TraceError
 from fxfeat.ir.tap import Tap
 from fxfeat.ir.tree import Steps, follow, has, tensors
-from fxfeat.names.query import OUTPUT, Parsed, parse_query, suggest
+from fxfeat.names.query import OUTPUT, Parsed, is_result, parse_query, suggest
 from fxfeat.names.request import choose_input
 from fxfeat.opening.seal import check_hookable
 from fxfeat.trace.leaves import Leaves
@@ -46,11 +46,11 @@ def find_call(
         calls = sorted(_calls_of(modules, seen, name), key=lambda call: call.call)
         if not calls:
             continue
-        is_first = name != OUTPUT and name in modules and leaves.is_leaf_kind(modules[name])
+        is_first = not is_result(name, modules) and name in modules and leaves.is_leaf_kind(modules[name])
         index = number if number is not None else 0 if is_first else len(calls) - 1
         if index >= len(calls):
             raise _explain_call(name, index, len(calls))
-        if parsed.is_input and name != OUTPUT:
+        if parsed.is_input and not is_result(name, modules):
             check_hookable(model, calls[index].path, query, inside=False)
             steps = choose_input(query, steps, *calls[index].given)
             is_last = number is None and not is_first and len(calls) > 1
@@ -91,7 +91,7 @@ def _leads_to_tensors(value: Any, steps: Steps) -> bool:
 
 
 def _calls_of(modules: dict[str, nn.Module], seen: Exploration, name: str) -> list[ModuleCallSeen]:
-    if name == OUTPUT:
+    if is_result(name, modules):
         return [call for call in seen.calls if not call.path and not call.call]
     module = modules.get(name)
     first = next((path for path, other in modules.items() if other is module), None)

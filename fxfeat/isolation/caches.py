@@ -34,7 +34,7 @@ def fresh_caches(model: nn.Module) -> Iterator[None]:
 
 
 def find_caches(model: nn.Module) -> list[Cache]:
-    """List the caches among the methods of a model's classes and the functions that these call by name.
+    """List the caches among a model's attributes, the methods of its classes and the functions that these call by name.
 
     Example:
         >>> class Table(nn.Module):
@@ -48,6 +48,9 @@ def find_caches(model: nn.Module) -> list[Cache]:
     seen: set[int] = set()
     for kind in kinds:
         for value in vars(kind).values():
+            _search(value, caches, seen, 0)
+    for value in (value for module in model.modules() for value in vars(module).values()):
+        if isinstance(value, functools._lru_cache_wrapper):
             _search(value, caches, seen, 0)
     return list(caches.values())
 

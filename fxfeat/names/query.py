@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,6 +169,15 @@ def _find(recording: Recording, table: NameTable, query: str) -> NamedValue | In
     raise NodeNotFoundError(explain_missing(recording, table, query, parsed.name))
 
 
+def is_result(name: str, paths: Container[str]) -> bool:
+    """Say whether a name means what the model returned: ``output``, unless a module is called so, and the empty one.
+
+    >>> is_result("output", ["conv"]), is_result("output", ["output"]), is_result("", ["output"])
+    (True, False, True)
+    """
+    return not name or (name == OUTPUT and OUTPUT not in paths)
+
+
 def _is_node(table: NameTable, name: str) -> bool:
     """Say whether a name is that of a node; an argument of the name of the model's result gives way to that."""
     return name in table.nodes and not (name == OUTPUT and table.nodes[name].op == "placeholder")
@@ -177,9 +186,9 @@ def _is_node(table: NameTable, name: str) -> bool:
 def _find_module_call(
     recording: Recording, table: NameTable, name: str, call: int | None, steps: Steps
 ) -> NamedValue | None:
-    if name == OUTPUT and call is None:
+    if call is None and is_result(name, table.paths):
         return NamedValue(name, None, recording.module_calls[0], steps)
-    calls = table.module_calls.get(name, ()) if name and call is None else _calls_by_any_path(recording, table, name)
+    calls = table.module_calls.get(name, ()) if call is None else _calls_by_any_path(recording, table, name)
     if calls:
         return NamedValue(name, None, _pick(calls, call, name), steps)
     if name in table.nodes or call is not None:
@@ -267,7 +276,9 @@ def _find_attribute(table: NameTable, recording: Recording, parsed: Parsed) -> t
     parts = parsed.name.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         name, steps = ".".join(parts[:cut]), tuple(("attr", part) for part in parts[cut:])
-        calls = table.module_calls.get(name, ()) or ((recording.module_calls[0],) if name == OUTPUT else ())
+        calls = table.module_calls.get(name, ()) or (
+            (recording.module_calls[0],) if is_result(name, table.paths) else ()
+        )
         if calls and _has_attribute(_pick(calls, parsed.call, name), steps):
             return _pick(calls, parsed.call, name), (*steps, *parsed.steps)
     return None

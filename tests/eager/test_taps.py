@@ -900,3 +900,22 @@ def test_the_call_of_a_copy_is_no_call_of_the_module():
     values = fxfeat.create_feature_extractor(model, ["inner:in", "inner", "last"], example_inputs=x)(x)
     assert torch.equal(values["inner:in"], x)
     assert torch.equal(values["inner"], model.inner(x)) and torch.equal(values["last"], model(x))
+
+
+class GivesRowsOfSeveralLengths(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        rows = self.linear(torch.nested.nested_tensor([x[0, :2], x[1]]))
+        return torch.nested.to_padded_tensor(rows, 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_a_feature_of_rows_of_several_lengths():
+    model, x = GivesRowsOfSeveralLengths().eval(), torch.randn(2, 5, 4)
+    extractor = fxfeat.create_feature_extractor(model, ["linear"], example_inputs=x, engine="tap")
+    rows = model.linear(torch.nested.nested_tensor([x[0, :2], x[1]]))
+    assert all(map(torch.equal, extractor(x)["linear"].unbind(), rows.unbind()))
+    assert extractor.rows[0].shape == (2,)

@@ -57,6 +57,15 @@ class CachedMethod(CachedFunction):
         return torch.arange(size, device=device, dtype=dtype)
 
 
+class CachedOnTheInstance(CachedFunction):
+    def __init__(self):
+        super().__init__()
+        self.ramp = functools.lru_cache(None)(lambda size: torch.arange(size).float())
+
+    def forward(self, x):
+        return self.act(x + self.ramp(x.shape[1]))
+
+
 class CachedInAClosure(CachedMethod):
     @caching
     def ramp(self, size, device, dtype):
@@ -90,7 +99,7 @@ def test_a_missing_package_is_left_alone():
     assert fxfeat.verify(model, extractor, X).ok
 
 
-KINDS = [CachedFunction, CachedInAnInnerFunction, CachedMethod, CachedInAClosure]
+KINDS = [CachedFunction, CachedInAnInnerFunction, CachedMethod, CachedInAClosure, CachedOnTheInstance]
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -110,3 +119,9 @@ def test_the_extractor_is_right_at_the_size_that_the_cache_was_asked_for(kind):
     extractor = fxfeat.create_feature_extractor(kind(), ["act"], example_inputs=X)
     with pytest.raises(fxfeat.GuardError):
         extractor(LONGER)
+
+
+def test_a_cache_on_the_instance_is_left_empty():
+    model = CachedOnTheInstance()
+    fxfeat.create_feature_extractor(model, ["act"], example_inputs=X)
+    assert model.ramp.cache_info().currsize == 0

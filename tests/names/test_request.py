@@ -58,6 +58,27 @@ def test_output():
     assert same(extractor(X)["output"], given(X))
 
 
+class HasAnOutput(nn.Module):
+    def __init__(self, part):
+        super().__init__()
+        self.output = part
+
+    def forward(self, x):
+        y = self.output(x)
+        return y, {"twice": y * 2}
+
+
+@pytest.mark.parametrize("engine", ["code", "tap"])
+@pytest.mark.parametrize("part", [nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.ReLU())])
+def test_a_module_called_output_comes_first_and_the_empty_name_is_the_result(part, engine):
+    given, x = HasAnOutput(part), torch.randn(2, 4)
+    asked = {"output": "part", "": "all", "[1]['twice']": "twice"}
+    values = fxfeat.create_feature_extractor(given, asked, example_inputs=x, engine=engine)(x)
+    part_value, rest = given(x)
+    assert same(values["part"], part_value) and same(values["all"][0], part_value)
+    assert same(values["twice"], rest["twice"]) and same(values["all"][1]["twice"], rest["twice"])
+
+
 def test_read_request():
     assert read_request(("a", "b")) == {"a": "a", "b": "b"}
     assert read_request({"a": "x", "b": "y"}) == {"x": "a", "y": "b"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fxfeat.ir.node_meta import Storage, measure
+from fxfeat.ir.node_meta import Storage, TensorMeta, measure
 from fxfeat.ir.tree import map_structure, tensors
 from fxfeat.trace.proxies import numbers
 
@@ -26,6 +26,9 @@ def measure_all(value: Any) -> Any:
 
 def _measured(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
+        # Rows of several lengths have no shape, but for their number.
+        if value.is_nested and value.layout == torch.strided:
+            return TensorMeta((value.size(0),), value.dtype, ())
         return measure(value)
     if isinstance(value, numbers.RECORDED):
         return numbers.plain(value)
