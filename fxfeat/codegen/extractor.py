@@ -245,7 +245,7 @@ class FeatureExtractor(Shown, nn.Module):
             >>> extractor = fxfeat.create_feature_extractor(model, ["1"])
             >>> path = f"{tempfile.mkdtemp()}/hidden.py"
             >>> extractor.save_code(path)
-            >>> print("".join(open(path).readlines()[-12:]))
+            >>> print("".join(open(path).readlines()[-10:]), end="")
             class SequentialFeatures(nn.Module):
                 def __init__(self):
                     super().__init__()
@@ -256,7 +256,6 @@ class FeatureExtractor(Shown, nn.Module):
                     input = getattr(self, '0')(input)
                     _1 = getattr(self, '1')(input)
                     return {'1': _1}
-            <BLANKLINE>
 
         The class to use is the last one in the file. It takes no arguments; ``load_state_dict`` gives it the weights,
         under the names that they have here.
@@ -273,6 +272,50 @@ class FeatureExtractor(Shown, nn.Module):
         Source: the code an expert hands over where a package cannot be installed.
         """
         _deploy().save_code(self, path, modules, example_inputs)
+
+    def optimize(
+        self,
+        example_inputs: Any = None,
+        *,
+        dtype: torch.dtype | None = None,
+        memory_format: Literal["auto", "channels_last", "contiguous"] = "auto",
+        fold: bool = True,
+        compile: bool | str = False,
+    ) -> tuple[FeatureExtractor, Any]:
+        """Make another extractor that is faster in inference; this one stays as it is.
+
+        Batch norms are folded into the convolutions and linear layers in front of them, where nothing else reads the
+        value in between; identities and dropouts are dropped; weights come channels last where a trial of the example
+        is faster so. Code that turns out slower is undone.
+
+        Example:
+            >>> import fxfeat, torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout()).eval()
+            >>> extractor = fxfeat.create_feature_extractor(model, {"3": "map"})
+            >>> faster, report = extractor.optimize(torch.rand(1, 3, 32, 32), memory_format="contiguous")
+            >>> [step.what for step in report.steps]
+            ['1 norms folded into the layers in front of them', '1 identities and dropouts dropped']
+
+        Args:
+            example_inputs: what it will be run with, by size: times are taken on it. What the extractor was made with,
+                if not given.
+            dtype: convert to this dtype; inputs have to come in it.
+            memory_format: ``auto`` tries channels last, and keeps it if it saves 3%.
+            fold: whether to fold norms.
+            compile: run it through ``torch.compile``, in this mode if it is a text.
+
+        Returns:
+            The extractor, for eval mode alone, and a report of the steps, the times and the largest differences.
+
+        Raises:
+            TraceError: where the extractor cannot be written out in full.
+
+        Source: ``torch.fx.experimental.optimization`` and timm's ``--fuse`` fold norms, of models that trace.
+        """
+        mode = ("default" if compile is True else compile) or None
+        faster, report = _deploy().optimize(self, example_inputs, dtype, memory_format, fold, mode)
+        return faster, report
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any) -> None:
         """Take the whole model's checkpoint as well: what was left out is not looked at."""

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
+from fxfeat.eager.checked import Checked
 from fxfeat.eager.emit_modes import emit_modes
 from fxfeat.errors import FxfeatError, RequestError, TraceError
 from fxfeat.inputs.examples import read_example
 from fxfeat.inputs.sketches import draw
-from fxfeat.ir.emission import Emission
+from fxfeat.ir.emission import Emission, ModeVariants
 from fxfeat.ir.example import Example
 from fxfeat.ir.tree import spell
 from fxfeat.names.request import read_request
@@ -26,9 +27,20 @@ def flatten_extractor(extractor: FeatureExtractor, example: Example) -> FeatureE
     Raises:
         TraceError: where it cannot all be written out.
     """
+    modes, _ = emit_flat(extractor, example)
+    flat = build_extractor(modes, extractor, _only_torch(extractor), extractor.return_type)
+    flat.original = extractor.original
+    return flat
+
+
+def emit_flat(extractor: FeatureExtractor, example: Example) -> tuple[ModeVariants, Checked]:
+    """Emit for an extractor what calls torch alone; return that, and what was checked of it in eval mode.
+
+    Raises:
+        TraceError: where it cannot all be written out.
+    """
     refuse_tapped(extractor)
-    tracer_kwargs = {**extractor.tracer_kwargs, ONLY_TORCH: True}
-    setup = read_setup(extractor, tracer_kwargs, None, example.args, "code")
+    setup = read_setup(extractor, _only_torch(extractor), None, example.args, "code")
     setup.examples = (example,)
     requests = {
         training: _ask_for_all(extractor, form)
@@ -38,9 +50,13 @@ def flatten_extractor(extractor: FeatureExtractor, example: Example) -> FeatureE
         modes = emit_modes(setup, requests, flatten=True)
     except TraceError as error:
         raise TraceError(f"{extractor.original} cannot be written out in full: {error}", path=error.path) from error
-    flat = build_extractor(modes, extractor, tracer_kwargs, extractor.return_type)
-    flat.original = extractor.original
-    return flat
+    if isinstance(modes.eval, FxfeatError):
+        raise modes.eval
+    return modes, next(each for _, each in setup.checked.values() if each.emission is modes.eval)
+
+
+def _only_torch(extractor: FeatureExtractor) -> dict[str, Any]:
+    return {**extractor.tracer_kwargs, ONLY_TORCH: True}
 
 
 def example_of(extractor: FeatureExtractor, example_inputs: Any) -> Example:

@@ -8,9 +8,11 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from fxfeat.codegen.extractor import FeatureExtractor
+from fxfeat.deploy.optimization import Optimization
 from fxfeat.eager.verify import Verification
 from fxfeat.ir.shown import Shown
 from fxfeat.report.extractor_table import describe_extractor, render_extractor
+from fxfeat.report.optimization_table import render_optimization
 from fxfeat.report.proof_table import render_proof
 from fxfeat.report.verification_table import render_verification
 from fxfeat.stride.proof import Proof
@@ -19,6 +21,7 @@ _RENDERERS: dict[type[Shown], Callable[[Any], RenderableType]] = {
     FeatureExtractor: render_extractor,
     Verification: render_verification,
     Proof: render_proof,
+    Optimization: render_optimization,
 }
 
 
