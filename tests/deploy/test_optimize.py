@@ -95,7 +95,8 @@ def test_norms_inside_whole_modules_are_folded_and_identities_dropped():
 
 def test_a_value_between_that_is_a_feature_keeps_its_norm():
     model = draw_norms(Net())
-    extractor, faster, _ = optimized(model, ["block.conv", "block"])
+    extractor, faster, report = optimized(model, ["block.conv", "block"])
+    assert report.steps[0] == Step("1 norms folded into the layers in front of them", True)
     assert "self.block.norm(" in faster.code
     assert_near(extractor, faster)
 
@@ -201,6 +202,25 @@ class OwnNorm(nn.BatchNorm2d):
         return F.relu(
             F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps)
         )
+
+
+class DropsAlways(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout()
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.drop.training = True
+        return self
+
+    def forward(self, x):
+        return self.drop(x) + 1
+
+
+def test_dropout_that_is_on_in_eval_mode_stays():
+    _, faster, report = optimized(draw_norms(DropsAlways()), ["output"])
+    assert report.steps == () and (faster(IMAGE)["output"] == 1).any()
 
 
 FOLDED = {
