@@ -109,6 +109,8 @@ class Globals:
 
     def literal(self, value: Any) -> str:
         """Spell a constant."""
+        if type(value).__module__ == "numpy" and hasattr(value, "item") and not value.shape:
+            return f"{self.spell(type(value))}({self.literal(value.item())})"
         if isinstance(value, float) and not math.isfinite(value):
             return f"{self.builtin('float')}('{value}')"
         if hasattr(type(value), "__members__"):  # an enum, of Python or of C++

@@ -11,8 +11,9 @@ from fxfeat.guards.free_sizes import is_same_code
 from fxfeat.ir.emission import Emission
 from fxfeat.ir.guard import OF_CALL
 from fxfeat.runtime.check import check
+from fxfeat.runtime.snapshot import is_still
 
-_LOOKING = (isinstance, len, set, getattr, operator.getitem, operator.is_, "dim")
+_LOOKING = (isinstance, len, list, is_still, getattr, operator.getitem, operator.is_, "dim")
 
 
 def list_unneeded(emission: Emission, given: Collection[str]) -> frozenset[str]:

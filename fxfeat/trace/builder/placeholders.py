@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import datetime
 import enum
 import inspect
+import numbers
 import operator
 import types
 from collections import OrderedDict
@@ -23,14 +25,17 @@ from fxfeat.ir.example import Example
 from fxfeat.ir.guard import OF_CALL
 from fxfeat.ir.node_meta import amend, measure, meta_of
 from fxfeat.ir.tree import Steps, is_structure, map_parts, spell, tensors, walk
+from fxfeat.runtime.snapshot import is_still, take
 from fxfeat.trace.builder.fakes import copy_real
 from fxfeat.trace.builder.nodes import add_node, guard
 from fxfeat.trace.builder.provenance import follow, measure_memory, node_of, tie, tie_parts
 from fxfeat.trace.builder.trace import Trace
+from fxfeat.trace.builder.unsupported import refuse_from_the_start
 
 _GUARDED = (
     *(type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, enum.Enum, type),
-    *(types.FunctionType, types.BuiltinFunctionType),
+    *(types.FunctionType, types.BuiltinFunctionType, torch.layout, torch.memory_format),
+    *(range, type(Ellipsis), numbers.Number, datetime.date, datetime.timedelta),
 )
 STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 _CONTAINERS = (tuple, list, dict)
@@ -92,6 +97,8 @@ def _write_input(trace: Trace, node: fx.Node, value: Any, sole: bool, earlier: l
         fake = _join_same_tensor(trace, node, value, fake, earlier)
     amend(node, **measure_memory(trace, fake))
     trace.memory.persistent |= meta_of(node).aliases
+    if any(vars(tensor) for _, tensor in tensors(value) if type(tensor) is torch.Tensor):
+        refuse_from_the_start(trace, f"{node.name!r} is a tensor with attributes of its own")
     trace.decisions.unranked += [tensor for _, tensor in tensors(fake)]
     if isinstance(fake, torch.Tensor):
         if node.args or not sole:
@@ -113,6 +120,7 @@ def _write_plain(trace: Trace, node: fx.Node, value: Any) -> Any:
             "tuple, in example_inputs= and to the extractor."
         )
     if not _is_comparable(value):
+        _guard_contents(trace, node, value)
         return value
     if not isinstance(value, (*_CONTAINERS, set)):
         guard(trace, node, value, OF_CALL, f"{node.name} = {value!r}")
@@ -123,6 +131,13 @@ def _write_plain(trace: Trace, node: fx.Node, value: Any) -> Any:
     return copy.deepcopy(expected)
 
 
+def _guard_contents(trace: Trace, node: fx.Node, value: Any) -> None:
+    """Check what an object that is no plain value holds, such as settings; of a module, that it is the same."""
+    taken = take(value, None, depth=1)
+    asked = add_node(trace, "call_function", is_still, (taken, node), value=True, counted=False)
+    guard(trace, asked, True, OF_CALL, f"{node.name} holds what it held")
+
+
 def _is_comparable(value: Any) -> bool:
     """Say whether a value without tensors can be compared with another."""
     if isinstance(value, dict):
@@ -131,7 +146,7 @@ def _is_comparable(value: Any) -> bool:
         return all(map(_is_comparable, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return all(_is_comparable(getattr(value, field.name)) for field in dataclasses.fields(value))
-    return isinstance(value, _GUARDED)
+    return isinstance(value, (slice, *_GUARDED))
 
 
 def _copied(trace: Trace, value: Any) -> Any:
@@ -199,5 +214,6 @@ def _guard_length(trace: Trace, node: fx.Node, value: Any, name: str) -> None:
         length = add_node(trace, "call_function", len, (node,), value=len(value), counted=False)
         guard(trace, length, len(value), OF_CALL, f"len({name}) == {len(value)}")
     elif isinstance(value, dict):
-        keys = add_node(trace, "call_function", set, (node,), value=set(value), counted=False)
-        guard(trace, keys, set(value), OF_CALL, f"set({name}) == {set(value)}")
+        # In their order, for code may go through them.
+        keys = add_node(trace, "call_function", list, (node,), value=list(value), counted=False)
+        guard(trace, keys, list(value), OF_CALL, f"list({name}) == {list(value)}")

@@ -20,9 +20,9 @@ from fxfeat.trace.proxies.sequences import RecordedTuple
 
 _COUNTED = (
     *("unbind", "chunk", "unsafe_chunk", "unsafe_split", "split", "tensor_split", "split_with_sizes"),
-    *("nonzero", "hsplit", "vsplit", "dsplit", "where"),
+    *("nonzero", "hsplit", "vsplit", "dsplit", "where", "stride"),
 )
-"""Calls that return as many tensors as a size or a value says."""
+"""Calls that return as many tensors, or numbers, as a rank, a size or a value says."""
 
 
 def write_result(
