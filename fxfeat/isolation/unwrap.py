@@ -23,11 +23,25 @@ class Alone(nn.Module):
         for name in ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs"):
             self.__dict__[name] = wrapper.__dict__[name]
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return inner(*args, **kwargs)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self).__name__, self.module), self.__dict__
 
-        forward.__signature__ = inspect.signature(inner.forward)  # type: ignore[attr-defined]
-        self.forward = forward
+
+def _make_class(name: str, inner: nn.Module) -> type[Alone]:
+    """Make a class of a wrapper's name, whose ``forward`` has the signature of what it holds."""
+
+    def forward(self: Alone, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    taken = inspect.signature(inner.forward)
+    forward.__signature__ = taken.replace(parameters=[own, *taken.parameters.values()])  # type: ignore[attr-defined]
+    return type(name, (Alone,), {"forward": forward})
+
+
+def _restore(name: str, inner: nn.Module) -> Alone:
+    cls = _make_class(name, inner)
+    return cls.__new__(cls)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -38,5 +52,4 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, _WRAPPERS):
         return model
-    cls = type(type(model).__name__, (Alone,), {})
-    return cls(model, model.module)
+    return _make_class(type(model).__name__, model.module)(model, model.module)

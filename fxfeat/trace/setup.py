@@ -18,6 +18,7 @@ from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.engine import Engine, check_engine
 from fxfeat.ir.example import Example
 from fxfeat.ir.recording import Kind, Recording
+from fxfeat.ir.tree import tensors
 from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.entry_points import FORWARD
 from fxfeat.isolation.unwrap import unwrap
@@ -164,12 +165,28 @@ def _try_examples(
         for example in setup.examples:
             try:
                 recording = _record_guess(setup, example, leaves, training, kinds, replacements)
+                recording = _as_given(setup, recording, training, example)
             except TraceError as error:
                 tried.append(error)
                 continue
             setup.examples, setup.guessed = (example,), False
             return recording
     raise _explain_replaced(setup, tried[-1], replacements) if replacements else _explain(setup, tried)
+
+
+def _as_given(setup: Setup, recording: Recording, training: bool | None, example: Example) -> Recording:
+    """Record again where one tensor is given twice, and code goes by that: it has other names than for two tensors."""
+    given = [id(tensor) for _, tensor in tensors((example.args, example.kwargs))]
+    if len(set(given)) == len(given):
+        return recording
+    together = _record_as(setup, recording, training, example, None, Assumptions(same_tensor="together"))
+    if _calls_of(together) == _calls_of(recording):
+        return recording
+    return _record_as(setup, recording, training, example, None, Assumptions(same_tensor="checked"))
+
+
+def _calls_of(recording: Recording) -> list[tuple[str, Any]]:
+    return [(node.op, node.target) for node in recording.nodes]
 
 
 def _explain_replaced(setup: Setup, error: TraceError, replacements: tuple[Replacement, ...]) -> TraceError:

@@ -88,3 +88,14 @@ def test_attention_that_is_given_one_tensor_thrice(length):
     extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=(x, x, x))
     other = torch.rand(2, length, 4)
     assert same(extractor(other, other, other)["output"][0], model(other, other, other)[0])
+
+
+def test_names_are_those_of_the_run_that_the_example_makes():
+    x = torch.rand(2, 4)
+    model = AsksWhetherTheyAreOne().eval()
+    apart = fxfeat.get_graph_node_names(model, example_inputs=(x, x.clone()))
+    together = fxfeat.get_graph_node_names(model, example_inputs=(x, x))
+    assert apart != together
+    for names, given in ((apart, (x, x.clone())), (together, (x, x))):
+        extractor = fxfeat.create_feature_extractor(model, names[1], example_inputs=given)
+        assert list(extractor(*given)) == names[1]

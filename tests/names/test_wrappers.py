@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -58,3 +61,13 @@ def test_a_child_that_is_called_like_a_wrappers_part():
 def test_a_name_that_is_nowhere():
     with pytest.raises(fxfeat.NodeNotFoundError, match=r"^Sequential has no node or module 'module\.7' in eval mode\."):
         fxfeat.create_feature_extractor(nn.Sequential(nn.ReLU()).eval(), ["module.7"], example_inputs=X)
+
+
+@pytest.mark.parametrize("engine", ["code", "tap"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda extractor: pickle.loads(pickle.dumps(extractor))])
+def test_a_copy_of_an_extractor_of_a_wrapper(copied, engine):
+    model = nn.DataParallel(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))).eval()
+    x = torch.rand(2, 4)
+    extractor = fxfeat.create_feature_extractor(model, ["module.0", "output"], example_inputs=x, engine=engine)
+    values = copied(extractor)(x)
+    assert torch.equal(values["module.0"], model.module[0](x)) and torch.equal(values["output"], model(x))

@@ -154,6 +154,8 @@ def _calling_frame() -> types.FrameType | None:
     """Return the frame whose code calls a module: behind fxfeat's own and those of ``nn.Module.__call__``."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None and str(frame.f_globals.get("__name__")).startswith(_CALLING):
+        if frame.f_code is run_model.__code__:
+            return None  # what comes before is the code of who makes the extractor
         frame = frame.f_back
     return frame
 
