@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextvars
 import types
 from collections.abc import Collection, Hashable
-from typing import Any
 
 from torch import nn
 
 from fxfeat.isolation.contents import holds_the_same
 from fxfeat.isolation.inner_state import slots_of
 from fxfeat.isolation.python_state import PythonState
-from fxfeat.isolation.reached_code import data_of
+from fxfeat.isolation.reached_code import contents_of_cell, data_of
 
 Places = frozenset[Hashable]
 """Globals and class attributes by home and name, other things by identity."""
@@ -63,7 +62,7 @@ class PassingChanges:
         """List what is not as it was."""
         changed: list[Hashable] = [key for key, home, name, value in self._globals if home.get(name) is not value]
         changed += [key for key, kind, name, value in self._classes if vars(kind).get(name, _MISSING) is not value]
-        changed += [key for key, cell, value in self._cells if _contents(cell) is not value]
+        changed += [key for key, cell, value in self._cells if contents_of_cell(cell) is not value]
         changed += [key for key, value, slots in self._slots if not holds_the_same(slots_of(value), slots)]
         changed += [key for key, value, copy in self._containers if not holds_the_same(value, copy)]
         changed += [key for key, value in self._empty if value]
@@ -71,13 +70,6 @@ class PassingChanges:
         if context != self._context:
             changed += [id(each) for each, value in context.items() if self._context.get(each, _MISSING) is not value]
         return frozenset(changed)
-
-
-def _contents(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _MISSING
 
 
 def may_look_at(module: nn.Module, places: Places) -> bool:
