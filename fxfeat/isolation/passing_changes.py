@@ -6,6 +6,7 @@ Code may change it for as long as it calls a module, and put it back: before and
 from __future__ import annotations
 
 import contextvars
+import enum
 import types
 from collections.abc import Collection, Hashable
 
@@ -41,6 +42,8 @@ class PassingChanges:
     def __init__(self, state: PythonState, modules: Collection[nn.Module]) -> None:
         own = {id(module.__dict__) for module in modules}
         own |= {id(module.__dict__.get(name)) for module in modules for name in _BOOKKEEPING}
+        # That is looked at for each call of a module: what nobody sets meanwhile is left out.
+        own |= {id(vars(each)) for module in modules for each in module._parameters.values() if each is not None}
         self._globals = [
             (key, home, key[1], value)
             for key, (home, value) in state.variables.items()
@@ -50,7 +53,7 @@ class PassingChanges:
             ((key, name), kind, name, before[name])
             for key, (kind, before) in state.classes.items()
             for name in data_of(kind)
-            if name in before
+            if name in before and not issubclass(kind, enum.Enum)
         ]
         self._cells = [(key, *pair) for key, pair in state.cells.items() if not isinstance(pair[1], _NO_DATA)]
         self._slots = [(key, *pair) for key, pair in state.slots.items()]
