@@ -553,7 +553,8 @@ def compile_source(source: Source) -> Callable[..., Any]:
     """Compile emitted source so that tracebacks and debuggers can show it."""
     filename = f"{EXTRACTOR}{next(_serial)}>"
     linecache.cache[filename] = (len(source.text), None, source.text.splitlines(keepends=True), filename)
-    namespace = dict(source.namespace)
+    # With a name, as a file has, for where the extractor is itself part of a model that is recorded.
+    namespace = {"__name__": "extractor", **source.namespace}
     exec(compile(source.text, filename, "exec"), namespace)
     method: Callable[..., Any] = namespace["forward"]
     return method

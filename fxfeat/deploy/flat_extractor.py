@@ -33,6 +33,21 @@ def flatten_extractor(extractor: FeatureExtractor, example: Example) -> FeatureE
     return flat
 
 
+def _refuse_lost_checks(extractor: FeatureExtractor, modes: ModeVariants) -> None:
+    """Raise where an extractor checks something that it does not check any more once it is recorded itself."""
+    for mine, flat in ((extractor.forms.train, modes.train), (extractor.forms.eval, modes.eval)):
+        if not isinstance(mine, Emission) or not isinstance(flat, Emission):
+            continue
+        kept = {check.place for check in flat.guards}
+        # Which dtype goes with which is found out anew.
+        lost = (check for check in mine.guards if check.place not in kept and "dtype" not in check.place)
+        if (check := next(lost, None)) is not None:
+            raise TraceError(
+                f"{extractor.original} cannot be written out in full, for what is checked at {check.place} cannot be "
+                "checked there. Pickle the extractor instead."
+            )
+
+
 def emit_flat(extractor: FeatureExtractor, example: Example) -> tuple[ModeVariants, Checked]:
     """Emit for an extractor what calls torch alone; return that, and what was checked of it in eval mode.
 
@@ -52,6 +67,7 @@ def emit_flat(extractor: FeatureExtractor, example: Example) -> tuple[ModeVarian
         raise TraceError(f"{extractor.original} cannot be written out in full: {error}", path=error.path) from error
     if isinstance(modes.eval, FxfeatError):
         raise modes.eval
+    _refuse_lost_checks(extractor, modes)
     return modes, next(each for _, each in setup.checked.values() if each.emission is modes.eval)
 
 

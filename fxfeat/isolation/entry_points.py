@@ -39,7 +39,7 @@ def entered_by(model: nn.Module, method: str) -> Iterator[None]:
         yield
         return
     function = getattr(model, method, None) if isinstance(method, str) else None
-    if not callable(function) or isinstance(function, nn.Module):
+    if not callable(function) or isinstance(function, nn.Module) or method.startswith("__"):
         raise RequestError(_explain(model, method))
     attributes = model.__dict__
     mine: dict[str, Any] = {name: OrderedDict() for name in _HOOKS}

@@ -312,3 +312,27 @@ def test_the_form_of_what_is_returned(form, tmp_path):
     extractor = fxfeat.create_feature_extractor(Pads().eval(), ["conv", "relu"], example_inputs=IMAGE, return_type=form)
     values = load_code(save(extractor, tmp_path))()(IMAGE)
     assert type(values).__name__ == form and len(values) == 2
+
+
+class GoesThroughTime(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.cell = nn.GRU(4, 4, batch_first=True), nn.Linear(4, 4)
+
+    def forward(self, x):
+        steps, _ = self.gru(x)
+        state = steps[:, 0]
+        for time in range(steps.size(1)):
+            state = self.cell(state + steps[:, time])
+        return state
+
+
+def test_a_count_that_an_extractor_checks_is_checked_where_it_is_part_of_a_model(tmp_path):
+    x, longer = torch.rand(2, 3, 4), torch.rand(2, 5, 4)
+    extractor = fxfeat.create_feature_extractor(GoesThroughTime().eval(), ["output"], example_inputs=x)
+    plain = load_code(save(extractor, tmp_path))()
+    with pytest.raises(ValueError, match="was 3"):
+        plain(longer)
+    inside = fxfeat.create_feature_extractor(nn.Sequential(extractor), ["0.cell@0"], example_inputs=x)
+    with pytest.raises(fxfeat.GuardError, match="the recording saw 3, this input gives 5"):
+        inside(longer)

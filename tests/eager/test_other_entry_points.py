@@ -108,7 +108,7 @@ def test_what_is_set_later_is_noticed():
         extractor(IMAGE)
 
 
-@pytest.mark.parametrize("method", ["encode_imag", "scale", "text", 3])
+@pytest.mark.parametrize("method", ["encode_imag", "scale", "text", 3, "__init__"])
 def test_no_such_method(method):
     with pytest.raises(fxfeat.RequestError) as raised:
         fxfeat.create_feature_extractor(Clip(), ["output"], method=method)
