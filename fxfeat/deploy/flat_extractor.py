@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -92,6 +93,18 @@ def example_of(extractor: FeatureExtractor, example_inputs: Any) -> Example:
     return draw(extractor.example, torch.device("cpu") if parameter is None else parameter.device)
 
 
+def copy_extractor(extractor: FeatureExtractor) -> FeatureExtractor:
+    """Copy an extractor with its parameters and buffers.
+
+    Raises:
+        TraceError: where torch cannot copy a part, such as a layer whose weight an old ``weight_norm`` has computed.
+    """
+    try:
+        return copy.deepcopy(extractor)
+    except RuntimeError as error:
+        raise TraceError(f"{extractor.original} cannot be copied, which this takes: {error}") from error
+
+
 def refuse_tapped(extractor: FeatureExtractor) -> None:
     """Raise where a module runs whole with hooks, for whose code there is no text."""
     tapped = next(iter(extractor.tapped), None)
@@ -104,8 +117,11 @@ def refuse_tapped(extractor: FeatureExtractor) -> None:
 
 
 def _ask_for_all(extractor: FeatureExtractor, form: Emission | FxfeatError) -> Request:
-    """Ask for everything that an extractor returns, under the keys that it has."""
+    """Ask for everything that an extractor returns, under the keys that it has.
+
+    ``output`` would be another thing where the model has a module of that name.
+    """
     rows = form.rows if isinstance(form, Emission) else extractor.forms.emissions[0].rows
     if extractor.return_type != "dict":
-        return read_request({f"output[{place}]": row.key for place, row in enumerate(rows)})
-    return read_request({f"output{spell((('item', row.key),))}": row.key for row in rows})
+        return read_request({f"[{place}]": row.key for place, row in enumerate(rows)})
+    return read_request({spell((("item", row.key),)): row.key for row in rows})

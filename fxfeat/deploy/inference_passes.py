@@ -15,6 +15,7 @@ from torch import fx, nn
 from fxfeat.ir.draft import Draft
 from fxfeat.ir.node_meta import TensorMeta, meta_of
 from fxfeat.ir.tree import map_nodes, nodes_in
+from fxfeat.runtime.check import check
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _DROPPING = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
@@ -78,7 +79,20 @@ def fold_norms(draft: Draft, modules: Modules) -> tuple[Draft, list[Fold]]:
     folds = list(_list_folds(draft, modules))
     for fold in folds:
         draft = _replace(draft, fold.node, fold.norm.source)
+        if isinstance(fold.layer, (nn.Linear, nn.Conv1d, nn.ConvTranspose1d)):
+            _check_rank(draft.graph, fold.norm.source)
     return draft, folds
+
+
+def _check_rank(graph: fx.Graph, node: fx.Node) -> None:
+    """Check at run time that a norm over one dimension would have looked at what the layer calls channels."""
+    rank = len(meta_of(node).value.shape)
+    meta = dataclasses.replace(meta_of(node), value=rank, aliases=frozenset(), reads=frozenset(), same_as=None)
+    with graph.inserting_after(node):
+        asked = graph.call_method("dim", (node,))
+    with graph.inserting_after(asked):
+        checked = graph.call_function(check, (asked, rank, f"{node.target}: `the norm behind it is folded into it`"))
+    asked.meta["fxfeat"], checked.meta["fxfeat"] = meta, dataclasses.replace(meta, value=None)
 
 
 def _list_folds(draft: Draft, modules: Modules) -> Iterator[Fold]:

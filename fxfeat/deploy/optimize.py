@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 
 from fxfeat.codegen.emit import emit
 from fxfeat.codegen.extractor import FeatureExtractor, build_extractor
-from fxfeat.deploy.flat_extractor import emit_flat, example_of, refuse_tapped
+from fxfeat.deploy.flat_extractor import copy_extractor, emit_flat, example_of, refuse_tapped
 from fxfeat.deploy.inference_passes import Fold, drop_identities, fold_norms, fold_weights
 from fxfeat.deploy.optimization import Optimization, Step
 from fxfeat.deploy.timed_trial import time_in_turn
@@ -50,14 +49,14 @@ def optimize(
     if memory_format not in _FORMATS:
         raise RequestError(f"memory_format is {memory_format!r}; it must be 'auto', 'channels_last' or 'contiguous'.")
     refuse_tapped(extractor)
-    before = copy.deepcopy(extractor).eval()
+    before = copy_extractor(extractor).eval()
     given = example_of(extractor, example)
     given_after = given if dtype is None else _cast(given, dtype)
     faster, steps = _write_faster(extractor, given_after, dtype, fold)
     seconds = _time(before, faster, given, given_after)
     if dtype is None and (seconds[1] > seconds[0] * _LOSS or _differ(before, faster, given) > _FARTHEST):
         why = f"{seconds[1] / seconds[0]:.2f} of the time"
-        faster, steps = copy.deepcopy(extractor).eval(), [replace(step, kept=False, why=why) for step in steps]
+        faster, steps = copy_extractor(extractor).eval(), [replace(step, kept=False, why=why) for step in steps]
     faster, step = _choose_format(faster, given_after, memory_format)
     steps.append(step)
     if compile_mode is not None:
@@ -75,7 +74,7 @@ def _write_faster(
     extractor: FeatureExtractor, example: Example, dtype: torch.dtype | None, fold: bool
 ) -> tuple[FeatureExtractor, list[Step]]:
     """Write a copy out in full, without what inference does not need."""
-    own = copy.deepcopy(extractor).eval()
+    own = copy_extractor(extractor).eval()
     if dtype is not None:
         own.to(dtype)
     checked = emit_flat(own, example)[1]
@@ -108,7 +107,7 @@ def _choose_format(faster: FeatureExtractor, example: Example, wish: str) -> tup
     """Try channels-last where there are maps; keep it where that was asked for, or where it wins."""
     if wish == "contiguous" or not any(parameter.dim() == _MAPS for parameter in faster.parameters()):
         return faster, Step("", True)
-    turned: FeatureExtractor = copy.deepcopy(faster).to(memory_format=torch.channels_last)
+    turned: FeatureExtractor = copy_extractor(faster).to(memory_format=torch.channels_last)
     seconds = time_in_turn(_runner(faster, example), _runner(turned, example))
     ratio = f"{seconds[1] / seconds[0]:.2f} of the time"
     if wish == "auto" and seconds[1] > seconds[0] * _GAIN:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fxfeat.codegen.extractor import FeatureExtractor, Modules
-from fxfeat.deploy.flat_extractor import example_of, flatten_extractor, refuse_tapped
+from fxfeat.deploy.flat_extractor import copy_extractor, example_of, flatten_extractor, refuse_tapped
 from fxfeat.deploy.plain_forward import indent, list_functions, write_forward
 from fxfeat.deploy.plain_parts import UNPACK, Parts, make_again, take_given, write_parts
 from fxfeat.eager.repeated_calls import equal_values
@@ -106,11 +106,13 @@ def load_code(text: str) -> type[nn.Module]:
 
 def _check(text: str, extractor: FeatureExtractor, example: Example) -> None:
     """Raise unless the file gives bit for bit what the extractor does, with its weights."""
-    plain = load_code(text)()
-    plain.load_state_dict(extractor.state_dict(), strict=True, assign=True)
+    with torch.random.fork_rng():
+        plain = load_code(text)()
+    # Copied, for both runs may write to it.
+    plain.load_state_dict(extractor.state_dict(), strict=True)
     if any(tensor.is_meta for tensor in (*extractor.parameters(), *extractor.buffers())):
         return
-    mine, theirs = (_run(module, example) for module in (copy.deepcopy(extractor), plain))
+    mine, theirs = (_run(module, example) for module in (copy_extractor(extractor), plain))
     if not equal_values(theirs, mine):
         raise TraceError(
             f"The code written for {extractor.original} gives other values: something of the model is neither in its "

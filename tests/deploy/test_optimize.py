@@ -290,3 +290,19 @@ def test_the_report_as_text():
     lines = str(report).splitlines()
     assert lines[0].split() == ["step", "kept", "note"]
     assert lines[-1] == "1000.00 ms before, 1000.00 ms after: 1.00 of the time"
+
+
+def test_a_norm_behind_a_linear_layer_is_folded_for_rows_alone():
+    model = draw_norms(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    _, faster, _ = optimized(model, ["output"], torch.rand(3, 4))
+    with pytest.raises(fxfeat.GuardError, match="`the norm behind it is folded into it` the recording saw 2"):
+        faster(torch.rand(3, 4, 4))
+
+
+def test_what_cannot_be_copied_is_named():
+    with pytest.warns(FutureWarning):
+        model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)), nn.ReLU()).eval()
+    extractor = fxfeat.create_feature_extractor(model, ["1"], example_inputs=torch.rand(2, 4))
+    model(torch.rand(2, 4))
+    with pytest.raises(fxfeat.TraceError, match="Sequential cannot be copied, which this takes: Only Tensors created"):
+        extractor.optimize()

@@ -336,3 +336,39 @@ def test_a_count_that_an_extractor_checks_is_checked_where_it_is_part_of_a_model
     inside = fxfeat.create_feature_extractor(nn.Sequential(extractor), ["0.cell@0"], example_inputs=x)
     with pytest.raises(fxfeat.GuardError, match="the recording saw 3, this input gives 5"):
         inside(longer)
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.embed = nn.BatchNorm2d(3), nn.Embedding(4, 3, max_norm=0.1)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        return self.norm(x) * self.count + self.embed(torch.tensor([1]))[0, 0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_saving_changes_neither_the_model_nor_random_numbers(training, tmp_path):
+    model = Counts().train(training)
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=IMAGE)
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    save(extractor, tmp_path)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+class HasAnOutput(Convolves):
+    def __init__(self):
+        super().__init__()
+        self.output = nn.ReLU()
+
+    def forward(self, x):
+        return self.output(self.conv(x)) + 1
+
+
+def test_a_module_called_output(tmp_path):
+    extractor = fxfeat.create_feature_extractor(HasAnOutput().eval(), ["conv", "output", ""], example_inputs=IMAGE)
+    values = load_code(save(extractor, tmp_path))
+    assert list(values()(IMAGE)) == ["conv", "output", ""]
