@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args
 
@@ -86,10 +87,26 @@ def _write_class(
 ) -> str:
     name = re.sub(r"\W", "", extractor.original) + "Features"
     start = f"def __init__(self{', model' if given else ''}):"
-    mode = [] if flat.training else ["self.eval()"]
+    own = _write_own_modes(extractor, {name for name, _ in flat.named_modules()})
+    mode = ["self.train()"] * bool(own) if flat.training else ["self.eval()"]
     body = "\n".join(f"{_TAB}{line}" for line in ("super().__init__()", *parts.lines, *mode))
-    inner = "\n\n".join(indent(text).rstrip("\n") for text in (f"{start}\n{body}", *methods))
+    inner = "\n\n".join(indent(text).rstrip("\n") for text in (f"{start}\n{body}", *methods, *own))
     return f"class {name}(nn.Module):\n{inner}\n"
+
+
+def _write_own_modes(extractor: FeatureExtractor, there: Collection[str]) -> list[str]:
+    """Write a ``train`` of its own where the model has one that leaves modules in the other mode."""
+    trial, lines = copy_extractor(extractor), []
+    for training in (True, False):
+        trial.train(training)
+        unlike = [name for name, module in trial.named_modules() if module.training != training and name in there]
+        if unlike:
+            lines += [f"for name in {unlike!r} if mode is {training} else []:"]
+            lines += [f"{_TAB}self.get_submodule(name).training = {not training}"]
+    if not lines:
+        return []
+    head = ["def train(self, mode=True):", f"{_TAB}super().train(mode)"]
+    return ["\n".join([*head, *(f"{_TAB}{line}" for line in lines), f"{_TAB}return self"])]
 
 
 def _order(line: str) -> tuple[bool, str]:

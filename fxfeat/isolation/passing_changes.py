@@ -22,6 +22,7 @@ Places = frozenset[Hashable]
 
 _NO_DATA = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 _BOOKKEEPING = frozenset(vars(nn.Module()))
+_HOOKS = frozenset(("_forward_hooks", "_forward_pre_hooks"))
 _MISSING = object()
 
 
@@ -41,7 +42,7 @@ class PassingChanges:
 
     def __init__(self, state: PythonState, modules: Collection[nn.Module]) -> None:
         own = {id(module.__dict__) for module in modules}
-        own |= {id(module.__dict__.get(name)) for module in modules for name in _BOOKKEEPING}
+        own |= {id(module.__dict__.get(name)) for module in modules for name in _BOOKKEEPING - _HOOKS}
         # That is looked at for each call of a module: what nobody sets meanwhile is left out.
         own |= {id(vars(each)) for module in modules for each in module._parameters.values() if each is not None}
         self._globals = [

@@ -372,3 +372,45 @@ def test_a_module_called_output(tmp_path):
     extractor = fxfeat.create_feature_extractor(HasAnOutput().eval(), ["conv", "output", ""], example_inputs=IMAGE)
     values = load_code(save(extractor, tmp_path))
     assert list(values()(IMAGE)) == ["conv", "output", ""]
+
+
+class KeepsANormInEvalMode(Convolves):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_train_of_the_models_own(training, tmp_path):
+    model = KeepsANormInEvalMode().train(training)
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=IMAGE)
+    plain = load_code(save(extractor, tmp_path))()
+    plain.load_state_dict(extractor.state_dict())
+    assert (plain.training, plain.norm.training) == (training, False)
+    plain.train()
+    assert (plain.training, plain.norm.training) == (True, False)
+    assert torch.equal(plain(IMAGE)["output"], model.train()(IMAGE))
+
+
+class TakesTheSmaller(Convolves):
+    def forward(self, x):
+        x = self.conv(x)
+        return x[..., : min(x.shape[-2:])] * max(1, x.shape[-1] // 4)
+
+
+def test_the_smaller_of_two_sizes(tmp_path):
+    model = TakesTheSmaller().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=IMAGE)
+    plain = load_code(save(extractor, tmp_path))()
+    plain.load_state_dict(extractor.state_dict())
+    for height, width in ((8, 12), (12, 8), (5, 5)):
+        x = torch.rand(2, 3, height, width)
+        assert torch.equal(plain(x)["output"], model(x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import dataclasses
 import fractions
 import functools
 import types
@@ -126,6 +127,36 @@ def test_the_order_of_a_dict():
     assert "the call: `list(given) == ['a', 'b']` the recording saw ['a', 'b'], this input gives ['b', 'a']" in str(
         raised.value
     )
+
+
+Pair = collections.namedtuple("Pair", "first second")
+
+
+@dataclasses.dataclass
+class Given:
+    first: torch.Tensor
+    scale: int = 2
+
+
+class AsksWhatItIsGiven(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, given):
+        if isinstance(given, Given):
+            return self.linear(given.first * given.scale)
+        return self.linear(given.first - given.second if hasattr(given, "_fields") else given[0] + given[1])
+
+
+@pytest.mark.parametrize(("example", "name"), [(Pair(X, X + 1), "Pair"), (Given(X), "Given")])
+def test_the_class_of_what_holds_tensors(example, name):
+    model = AsksWhatItIsGiven().eval()
+    extractor = fxfeat.create_feature_extractor(model, ["output"], example_inputs=(example,))
+    assert torch.equal(extractor(example)["output"], model(example))
+    for other in ((X, X), X):
+        with pytest.raises(fxfeat.GuardError, match=rf"`isinstance\(given, {name}\)` the recording saw True"):
+            extractor(other)
 
 
 class ReadsAMark(nn.Module):

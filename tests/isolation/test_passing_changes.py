@@ -117,7 +117,26 @@ class PushesDeepInside(Two):
         return self.second(self.inner(self.first(x)))
 
 
+class HooksForACall(Two):
+    def forward(self, x):
+        handle = self.first.linear.register_forward_hook(lambda module, args, output: output * 2)
+        try:
+            x = self.first(x)
+        finally:
+            handle.remove()
+        return self.second(x)
+
+
+class HooksInFrontOfACall(Two):
+    def forward(self, x):
+        handle = self.first.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+        x = self.first(x)
+        handle.remove()
+        return self.second(x)
+
+
 MODELS = (
+    *(HooksForACall, HooksInFrontOfACall),
     *(SetsAnAttribute, SetsAnItem, Pushes, SetsAGlobal, SetsAClass, SetsAContextVariable, EntersAContext),
     PushesDeepInside,
 )

@@ -199,13 +199,9 @@ def _guard_part(trace: Trace, node: fx.Node, steps: Steps, value: Any, sole: boo
 
 
 def _guard_kind(trace: Trace, node: fx.Node, value: Any, name: str) -> None:
-    kind = next((kind for kind in (torch.Tensor, *_CONTAINERS) if isinstance(value, kind)), None)
-    if kind is None:
-        asked = add_node(trace, "call_function", operator.is_, (node, None), value=False, counted=False)
-        guard(trace, asked, False, OF_CALL, f"{name} is None")
-        return
+    kind = torch.Tensor if isinstance(value, torch.Tensor) else type(value)
     asked = add_node(trace, "call_function", isinstance, (node, kind), value=True, counted=False)
-    spelled = "torch.Tensor" if kind is torch.Tensor else kind.__name__
+    spelled = "torch.Tensor" if kind is torch.Tensor else kind.__qualname__
     guard(trace, asked, True, OF_CALL, f"isinstance({name}, {spelled})")
 
 

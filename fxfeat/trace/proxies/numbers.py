@@ -189,8 +189,11 @@ def _is_number(value: Any) -> bool:
 def _arithmetic(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
     function = getattr(operator, name)
 
-    def method(self: Any, other: Any) -> Any:
+    def method(self: Any, other: Any, *modulus: Any) -> Any:
         left, right = (other, self) if swapped else (self, other)
+        if modulus:  # of pow
+            self.ledger.pin(self, plain(self))
+            return pow(plain(left), plain(right), *modulus)
         if _is_number(other) and type(other) in _PLAIN:
             return self.ledger.compute(function, (left, right), function(plain(left), plain(right)))
         # A number of NumPy's makes others of NumPy's, which remember nothing.
