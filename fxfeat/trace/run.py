@@ -30,6 +30,10 @@ from fxfeat.trace.run_once import Conditions, Run, run_once
 KINDS: tuple[Kind, ...] = ("meta", "fake", "real")
 
 
+OTHER_INPUTS = " If it needs other inputs, pass example_inputs=."
+"""What is said where a model does not run on an example; wrong where it does as it is."""
+
+
 def record(
     model: nn.Module,
     example: Example,
@@ -75,7 +79,7 @@ def record(
     mode = {True: " in train mode", False: " in eval mode", None: ""}[training]
     raise TraceError(
         f"{type(model).__name__} could not be recorded{mode} with inputs {describe_example(example)}: "
-        f"{type(error).__name__}: {_first_line(error)}. If it needs other inputs, pass example_inputs=.",
+        f"{type(error).__name__}: {_first_line(error)}.{OTHER_INPUTS}",
         path="",
         reason=f"{type(error).__name__}: {_first_line(error)}",
     ) from error

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxfeat.errors import RequestError, TraceError
-from fxfeat.inputs.examples import read_example
+from fxfeat.inputs.examples import copy_example, read_example
 from fxfeat.inputs.guesses import Guesses
 from fxfeat.ir.assumptions import AS_IT_IS, Assumptions
 from fxfeat.ir.engine import Engine, check_engine
@@ -21,12 +21,15 @@ from fxfeat.ir.recording import Kind, Recording
 from fxfeat.ir.tree import tensors
 from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.entry_points import FORWARD
+from fxfeat.isolation.own_modes import set_mode
+from fxfeat.isolation.preserved import copy_values, lent_buffers, preserved, restore_values
+from fxfeat.isolation.torch_settings import same_switches
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.builder.train_mode import names_mode, sets_modes_plainly
 from fxfeat.trace.copied_recording import derive_training
 from fxfeat.trace.fake_tensors import Recast
 from fxfeat.trace.leaves import Leaves, choose_leaves
-from fxfeat.trace.run import KINDS, describe_example, record
+from fxfeat.trace.run import KINDS, OTHER_INPUTS, describe_example, record
 
 
 @dataclass
@@ -171,7 +174,7 @@ def _try_examples(
                 continue
             setup.examples, setup.guessed = (example,), False
             return recording
-    raise _explain_replaced(setup, tried[-1], replacements) if replacements else _explain(setup, tried)
+    raise _explain_replaced(setup, tried[-1], replacements) if replacements else _explain(setup, training, tried)
 
 
 def _as_given(setup: Setup, recording: Recording, training: bool | None, example: Example) -> Recording:
@@ -218,9 +221,35 @@ def _record_guess(
     return record(setup.model, example, leaves, training, others, replacements=replacements)
 
 
-def _explain(setup: Setup, tried: list[TraceError]) -> TraceError:
+def _explain_given(setup: Setup, training: bool | None, error: TraceError) -> TraceError:
+    """Say that a model runs on its example as it is, where that is so: then no other inputs would help."""
+    text = str(error)
+    if not text.endswith(OTHER_INPUTS) or not _runs(setup, training):
+        return error
+    told = f"{text.removesuffix(OTHER_INPUTS)} The model runs on these inputs as it is: engine='tap' leaves it whole."
+    explained = TraceError(told, path=error.path, reason=error.reason)
+    explained.__cause__ = error.__cause__
+    return explained
+
+
+def _runs(setup: Setup, training: bool | None) -> bool:
+    example, parameters = copy_example(setup.examples[0]), copy_values(setup.model.parameters())
+    with preserved(setup.model) as before, same_switches(), torch.no_grad():
+        try:
+            if training is not None:
+                set_mode(setup.model, training)
+            with lent_buffers(setup.model, also=before):
+                setup.model(*example.args, **example.kwargs)
+        except Exception:
+            return False
+        finally:
+            restore_values(parameters)  # an embedding may scale its own down
+    return True
+
+
+def _explain(setup: Setup, training: bool | None, tried: list[TraceError]) -> TraceError:
     if len(setup.examples) == 1:
-        return tried[-1]
+        return _explain_given(setup, training, tried[-1])
     shown = ", ".join(describe_example(example) for example in setup.examples[:4])
     return TraceError(
         f"No input worked out for {type(setup.model).__name__} runs (tried {shown}). Pass example_inputs=. "

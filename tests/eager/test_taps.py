@@ -879,7 +879,7 @@ def test_code_alone_does_not_do_what_a_call_that_raises_leaves():
         make(Retries(None).eval(), ["layer"], "code")
     assert str(caught.value) == (
         "Retries could not be recorded in eval mode with inputs ((2, 4) float32): RuntimeError: its code goes on after "
-        "a call of 'layer' that raised an error. If it needs other inputs, pass example_inputs=."
+        "a call of 'layer' that raised an error. The model runs on these inputs as it is: engine='tap' leaves it whole."
     )
 
 
