@@ -296,8 +296,8 @@ def _notice_passing(calls: ModuleCalls, module: nn.Module) -> None:
     if calls.passing is None:
         return
     stack = calls.trace.calls
-    now = calls.places[len(stack.module_calls)] = calls.passing.now()
-    changed = now ^ calls.places.get(stack.owner, frozenset())  # nothing has changed before the first call
+    now = calls.places[len(stack.module_calls)] = calls.passing.now(module)
+    changed = now - calls.places.get(stack.owner, frozenset())  # nothing has changed before the first call
     if changed and stack.opened:
         reason = f"its code changes what Python holds, and then calls a module, at {current_line()}"
         unsupported = Unsupported(reason, stack.owner, calls.trace.numbering.position)
@@ -311,9 +311,9 @@ def refuse_passing(calls: ModuleCalls) -> None:
     """
     if calls.passing is None or not calls.passed:
         return
-    stayed = calls.passing.now()
     for each in calls.passed:
-        if may_look_at(each.module, each.places - stayed):
+        passing = each.places - calls.passing.now(each.module)
+        if passing and may_look_at(each.module, passing):
             calls.trace.obstacles.unsupported.append(each.unsupported)
 
 
