@@ -40,8 +40,8 @@ def _refuse_lost_checks(extractor: FeatureExtractor, modes: ModeVariants) -> Non
         if not isinstance(mine, Emission) or not isinstance(flat, Emission):
             continue
         kept = {check.place for check in flat.guards}
-        # Which dtype goes with which is found out anew.
-        lost = (check for check in mine.guards if check.place not in kept and "dtype" not in check.place)
+        # Which dtype goes with which is found out anew, and what whole modules return is computed in the open.
+        lost = (check for check in mine.guards if check.place not in kept and not _is_found_anew(check.place))
         if (check := next(lost, None)) is not None:
             raise TraceError(
                 f"{extractor.original} cannot be written out in full, for what is checked at {check.place} cannot be "
@@ -70,6 +70,10 @@ def emit_flat(extractor: FeatureExtractor, example: Example) -> tuple[ModeVarian
         raise modes.eval
     _refuse_lost_checks(extractor, modes)
     return modes, next(each for _, each in setup.checked.values() if each.emission is modes.eval)
+
+
+def _is_found_anew(place: str) -> bool:
+    return "dtype" in place or place.startswith("what ")
 
 
 def _only_torch(extractor: FeatureExtractor) -> dict[str, Any]:

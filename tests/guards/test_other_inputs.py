@@ -101,7 +101,7 @@ CASES = {
         ({"x": X, "m": None},),
         "isinstance(",
     ),
-    "none for an object": (OfAnObject, (X, Batch(X)), (X, None), "batch is None"),
+    "none for an object": (OfAnObject, (X, Batch(X)), (X, None), "isinstance(batch, Batch)"),
     "a list for a tuple": (OfATuple, (X, (MASK, MASK)), (X, [MASK, MASK]), "isinstance(past, tuple)"),
     "none though required": (Required, (X, MASK), (X, None), "isinstance(mask, torch.Tensor)"),
     "none that is used": (Multiplies, ({"x": X, "mask": MASK},), ({"x": X, "mask": None},), "isinstance(batch['mask']"),

@@ -15,5 +15,5 @@ def record_small(model: nn.Module, inputs: Any) -> Recording:
 
 
 def calls(recording: Recording) -> dict[str, fx.Node]:
-    """Map each call by the name of its node."""
-    return {node.name: node for node in recording.nodes}
+    """Map each call by the module's path, or by the name of its node."""
+    return {str(node.target) if node.op == "call_module" else node.name: node for node in recording.nodes}
