@@ -67,7 +67,8 @@ def write_file(flat: FeatureExtractor, extractor: FeatureExtractor, make: Any) -
     imports = {"import torch", "from torch import nn", *code.imports}
     imports |= {"import base64", "import zlib"} if parts.packed else set()
     imports |= {"import torchvision"} if any("torch.ops.torchvision." in method for method in code.methods) else set()
-    names = ", ".join(row.key for row in extractor.forms.emissions[0].rows)
+    keys = (row.key for row in extractor.forms.emissions[0].rows)
+    names = ", ".join(keys).replace("\\", "/").replace('"', "'")  # it stands between quotes
     above = [
         f'"""{names} of {extractor.original}, written by fxfeat. The class to use is the last one."""',
         "\n".join(sorted(imports, key=_order)),

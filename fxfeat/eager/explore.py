@@ -21,7 +21,7 @@ from fxfeat.ir.tree import leaves_of
 from fxfeat.isolation.module_paths import paths_of
 from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import lent_buffers, preserved
-from fxfeat.isolation.torch_settings import same_switches
+from fxfeat.isolation.torch_settings import same_switches, same_tiny_numbers
 from fxfeat.runtime.counted_calls import CountedCalls
 
 _STATISTICS = ("running_mean", "running_var")
@@ -70,7 +70,7 @@ def explore(model: nn.Module, example: Example, training: bool | None) -> Explor
     Raises:
         Exception: whatever the model raises on the example.
     """
-    with same_switches(), _same_tiny_numbers(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
+    with same_switches(), same_tiny_numbers(), preserved(model) as before, torch.compiler.set_stance("force_eager"):
         if training is not None:
             set_mode(model, training)
         with lent_buffers(model, also=before):
@@ -80,18 +80,6 @@ def explore(model: nn.Module, example: Example, training: bool | None) -> Explor
                 result = model(*given.args, **given.kwargs)
         changes = bool(before.changes_of(model)) or bool(before.mutated() - {id(m.__dict__) for m in model.modules()})
         return Exploration(tuple(seen.calls), result, seen.used, seen.written, changes)
-
-
-@contextmanager
-def _same_tiny_numbers() -> Iterator[None]:
-    """Put back whether tiny numbers are taken for 0, which torch sets and does not tell."""
-    tiny = torch.tensor(1e-310, dtype=torch.float64)
-    flushes = bool(tiny * 1 == 0)
-    try:
-        yield
-    finally:
-        if bool(tiny * 1 == 0) != flushes:
-            torch.set_flush_denormal(flushes)
 
 
 class _Seen(TorchDispatchMode):

@@ -105,6 +105,18 @@ def same_switches() -> Iterator[None]:
                 _WRITERS[name](old)
 
 
+@contextlib.contextmanager
+def same_tiny_numbers() -> Iterator[None]:
+    """Put back whether tiny numbers are taken for 0, which torch sets and does not tell."""
+    tiny = torch.tensor(1e-310, dtype=torch.float64)
+    flushes = bool(tiny * 1 == 0)
+    try:
+        yield
+    finally:
+        if bool(tiny * 1 == 0) != flushes:
+            torch.set_flush_denormal(flushes)
+
+
 def read_switches() -> Switches:
     """Read every setting, in the order of their names."""
     return tuple([read() for read in _READERS.values()])

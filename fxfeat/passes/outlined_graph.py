@@ -105,7 +105,8 @@ def copy_node(outlined: OutlinedGraph, node: fx.Node) -> None:
     args = map_nodes(node.args, lambda source: use_node(outlined, source))
     kwargs = map_nodes(node.kwargs, lambda source: use_node(outlined, source))
     meta = dataclasses.replace(meta_of(node), same_as=None)
-    outlined.copies[node] = add_node(outlined, node.op, node.target, args, kwargs, meta, node.name)
+    name = None if node.op == "call_module" else node.name  # fx makes one of the module's path
+    outlined.copies[node] = add_node(outlined, node.op, node.target, args, kwargs, meta, name)
 
 
 def use_node(outlined: OutlinedGraph, node: fx.Node) -> fx.Node:

@@ -23,7 +23,7 @@ from fxfeat.ir.value_replacement import Replacement
 from fxfeat.isolation.entry_points import FORWARD
 from fxfeat.isolation.own_modes import set_mode
 from fxfeat.isolation.preserved import copy_values, lent_buffers, preserved, restore_values
-from fxfeat.isolation.torch_settings import same_switches
+from fxfeat.isolation.torch_settings import same_switches, same_tiny_numbers
 from fxfeat.isolation.unwrap import unwrap
 from fxfeat.trace.builder.train_mode import names_mode, sets_modes_plainly
 from fxfeat.trace.copied_recording import derive_training
@@ -234,7 +234,7 @@ def _explain_given(setup: Setup, training: bool | None, error: TraceError) -> Tr
 
 def _runs(setup: Setup, training: bool | None) -> bool:
     example, parameters = copy_example(setup.examples[0]), copy_values(setup.model.parameters())
-    with preserved(setup.model) as before, same_switches(), torch.no_grad():
+    with preserved(setup.model) as before, same_switches(), same_tiny_numbers(), torch.no_grad():
         try:
             if training is not None:
                 set_mode(setup.model, training)
