@@ -182,14 +182,19 @@ def reacher(
             if not walked and part in reserved:
                 spelled, walked = f"{receiver}.{_table_of(model, part)}[{part!r}]", part
                 continue
-            spelled = _step(spelled, part, _is_indexed(model, walked, part, used_state))
+            spelled = step_to(spelled, part, _is_indexed(model, walked, part, used_state))
             walked = f"{walked}.{part}" if walked else part
         return spelled
 
     return reach
 
 
-def _step(spelled: str, part: str, indexed: bool) -> str:
+def step_to(spelled: str, part: str, indexed: bool) -> str:
+    """Spell the way from a module to a part of it.
+
+    >>> step_to("self", "conv", False), step_to("self.layer", "0", True), step_to("self", "0", False)
+    ('self.conv', 'self.layer[0]', "getattr(self, '0')")
+    """
     if is_identifier(part):
         return f"{spelled}.{part}"
     return f"{spelled}[{part}]" if indexed else f"getattr({spelled}, {part!r})"

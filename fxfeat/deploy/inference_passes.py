@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -112,25 +113,16 @@ def _list_folds(draft: Draft, modules: Modules) -> Iterator[Fold]:
 
 def _count_holders(draft: Draft, modules: Modules) -> Counter[int]:
     """Count, for each tensor, the modules that are called and hold it, and the places that read it."""
-    called = {id(modules[str(node.target)]): modules[str(node.target)] for node in draft.graph.nodes if _calls(node)}
-    reads = [_find(draft.recording.root, str(node.target)) for node in draft.graph.nodes if node.op == "get_attr"]
+    calls = (modules[str(node.target)] for node in draft.graph.nodes if node.op == "call_module")
+    called = {id(module): module for module in calls}
+    paths = (str(node.target) for node in draft.graph.nodes if node.op == "get_attr")
+    reads = [operator.attrgetter(path)(draft.recording.root) for path in paths if path]
     return Counter(id(tensor) for tensor in [*_tensors_of(called.values()), *reads])
-
-
-def _calls(node: fx.Node) -> bool:
-    return node.op == "call_module"
 
 
 def _tensors_of(modules: Any) -> Iterator[torch.Tensor]:
     for module in modules:
         yield from module.parameters()
-
-
-def _find(root: nn.Module, path: str) -> Any:
-    value: Any = root
-    for part in path.split(".") if path else ():
-        value = getattr(value, part)
-    return value
 
 
 def _read_norm(node: fx.Node, root: nn.Module, modules: Modules) -> Norm | None:
@@ -150,7 +142,9 @@ def _read_call(node: fx.Node, root: nn.Module) -> Norm | None:
     computed = any(isinstance(each, fx.Node) and each.op != "get_attr" for each in statistics)
     if computed or given.get("training", False) is not False or not isinstance(given["input"], fx.Node):
         return None
-    mean, variance, weight, bias = (None if each is None else _find(root, str(each.target)) for each in statistics)
+    mean, variance, weight, bias = (
+        None if each is None else operator.attrgetter(str(each.target))(root) for each in statistics
+    )
     if mean is None or variance is None:
         return None
     return Norm(given["input"], mean, variance, weight, bias, given.get("eps", 1e-5))

@@ -21,7 +21,7 @@ from fxfeat.inputs.examples import copy_example
 from fxfeat.ir.emission import ModeVariants
 from fxfeat.ir.example import Example
 from fxfeat.ir.tree import map_parts, tensors
-from fxfeat.passes.run_passes import PASSES, rewrite
+from fxfeat.passes.run_passes import rewrite
 
 _FORMATS = ("auto", "channels_last", "contiguous")
 _GAIN = 0.97
@@ -79,7 +79,7 @@ def _write_faster(
         own.to(dtype)
     checked = emit_flat(own, example)[1]
     modules = dict(own.named_modules(remove_duplicate=False))
-    draft = rewrite(checked.draft, PASSES)[0]
+    draft = rewrite(checked.draft)[0]
     nodes = len(draft.graph.nodes)
     draft = drop_identities(draft, modules)
     dropped = nodes - len(draft.graph.nodes)

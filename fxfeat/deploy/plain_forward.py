@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,19 +40,19 @@ def write_forward(extractor: FeatureExtractor, any_package: bool) -> PlainCode:
     written = [_split(form.source) for form in forms.emissions]
     imports = frozenset(line for lines, _ in written for line in lines)
     _refuse_carried(extractor)
-    functions = frozenset(name for name in map(_runtime_name, imports) if name)
+    functions = frozenset(map(_runtime_name, imports)) - {"", "check"}
     imports = frozenset(line for line in imports if not _runtime_name(line))
     if not any_package:
         _refuse_packages(extractor, imports)
     if isinstance(forms.train, Emission) and isinstance(forms.eval, Emission) and written[0] == written[1]:
-        return PlainCode(imports, functions - {"check"}, (_plain(written[0][1]),))
+        return PlainCode(imports, functions, (_plain(written[0][1]),))
     methods = [
         _plain(_split(form.source)[1].replace("def forward(", f"def _forward_{name}(", 1))
         if isinstance(form, Emission)
         else _raising(extractor, name, str(form))
         for name, form in (("train", forms.train), ("eval", forms.eval))
     ]
-    return PlainCode(imports, functions - {"check"}, (_dispatch(extractor), *methods))
+    return PlainCode(imports, functions, (_dispatch(extractor), *methods))
 
 
 def _split(source: Source) -> tuple[tuple[str, ...], str]:
@@ -62,9 +61,13 @@ def _split(source: Source) -> tuple[tuple[str, ...], str]:
     return tuple(line for line in above.splitlines() if line), define + below
 
 
+def _head_of(extractor: FeatureExtractor) -> str:
+    """Return the first line of ``forward``, without the imports above."""
+    return "def " + head_of(extractor.forms)[0].partition("def ")[2]
+
+
 def _dispatch(extractor: FeatureExtractor) -> str:
-    head, _ = head_of(extractor.forms)
-    head = "def " + head.partition("def ")[2]
+    head = _head_of(extractor)
     me, call = call_of(head)
     return (
         f"{head}\n{_TAB}run = {me}._forward_train if {me}.training else {me}._forward_eval\n{_TAB}return run({call})\n"
@@ -72,8 +75,7 @@ def _dispatch(extractor: FeatureExtractor) -> str:
 
 
 def _raising(extractor: FeatureExtractor, name: str, message: str) -> str:
-    head, _ = head_of(extractor.forms)
-    head = "def " + head.partition("def ")[2].replace("forward(", f"_forward_{name}(", 1)
+    head = _head_of(extractor).replace("def forward(", f"def _forward_{name}(", 1)
     return f"{head}\n{_TAB}raise RuntimeError({message!r})\n"
 
 
@@ -91,7 +93,8 @@ def _runtime_name(line: str) -> str:
 
 def _refuse_carried(extractor: FeatureExtractor) -> None:
     carried = {name: value for form in extractor.forms.emissions for name, value in form.source.namespace.items()}
-    for name, value in carried.items():
+    if carried:
+        name, value = next(iter(carried.items()))
         raise TraceError(
             f"{extractor.original} cannot be saved as code, for it uses {name.lstrip('_')!r}, a {type(value).__name__} "
             "that no import reaches. Define it at the top of a file, or pickle the extractor instead."
@@ -157,11 +160,6 @@ def _spell_difference(actual: ast.expr, expected: ast.expr) -> str:
 def _spell_operand(value: ast.expr) -> str:
     text = ast.unparse(value)
     return f"({text})" if isinstance(value, (ast.Compare, ast.BoolOp, ast.Lambda, ast.IfExp)) else text
-
-
-def indent(text: str) -> str:
-    """Indent a method by one level, to stand in a class."""
-    return textwrap.indent(text, _TAB)
 
 
 def list_functions(code: PlainCode) -> list[str]:

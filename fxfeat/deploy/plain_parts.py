@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from fxfeat.codegen.containers import Opened
+from fxfeat.codegen.containers import Opened, step_to
 from fxfeat.codegen.globals import is_identifier
-from fxfeat.deploy.constructors import spell_constructor
 
 _MOST_VALUES = 64
 _WIDTH = 100
@@ -33,7 +32,7 @@ class Parts:
     @property
     def has_containers(self) -> bool:
         """Whether there is any module that stands for an opened one."""
-        return any(line.endswith("Part()") or line.endswith("Part())") for line in self.lines)
+        return any("Part()" in line for line in self.lines)
 
 
 def write_parts(extractor: nn.Module, make: MakePart) -> Parts:
@@ -142,18 +141,11 @@ def unpack(text, dtype, shape):
 
 
 def _reach(owner: str, name: str) -> str:
-    if is_identifier(name):
-        return f"{owner}.{name}"
-    return f"{owner}[{name}]" if name.isdecimal() and owner != "self" else f"getattr({owner}, {name!r})"
+    return step_to(owner, name, name.isdecimal() and owner != "self")
 
 
 def _hang(owner: str, name: str, value: str, method: str) -> str:
     return f"{owner}.{name} = {value}" if is_identifier(name) else f"{owner}.{method}({name!r}, {value})"
-
-
-def make_again(module: nn.Module, path: str) -> str:
-    """Spell how to make a module that runs whole from torch alone."""
-    return spell_constructor(module, path)
 
 
 def take_given(module: nn.Module, path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import textwrap
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args
@@ -12,9 +13,10 @@ import torch
 from torch import nn
 
 from fxfeat.codegen.extractor import FeatureExtractor, Modules
+from fxfeat.deploy.constructors import spell_constructor
 from fxfeat.deploy.flat_extractor import copy_extractor, example_of, flatten_extractor, refuse_tapped
-from fxfeat.deploy.plain_forward import indent, list_functions, write_forward
-from fxfeat.deploy.plain_parts import UNPACK, Parts, make_again, take_given, write_parts
+from fxfeat.deploy.plain_forward import list_functions, write_forward
+from fxfeat.deploy.plain_parts import UNPACK, Parts, take_given, write_parts
 from fxfeat.eager.repeated_calls import equal_values
 from fxfeat.errors import RequestError, TraceError
 from fxfeat.ir.example import Example
@@ -49,7 +51,7 @@ def save_code(extractor: FeatureExtractor, path: str | Path, modules: Modules, e
     else:
         example = example_of(extractor, example_inputs)
         flat = flatten_extractor(extractor, example)
-        text = write_file(flat, extractor, make_again)
+        text = write_file(flat, extractor, spell_constructor)
         _check(text, extractor, example)
     Path(path).write_text(text)
 
@@ -91,7 +93,7 @@ def _write_class(
     own = _write_own_modes(extractor, {name for name, _ in flat.named_modules()})
     mode = ["self.train()"] * bool(own) if flat.training else ["self.eval()"]
     body = "\n".join(f"{_TAB}{line}" for line in ("super().__init__()", *parts.lines, *mode))
-    inner = "\n\n".join(indent(text).rstrip("\n") for text in (f"{start}\n{body}", *methods, *own))
+    inner = "\n\n".join(textwrap.indent(text, _TAB).rstrip("\n") for text in (f"{start}\n{body}", *methods, *own))
     return f"class {name}(nn.Module):\n{inner}\n"
 
 
